@@ -1,0 +1,218 @@
+"""`Cost`, what a plan costs; `Budget`, what the user allows; `Limits`, the budget in absolute numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sigmaquant.errors import BudgetError
+from sigmaquant.units import (
+    AccuracyTarget,
+    Ratio,
+    parse_accuracy,
+    parse_count,
+    parse_energy_pj,
+    parse_latency_ms,
+    parse_size,
+)
+
+RESOURCES = ("size_bytes", "energy_pj", "latency_ms", "bops", "ram_bytes")
+"""Names of the costs that a budget can limit, in the order in which ties between them are broken."""
+
+SizeCounts = Literal["total", "weights"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one plan costs on one hardware profile. `None`: the profile does not give that quantity.
+
+    Attributes:
+        weight_bytes: packed integer codes of all quantized weights, each layer rounded up to whole bytes.
+        scale_bytes: float32 scales of weights and activations, and the activations' zero-points.
+        other_bytes: biases and every parameter that is not quantized.
+        bops: bit operations, the sum of MACs x weight bits x activation bits.
+        ram_bytes: peak activation memory.
+        energy_pj: energy of one inference in picojoules.
+        latency_ms: time of one inference in milliseconds.
+        cycles: clock cycles of one inference.
+    """
+
+    weight_bytes: int
+    scale_bytes: int
+    other_bytes: int
+    bops: float | None = None
+    ram_bytes: int | None = None
+    energy_pj: float | None = None
+    latency_ms: float | None = None
+    cycles: float | None = None
+
+    @property
+    def total_bytes(self) -> int:
+        """Everything that has to be stored: codes, scales, biases and unquantized parameters."""
+        return self.weight_bytes + self.scale_bytes + self.other_bytes
+
+    def resource(self, name: str, size_counts: SizeCounts = "total") -> float | None:
+        """The cost under one of the names in `RESOURCES`."""
+        if name == "size_bytes":
+            return float(self.weight_bytes if size_counts == "weights" else self.total_bytes)
+        value = getattr(self, name)
+        return None if value is None else float(value)
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """All quantities and the total, for JSON."""
+        return {**self.__dict__, "total_bytes": self.total_bytes}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A budget in absolute numbers.
+
+    Attributes:
+        upper: largest allowed cost by resource name (keys of `RESOURCES`).
+        accuracy_floor: lowest allowed metric, or None.
+        size_counts: which bytes ``size_bytes`` counts.
+    """
+
+    upper: Mapping[str, float]
+    accuracy_floor: float | None = None
+    size_counts: SizeCounts = "total"
+
+    def ratios(self, cost: Cost) -> dict[str, float]:
+        """Cost divided by limit for every limited resource; above 1 is a violation.
+
+        Raises:
+            BudgetError: the cost lacks a limited resource.
+        """
+        result = {}
+        for name, limit in self.upper.items():
+            value = cost.resource(name, self.size_counts)
+            if value is None:
+                raise BudgetError(
+                    f"the budget limits {name}, which this hardware profile does not give. "
+                    "Choose a profile that has it (hardware=...) or drop that limit."
+                )
+            result[name] = value / limit
+        return result
+
+    def violations(self, cost: Cost, accuracy: float | None = None) -> dict[str, float]:
+        """How far each broken constraint is exceeded, normalised: 0.1 is ten percent over (or below the floor)."""
+        broken = {name: ratio - 1 for name, ratio in self.ratios(cost).items() if ratio > 1}
+        if self.accuracy_floor is not None and accuracy is not None and accuracy < self.accuracy_floor:
+            broken["accuracy"] = (self.accuracy_floor - accuracy) / max(abs(self.accuracy_floor), 1e-12)
+        return broken
+
+    def binding(self, cost: Cost) -> str | None:
+        """The limited resource with the largest cost/limit ratio; None when no cost is limited."""
+        ratios = self.ratios(cost)
+        return max(ratios, key=lambda name: ratios[name]) if ratios else None
+
+
+class Budget:
+    """What the user allows. A constraint that is not given does not bind.
+
+    Args:
+        size: bytes, ``"180 KB"`` or a reduction such as ``"8x"`` of the float32 model.
+        energy: such as ``"2 mJ"``; needs a hardware profile that gives energy.
+        latency: such as ``"15 ms"``; needs a hardware profile that gives latency.
+        bops: bit operations, such as ``"2.5G"`` or ``"16x"`` of the float32 model (32 x 32 bits).
+        ram: peak activation memory, such as ``"64 KB"``.
+        accuracy: a floor (``"90 %"``, 0.9) or the largest drop from the float network (``"-1 %"``).
+        size_counts: ``"total"`` (default) counts everything stored: codes, scales, biases and unquantized
+            parameters; ``"weights"`` the packed codes alone, as papers do. A reduction such as ``"8x"`` compares
+            with the float32 bytes of the same parameters.
+
+    Raises:
+        UnitsError: a quantity that cannot be read.
+        BudgetError: no constraint at all.
+
+    Example:
+        >>> Budget(size="8x", accuracy="-1 %")
+        Budget(size='8x', accuracy='-1 %')
+    """
+
+    def __init__(
+        self,
+        *,
+        size: str | int | float | None = None,
+        energy: str | None = None,
+        latency: str | None = None,
+        bops: str | int | float | None = None,
+        ram: str | int | float | None = None,
+        accuracy: str | float | None = None,
+        size_counts: SizeCounts = "total",
+    ) -> None:
+        if size_counts not in ("total", "weights"):
+            raise BudgetError(f"size_counts must be 'total' or 'weights', not {size_counts!r}.")
+        self._given: dict[str, Any] = {
+            name: value
+            for name, value in (
+                ("size", size),
+                ("energy", energy),
+                ("latency", latency),
+                ("bops", bops),
+                ("ram", ram),
+                ("accuracy", accuracy),
+            )
+            if value is not None
+        }
+        if not self._given:
+            raise BudgetError("the budget is empty. Give at least one limit, such as size='8x' or accuracy='-1 %'.")
+        self.size_counts: SizeCounts = size_counts
+        self._upper: dict[str, float | Ratio] = {}
+        if size is not None:
+            self._upper["size_bytes"] = parse_size(size)
+        if energy is not None:
+            self._upper["energy_pj"] = parse_energy_pj(energy)
+        if latency is not None:
+            self._upper["latency_ms"] = parse_latency_ms(latency)
+        if bops is not None:
+            self._upper["bops"] = parse_count(bops)
+        if ram is not None:
+            self._upper["ram_bytes"] = parse_size(ram)
+        self.accuracy: AccuracyTarget | None = None if accuracy is None else parse_accuracy(accuracy)
+
+    def __repr__(self) -> str:
+        given = dict(self._given)
+        if self.size_counts != "total":
+            given["size_counts"] = self.size_counts
+        return f"Budget({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Budget) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.to_dict().items()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The budget as the user wrote it, for JSON."""
+        return {**self._given, "size_counts": self.size_counts}
+
+    def resolve(self, reference: Cost, float_accuracy: float | None) -> Limits:
+        """The budget in absolute numbers.
+
+        Args:
+            reference: cost of the float32 model on the same profile; reductions such as ``"8x"`` divide it.
+            float_accuracy: the float network's metric on the validation data; needed for an allowed drop.
+
+        Raises:
+            BudgetError: a reduction of a cost that the profile does not give, or a drop without a float accuracy.
+        """
+        upper: dict[str, float] = {}
+        for name, value in self._upper.items():
+            if not isinstance(value, Ratio):
+                upper[name] = float(value)
+                continue
+            base = reference.resource(name, self.size_counts)
+            if base is None:
+                raise BudgetError(
+                    f"the budget asks for a {value.factor:g}x reduction of {name}, which this hardware profile does "
+                    "not give. Choose a profile that has it (hardware=...) or drop that limit."
+                )
+            upper[name] = base / value.factor
+        floor = None
+        if self.accuracy is not None:
+            if self.accuracy.relative and float_accuracy is None:
+                raise BudgetError("an allowed accuracy drop needs the float network's accuracy, but it was not measured.")
+            floor = self.accuracy.floor(float_accuracy if float_accuracy is not None else 0.0)
+        return Limits(upper, floor, self.size_counts)

@@ -1,0 +1,181 @@
+"""`BitwidthPlan`: the bitwidth of every layer's weight and of every activation; the one artifact all stages exchange."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from sigmaquant.errors import PlanError, UnknownLayerError, near_matches
+
+SCHEMA = "sigmaquant.plan"
+SCHEMA_VERSION = 1
+BITWIDTHS = (2, 3, 4, 5, 6, 7, 8)
+"""Every bitwidth a weight or an activation can have."""
+
+
+def check_bitwidth(bits: object, where: str) -> int:
+    """`bits` as an int in 2..8.
+
+    Raises:
+        PlanError: anything else.
+    """
+    if isinstance(bits, bool) or not isinstance(bits, int) or bits not in BITWIDTHS:
+        raise PlanError(f"{where}: bitwidth {bits!r} is not one of {BITWIDTHS[0]}..{BITWIDTHS[-1]}.")
+    return bits
+
+
+def check_names(given: Collection[str], known: Collection[str], what: str) -> None:
+    """Raise for the first given name that is not known.
+
+    Raises:
+        UnknownLayerError: with the near matches.
+    """
+    for name in given:
+        if name not in known:
+            raise UnknownLayerError(f"{what} names {name!r}, which the model does not have. {near_matches(name, known)}")
+
+
+@dataclass(frozen=True)
+class LayerBits:
+    """One row of a plan: what it is for (``"weight"`` or ``"activation"``), its name and its bitwidth."""
+
+    role: str
+    name: str
+    bits: int
+
+
+@dataclass(frozen=True)
+class BitwidthPlan:
+    """Bitwidths by name. Immutable; `with_weights` and `with_activations` give changed copies.
+
+    Attributes:
+        weights: bitwidth of each layer's weight, by `LayerSpec.name`.
+        activations: bitwidth of each quantized activation, by `ActivationSpec.name`.
+        model: fingerprint of the graph the plan belongs to (`QuantGraph.fingerprint`), or ``""`` when unknown.
+
+    Raises:
+        PlanError: a bitwidth outside 2..8.
+
+    Example:
+        >>> plan = BitwidthPlan({"conv1": 8, "fc": 4}, {"input": 8})
+        >>> plan.with_weights({"fc": 2}).weights["fc"], plan.weights["fc"]
+        (2, 4)
+        >>> BitwidthPlan.from_json(plan.to_json()) == plan
+        True
+    """
+
+    weights: Mapping[str, int]
+    activations: Mapping[str, int] = field(default_factory=dict)
+    model: str = ""
+
+    def __post_init__(self) -> None:
+        for role, table in (("weight", self.weights), ("activation", self.activations)):
+            for name, bits in table.items():
+                check_bitwidth(bits, f"{role} {name!r}")
+        object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
+        object.__setattr__(self, "activations", MappingProxyType(dict(self.activations)))
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.weights.items()), tuple(self.activations.items()), self.model))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a mappingproxy cannot be copied or sent to a worker
+        return (BitwidthPlan, (dict(self.weights), dict(self.activations), self.model))
+
+    def __iter__(self) -> Iterator[LayerBits]:
+        for name, bits in self.weights.items():
+            yield LayerBits("weight", name, bits)
+        for name, bits in self.activations.items():
+            yield LayerBits("activation", name, bits)
+
+    def with_weights(self, changes: Mapping[str, int]) -> BitwidthPlan:
+        """A copy with other weight bitwidths.
+
+        Raises:
+            UnknownLayerError: a name that the plan does not have.
+        """
+        check_names(changes, self.weights, "the change")
+        return replace(self, weights={**self.weights, **changes})
+
+    def with_activations(self, changes: Mapping[str, int]) -> BitwidthPlan:
+        """A copy with other activation bitwidths.
+
+        Raises:
+            UnknownLayerError: a name that the plan does not have.
+        """
+        check_names(changes, self.activations, "the change")
+        return replace(self, activations={**self.activations, **changes})
+
+    def check(self, layers: Collection[str], activations: Collection[str], model: str = "") -> None:
+        """Raise unless the plan names exactly these layers and activations.
+
+        Raises:
+            UnknownLayerError: the plan names what the model does not have (near matches are listed).
+            PlanError: a layer or activation has no bitwidth, or the plan belongs to another model.
+        """
+        check_names(self.weights, layers, "the plan")
+        check_names(self.activations, activations, "the plan")
+        for role, known, table in (("layer", layers, self.weights), ("activation", activations, self.activations)):
+            missing = [name for name in known if name not in table]
+            if missing:
+                shown = ", ".join(repr(name) for name in missing[:5])
+                raise PlanError(
+                    f"the plan gives no bitwidth for {len(missing)} {role}(s): {shown}. A plan must name every one."
+                )
+        if model and self.model and model != self.model:
+            raise PlanError(
+                f"the plan belongs to another model (fingerprint {self.model}, this model has {model}): same names, "
+                "but other shapes. Use the plan with the model it was made for."
+            )
+
+    def histogram(self) -> dict[int, int]:
+        """How many layers have each weight bitwidth.
+
+        Example:
+            >>> BitwidthPlan({"a": 2, "b": 4, "c": 2}).histogram()
+            {2: 2, 4: 1}
+        """
+        return dict(sorted(Counter(self.weights.values()).items()))
+
+    def to_json(self) -> str:
+        """The plan as JSON with its schema and version."""
+        document = {
+            "schema": SCHEMA,
+            "version": SCHEMA_VERSION,
+            "model": self.model,
+            "weights": dict(self.weights),
+            "activations": dict(self.activations),
+        }
+        return json.dumps(document, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> BitwidthPlan:
+        """Read a plan.
+
+        Raises:
+            PlanError: not JSON, not a plan, of a newer version, with unknown keys, or with a bad bitwidth.
+        """
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise PlanError(f"the plan is not valid JSON: {error}.") from None
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise PlanError(f"this is no bitwidth plan: its key 'schema' is not {SCHEMA!r}.")
+        if document.get("version") != SCHEMA_VERSION:
+            raise PlanError(
+                f"the plan has version {document.get('version')!r}, this program reads {SCHEMA_VERSION}. "
+                "Update sigmaquant or write the plan anew."
+            )
+        unknown = set(document) - {"schema", "version", "model", "weights", "activations"}
+        if unknown:
+            raise PlanError(f"the plan has the unknown key {sorted(unknown)[0]!r}.")
+        tables = []
+        for key in ("weights", "activations"):
+            table = document.get(key)
+            if not isinstance(table, dict):
+                raise PlanError(f"the plan's key {key!r} must map names to bitwidths.")
+            tables.append(table)
+        return cls(tables[0], tables[1], str(document.get("model", "")))
