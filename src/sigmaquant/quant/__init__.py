@@ -1,0 +1,12 @@
+"""Quantizer arithmetic, quantized modules, and how a graph becomes a quantized network."""
+
+from sigmaquant.quant.network import (
+    QuantizedNetwork,
+    calibrate_,
+    prepare,
+    reestimate_batch_norm_,
+    restore_plan_,
+    set_plan_,
+)
+
+__all__ = ["QuantizedNetwork", "calibrate_", "prepare", "reestimate_batch_norm_", "restore_plan_", "set_plan_"]

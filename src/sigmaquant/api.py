@@ -1,0 +1,450 @@
+"""The main job: a trained network and a budget in, a mixed-precision network out."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigmaquant._version import __version__
+from sigmaquant.budget import Budget, Cost
+from sigmaquant.data import DataSource, as_source, split
+from sigmaquant.errors import CheckpointError, DataError, SigmaQuantError, near_matches
+from sigmaquant.graph import QuantGraph, trace
+from sigmaquant.hardware.costs import cost_model
+from sigmaquant.plan import BitwidthPlan
+from sigmaquant.quant import QuantizedNetwork, prepare, restore_plan_
+from sigmaquant.quant.coverage import CoverageRow, coverage
+from sigmaquant.runs import NullProgress, Progress, RunDirectory, RunFiles, logging_to, task
+from sigmaquant.search.driver import Driver, NullRecorder, Recorder
+from sigmaquant.search.session import Data, Session
+from sigmaquant.search.settings import Settings
+from sigmaquant.search.strategies import find_strategy
+from sigmaquant.training.devices import Device, choose_device
+from sigmaquant.training.losses import TaskLoss
+from sigmaquant.training.metrics import Metric, evaluate, outputs_of, score, top1
+from sigmaquant.training.teacher import make_teacher
+
+log = logging.getLogger("sigmaquant")
+
+METRICS: dict[str, Metric] = {"top1": top1}
+"""Metrics by name."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The metric on validation and test data; None where there are no such data."""
+
+    validation: float | None
+    test: float | None = None
+
+
+@dataclass(frozen=True)
+class Control:
+    """The uniform plan under the same budget and training."""
+
+    plan: BitwidthPlan
+    cost: Cost
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class QuantizationResult:
+    """What `quantize` returns and ``result.json`` holds.
+
+    Attributes:
+        network: the trained quantized network.
+        plan: its bitwidths.
+        met: whether every constraint of the budget holds.
+        violations: broken constraints, normalised: 0.1 is ten percent over the limit or below the floor.
+        cost: what the plan costs.
+        reference: what the float32 network costs.
+        scores: of the quantized network.
+        float_scores: of the float network.
+        coverage: every parameter: its bitwidth, or why it is not quantized.
+        float_operators: operators whose results are not quantized.
+        control: the uniform plan's result, when asked for.
+        seconds: wall time.
+        notes: what the user should know, such as where validation data came from.
+        run_dir: where the files are, or None.
+    """
+
+    network: QuantizedNetwork
+    plan: BitwidthPlan
+    met: bool
+    violations: Mapping[str, float]
+    cost: Cost
+    reference: Cost
+    scores: Scores
+    float_scores: Scores
+    coverage: tuple[CoverageRow, ...]
+    float_operators: tuple[str, ...]
+    control: Control | None
+    seconds: float
+    notes: tuple[str, ...] = ()
+    run_dir: Path | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        """``"met"`` or ``"not met"``."""
+        return "met" if self.met else "not met"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the network's tensors are not in it."""
+        control = self.control
+        return {
+            "status": self.status,
+            "violations": dict(self.violations),
+            "limits": dict(self.limits),
+            "scores": self.scores.__dict__,
+            "float_scores": self.float_scores.__dict__,
+            "cost": self.cost.to_dict(),
+            "reference": self.reference.to_dict(),
+            "weights": dict(self.plan.weights),
+            "activations": dict(self.plan.activations),
+            "control": None
+            if control is None
+            else {
+                "weights": dict(control.plan.weights),
+                "cost": control.cost.to_dict(),
+                "scores": control.scores.__dict__,
+            },
+            "coverage": [row.__dict__ for row in self.coverage],
+            "float_operators": list(self.float_operators),
+            "notes": list(self.notes),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def quantize(
+    model: nn.Module,
+    train_data: Any,
+    *,
+    budget: Budget | str,
+    validation_data: Any = None,
+    test_data: Any = None,
+    metric: Metric | str = "top1",
+    loss: TaskLoss | None = None,
+    hardware: str = "ideal",
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    settings: Settings | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+    **options: Any,
+) -> QuantizationResult:
+    """Fit a trained network into a budget: choose a bitwidth for every layer, train briefly, write the result.
+
+    The model is not changed. The test data, if given, are scored once at the end and decide nothing.
+
+    Args:
+        model: a trained `nn.Module` that `torch.export` accepts.
+        train_data: a pair ``(inputs, targets)``, a torch ``Dataset``, a ``DataLoader`` or any re-iterable of batches.
+        budget: what is allowed; a text is a size, such as ``"8x"`` or ``"134 KB"``.
+        validation_data: judges every decision; None: a part of the training data is held out, and the result says so.
+        test_data: scored at the end.
+        metric: ``"top1"`` or a callable ``(outputs, targets) -> float`` on a whole data set, higher is better.
+        loss: the task's loss ``(outputs, targets) -> scalar``; None: cross-entropy. Only used where `Settings.distill`
+            is below 1.
+        hardware: name of the profile that gives the costs.
+        run_dir: where plan, checkpoint, trajectory and result go; None: nothing is written.
+        resume: continue the run in `run_dir` from its last complete step.
+        overwrite: discard the run in `run_dir`.
+        settings: how to search and train.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ….
+        progress: display; None: silent.
+        **options: fields of `Settings`, such as ``seed=1`` or ``pin={"conv1": 8}``.
+
+    Returns:
+        The result; `QuantizationResult.met` says whether the budget holds. Where it cannot be met, the least violating
+        network found is returned.
+
+    Raises:
+        SigmaQuantError: bad input, see `sigmaquant.errors`; `UnreachableBudgetError` before any training where no plan
+            fits.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> inputs = torch.randn(64, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        >>> targets = (inputs.sum((1, 2, 3)) > 0).long()
+        >>> result = quantize(model, (inputs, targets), budget=Budget(size="6x", size_counts="weights"), final_epochs=1)
+        >>> result.met, result.cost.weight_bytes <= result.reference.weight_bytes / 6
+        (True, True)
+    """
+    settings = make_settings(settings, options)
+    find_strategy(settings.strategy) if settings.strategy != "sigma" else None
+    progress = progress or NullProgress()
+    scorer = find_metric(metric)
+    where = choose_device(device)
+    data, notes = gather_data(train_data, validation_data, test_data, settings)
+    graph = trace_copy(model, data.train, where)
+    config = {
+        "settings": settings.to_dict(),
+        "budget": (budget if isinstance(budget, Budget) else Budget(size=budget)).to_dict(),
+        "hardware": hardware,
+        "metric": metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__),
+        "model": graph.fingerprint,
+        "float_sha256": weights_digest(model),
+        "train_examples": data.train.examples,
+        "validation_examples": data.validation.examples,
+    }
+    with contextlib.ExitStack() as stack:
+        recorder: RunDirectory | None = None
+        if run_dir is not None:
+            recorder = stack.enter_context(
+                RunDirectory(run_dir, config=config, resume=resume, overwrite=overwrite)
+            )
+        elif resume or overwrite:
+            raise SigmaQuantError("resume and overwrite need a run_dir.")
+        stack.enter_context(logging_to(recorder.log_path if recorder else None))
+        for note in notes:
+            log.info(note)
+        with task(progress, "float network"):
+            session = Session(
+                graph,
+                data,
+                budget if isinstance(budget, Budget) else Budget(size=budget),
+                settings,
+                cost_model(hardware, graph),
+                scorer,
+                loss,
+                where,
+            )
+            float_test = None if data.test is None else evaluate(session.teacher, data.test.batches(), scorer, where)
+        log.info("float network: %.4f on the validation data", session.float_accuracy)
+        driver = Driver(session, recorder or NullRecorder(), progress)
+        state = driver.run()
+        control, control_seconds = None, 0.0
+        if settings.control:
+            control, control_seconds = run_control(session, recorder, progress, state.search_examples, resume)
+        result = _result(session, driver, control, float_test, notes, recorder)
+        result = replace(result, seconds=state.seconds + control_seconds)
+        if recorder is not None:
+            write_run(recorder, result)
+        for name, excess in result.violations.items():
+            log.warning("the budget is not met: %s is off by %.2f %% of its limit", name, 100 * excess)
+        return result
+
+
+def make_settings(settings: Settings | None, options: Mapping[str, Any]) -> Settings:
+    """Settings with single fields replaced.
+
+    Raises:
+        SigmaQuantError: an unknown field; the near matches are named.
+    """
+    known = {item.name for item in fields(Settings)}
+    for name in options:
+        if name not in known:
+            raise SigmaQuantError(f"there is no option {name!r}. {near_matches(name, sorted(known))}")
+    return replace(settings or Settings(), **options)
+
+
+def find_metric(metric: Metric | str) -> Metric:
+    """The metric itself, or the one of that name.
+
+    Raises:
+        SigmaQuantError: no such metric.
+    """
+    if not isinstance(metric, str):
+        return metric
+    if metric not in METRICS:
+        raise SigmaQuantError(f"there is no metric {metric!r}. {near_matches(metric, METRICS)} Or pass a callable.")
+    return METRICS[metric]
+
+
+def gather_data(train: Any, validation: Any, test: Any, settings: Settings) -> tuple[Data, tuple[str, ...]]:
+    """The three data sets, and what to tell the user about them.
+
+    Raises:
+        DataError: data are missing, empty or mis-shaped.
+    """
+    size = settings.batch_size
+    source = as_source(train, batch_size=size, name="training data")
+    notes: tuple[str, ...] = ()
+    if validation is None:
+        source, held_out = split(source, fraction=settings.validation_fraction, seed=settings.seed)
+        notes = (
+            f"no validation data were given: {held_out.examples} of {(held_out.examples or 0) + (source.examples or 0)} "
+            "training examples were held out for validation",
+        )
+    else:
+        held_out = as_source(validation, batch_size=size, name="validation data")
+    tested = None if test is None else as_source(test, batch_size=size, name="test data")
+    return Data(source, held_out, tested), notes
+
+
+def trace_copy(model: nn.Module, data: DataSource, device: Device) -> QuantGraph:
+    """The graph of a copy of the model on the device; the user's model is not touched.
+
+    Raises:
+        DataError: the data do not fit the model.
+        ModelError: see `sigmaquant.graph.trace`.
+    """
+    example = data.example()
+    inputs = example if isinstance(example, tuple) else (example,)
+    twin = copy.deepcopy(model).cpu().eval()
+    small = tuple(x[:2] for x in inputs)
+    try:
+        with torch.no_grad():
+            twin(*small)
+    except Exception as error:
+        shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in small)
+        raise DataError(
+            f"the model cannot run on the {data.name}: a batch of {shapes} gives {type(error).__name__}: "
+            f"{str(error).splitlines()[0]}. Check the data's shape, dtype and preprocessing."
+        ) from error
+    device.put_module(twin)
+    return trace(twin, tuple(device.put(x) for x in small))
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and values of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def run_control(
+    session: Session, recorder: RunDirectory | None, progress: Progress, extra_examples: int, resume: bool
+) -> tuple[Control, float]:
+    """The largest uniform plan that fits, trained for as many examples as the search and its final training."""
+    settings = replace(session.settings, strategy="uniform", control=False)
+    twin = copy.copy(session)
+    twin.settings = settings
+    with contextlib.ExitStack() as stack:
+        inner: Recorder = NullRecorder()
+        if recorder is not None:
+            config = {**recorder.read_config(), "settings": settings.to_dict(), "extra_examples": extra_examples}
+            path = recorder.path / "control"
+            inner = stack.enter_context(
+                RunDirectory(path, config=config, resume=resume, overwrite=path.exists() and not resume)
+            )
+        with task(progress, "uniform control"):
+            driver = Driver(twin, inner, progress, extra_examples)
+            state = driver.run()
+        plan = session.plan(state.weights)
+        return Control(plan, session.costs.cost(plan), _scores(session, driver)), state.seconds
+
+
+def _scores(session: Session, driver: Driver) -> Scores:
+    test = session.data.test
+    network = driver.student.network
+    return Scores(
+        session.judge(network).accuracy,
+        None if test is None else evaluate(network, test.batches(), session.metric, session.device),
+    )
+
+
+def _result(
+    session: Session,
+    driver: Driver,
+    control: Control | None,
+    float_test: float | None,
+    notes: tuple[str, ...],
+    recorder: RunDirectory | None,
+) -> QuantizationResult:
+    plan = session.plan(driver.state.weights)
+    cost, scores = session.costs.cost(plan), _scores(session, driver)
+    violations = session.limits.violations(cost, scores.validation)
+    limits = dict(session.limits.upper)
+    if session.limits.accuracy_floor is not None:
+        limits["accuracy"] = session.limits.accuracy_floor
+    return QuantizationResult(
+        network=driver.student.network,
+        plan=plan,
+        met=not violations,
+        violations=violations,
+        cost=cost,
+        reference=session.reference,
+        scores=scores,
+        float_scores=Scores(session.float_accuracy, float_test),
+        coverage=coverage(session.graph, plan),
+        float_operators=session.graph.float_operators,
+        control=control,
+        seconds=driver.state.seconds,
+        notes=notes,
+        run_dir=recorder.path if recorder else None,
+        limits=limits,
+    )
+
+
+def write_run(directory: RunDirectory, result: QuantizationResult) -> None:
+    """Plan, checkpoint and result, in this order: a result exists only when everything else does.
+
+    Raises:
+        StorageError: the disk is full.
+    """
+    directory.write_plan(result.plan)
+    metadata = {"format": "sigmaquant.checkpoint", "version": "1", "model": result.plan.model, "plan": result.plan.to_json()}
+    directory.write_checkpoint(result.network.state(), metadata)
+    directory.write_result({"sigmaquant": __version__, "torch": torch.__version__, **result.to_dict()})
+
+
+def load_quantized(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], run: str | Path) -> QuantizedNetwork:
+    """The quantized network of a finished run.
+
+    Args:
+        model: the float model's architecture; its weights do not matter.
+        example_inputs: as for `sigmaquant.graph.trace`.
+        run: the run directory.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged, or of another model.
+        PlanError: the plan is malformed or of another model.
+    """
+    files = RunFiles(run)
+    plan = files.read_plan()
+    tensors, metadata = files.read_checkpoint()
+    if metadata.get("format") != "sigmaquant.checkpoint":
+        raise CheckpointError(f"{files.checkpoint_path} is no checkpoint of this program: its metadata do not say so.")
+    if metadata.get("plan") != plan.to_json():
+        raise CheckpointError(f"{files.checkpoint_path} was made under another plan than {files.plan_path}.")
+    network = prepare(trace(copy.deepcopy(model), example_inputs))
+    restore_plan_(network, plan, tensors)
+    return network.eval()
+
+
+def evaluate_run(
+    model: nn.Module, data: Any, run: str | Path, *, metric: Metric | str = "top1", device: str = "auto"
+) -> dict[str, float]:
+    """The metric of a run's network and of the float model on data.
+
+    Args:
+        model: the trained float model.
+        data: as for `quantize`.
+        run: the run directory.
+        metric: as for `quantize`.
+        device: as for `quantize`.
+
+    Returns:
+        ``{"quantized": …, "float": …, "examples": …}``.
+
+    Raises:
+        SigmaQuantError: bad input.
+    """
+    source, where, scorer = as_source(data, name="evaluation data"), choose_device(device), find_metric(metric)
+    example = source.example()
+    small = tuple(x[:2] for x in (example if isinstance(example, tuple) else (example,)))
+    network = load_quantized(model, small, run)
+    where.put_module(network)
+    teacher = make_teacher(network.graph)
+    where.put_module(teacher)
+    outputs, targets = outputs_of(network, source.batches(), where)
+    return {
+        "quantized": score(scorer, outputs, targets),
+        "float": evaluate(teacher, source.batches(), scorer, where),
+        "examples": float(len(targets)),
+    }

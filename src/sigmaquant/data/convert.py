@@ -1,0 +1,133 @@
+"""`as_source` takes data in the forms users have them; `split` sets some aside for validation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from sigmaquant.data.batch import check_inputs, describe, is_array
+from sigmaquant.data.indexed import DatasetSource, IndexedSource, TensorSource
+from sigmaquant.data.rng import order_generator
+from sigmaquant.data.sources import Augment, DataSource, Transform
+from sigmaquant.data.streams import StreamSource
+from sigmaquant.errors import DataError
+
+_ACCEPTED = "Pass a pair (inputs, targets) of tensors or arrays, a torch Dataset, a DataLoader, or a list of batches."
+
+
+def _is_pair(data: Any) -> bool:
+    """Whether it is ``(inputs, targets)`` rather than two batches, each of which would be a pair itself."""
+    if not isinstance(data, tuple | list) or len(data) != 2 or not is_array(data[1]):
+        return False
+    return is_array(data[0]) or (isinstance(data[0], tuple | list) and all(is_array(item) for item in data[0]))
+
+
+def as_source(
+    data: Any,
+    *,
+    batch_size: int = 128,
+    name: str = "data",
+    augment: Augment | None = None,
+    transform: Transform | None = None,
+) -> DataSource:
+    """The data as a `DataSource`; its first batch is read and checked at once.
+
+    Float64 inputs become float32, and integer targets int64.
+
+    Args:
+        data: one of
+
+            - a pair ``(inputs, targets)`` of tensors or NumPy arrays ``[n, …]``; ``inputs`` may be a tuple of them
+              for a model with several arguments,
+            - a torch ``Dataset`` of ``(input, target)`` pairs,
+            - a ``DataLoader``, or a list or any other re-iterable of ``(inputs, targets)`` batches, which keep their
+              own batch size,
+            - a `DataSource`, which is given back with what else is asked for.
+        batch_size: examples in a batch.
+        name: for messages, such as ``"training data"``.
+        augment: takes the inputs of a batch and a `torch.Generator`; applied only when shuffling, for training.
+        transform: takes the inputs of a batch; applied always, after `augment`.
+
+    Raises:
+        DataError: no data, data of another form, inputs and targets that do not match, a dtype that layers do not take,
+            NaN or infinite inputs, or an iterator that can be read only once.
+
+    Example:
+        >>> source = as_source((torch.zeros(10, 3), torch.zeros(10, dtype=torch.long)), batch_size=4)
+        >>> source.examples, [len(targets) for _, targets in source.batches(shuffle=True, seed=1)]
+        (10, [4, 4, 2])
+    """
+    options: dict[str, Any] = {"batch_size": batch_size, "name": name, "augment": augment, "transform": transform}
+    source: DataSource
+    if isinstance(data, DataSource):
+        source = data.with_options(augment=augment, transform=transform)
+    elif _is_pair(data):
+        source = TensorSource(data[0], data[1], **options)
+    elif isinstance(data, TensorDataset) and len(data.tensors) == 2:
+        source = TensorSource(*data.tensors, **options)
+    elif isinstance(data, IterableDataset):
+        source = StreamSource(DataLoader(data, batch_size=batch_size), **options)
+    elif isinstance(data, Dataset):
+        if not hasattr(data, "__len__"):
+            raise DataError(f"the {name} is a {type(data).__name__} without a length. Give it `__len__`.")
+        source = DatasetSource(data, **options)
+    elif is_array(data):
+        raise DataError(f"the {name} is one {describe(data)}, without targets. {_ACCEPTED}")
+    elif isinstance(data, dict | str | bytes) or not hasattr(data, "__iter__"):
+        raise DataError(f"the {name} is a {describe(data)}. {_ACCEPTED}")
+    else:
+        source = StreamSource(data, **options)
+    source.example()
+    if isinstance(source, TensorSource) and source.transform is None:
+        _check_all(source)
+    return source
+
+
+def _check_all(source: TensorSource, most: int = 2**26) -> None:
+    """Check every example where that takes a moment only; one NaN in the middle would show as a NaN loss much later."""
+    inputs = source.inputs if isinstance(source.inputs, tuple) else (source.inputs,)
+    for tensor in inputs:
+        if tensor.numel() <= most:
+            check_inputs(tensor, f"the {source.name}")
+
+
+def split(
+    source: DataSource, fraction: float | None = None, size: int | None = None, seed: int = 0
+) -> tuple[DataSource, DataSource]:
+    """Training and validation data from one source, disjoint, the same for the same seed.
+
+    The validation part keeps the original order of its examples. A data set's own transforms apply to both parts.
+
+    Args:
+        source: made of a pair or a torch data set.
+        fraction: part of the examples for validation, above 0 and below 1 (default 0.1).
+        size: number of examples for validation, instead of `fraction`.
+        seed: which examples.
+
+    Raises:
+        DataError: the source cannot be split, or a part would be empty.
+
+    Example:
+        >>> data = as_source((torch.zeros(10, 3), torch.arange(10)))
+        >>> [part.examples for part in split(data, size=3)]
+        [7, 3]
+    """
+    if not isinstance(source, IndexedSource):
+        raise DataError(
+            f"the {source.name} cannot be split, because a DataLoader or stream of batches has no numbered examples. "
+            "Pass the data set itself, or give the validation data on their own."
+        )
+    if fraction is not None and size is not None:
+        raise DataError("the validation data were given as a fraction and as a size. Give one of the two.")
+    total = source.examples
+    count = size if size is not None else round(total * (0.1 if fraction is None else fraction))
+    if not 0 < count < total:
+        raise DataError(
+            f"{count} of {total} examples of the {source.name} for validation leaves one part without any. "
+            "Both parts need at least one example."
+        )
+    order = torch.randperm(total, generator=order_generator(seed))
+    train, validation = source.select(order[count:].sort().values), source.select(order[:count].sort().values)
+    return train, validation.with_options(name="validation data")

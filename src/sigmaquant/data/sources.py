@@ -1,0 +1,128 @@
+"""`DataSource`: batches from whatever the user has, in an order that depends on the seed alone."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import torch
+
+from sigmaquant.data.batch import Batch, Inputs, as_batch, check_inputs
+from sigmaquant.data.rng import augment_generator
+from sigmaquant.errors import DataError
+
+Augment = Callable[[Any, torch.Generator], Any]
+"""Random change of a batch's inputs: takes them and a generator, gives inputs of the same form."""
+
+Transform = Callable[[Any], Any]
+"""Fixed change of a batch's inputs, such as a normalisation."""
+
+_CHECKED_BATCHES = 4  # per pass; enough for a wrong pipeline, cheap enough to never matter
+
+
+class DataSource(ABC):
+    """Inputs and targets in batches, as often as wanted.
+
+    Args:
+        name: for messages, such as ``"training data"``.
+        batch_size: examples in a batch.
+        augment: applied to the inputs of every batch when shuffling, and only then.
+        transform: applied to the inputs of every batch, after `augment`.
+    """
+
+    def __init__(self, name: str, batch_size: int, augment: Augment | None, transform: Transform | None) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise DataError(f"the batch size of the {name} is {batch_size!r}. It must be a whole number above zero.")
+        self.name = name
+        self.batch_size = batch_size
+        self.augment = augment
+        self.transform = transform
+
+    @property
+    @abstractmethod
+    def examples(self) -> int | None:
+        """Number of examples, or None when unknown."""
+
+    @property
+    @abstractmethod
+    def batch_count(self) -> int | None:
+        """Number of batches of one pass, or None when unknown."""
+
+    @abstractmethod
+    def _batches(self, shuffle: bool, seed: int) -> Iterator[Any]:
+        """Raw batches of one pass."""
+
+    @abstractmethod
+    def take(self, count: int) -> DataSource:
+        """The first `count` examples (all, if there are fewer), in their own order.
+
+        Raises:
+            DataError: `count` is below one.
+        """
+
+    def __len__(self) -> int:
+        """Number of batches of one pass.
+
+        Raises:
+            TypeError: unknown; see `batch_count`.
+        """
+        if self.batch_count is None:
+            raise TypeError(f"the {self.name} does not know its number of batches")
+        return self.batch_count
+
+    def __bool__(self) -> bool:
+        return True  # an unknown length is not an empty source
+
+    def batches(self, shuffle: bool = False, seed: int = 0) -> Iterator[Batch]:
+        """One pass over the data, the same for the same arguments. Global random states are left alone.
+
+        Args:
+            shuffle: another order (where the source can), and augmentation: for training.
+            seed: of order, augmentation, and random transforms in the user's own data set.
+
+        Raises:
+            DataError: no batches, a malformed batch, or NaN in one of the first batches.
+        """
+        generator = augment_generator(seed)
+        index = -1
+        for index, raw in enumerate(self._batches(shuffle, seed)):
+            where = f"the {self.name}, batch {index}"
+            inputs, targets = as_batch(raw, where)
+            if shuffle and self.augment is not None:
+                inputs = self.augment(inputs, generator)
+            if self.transform is not None:
+                inputs = self.transform(inputs)
+            if index < _CHECKED_BATCHES:
+                check_inputs(inputs, where)
+            yield inputs, targets
+        if index < 0:
+            raise DataError(
+                f"the {self.name} gave no batch. If it did before, it can be read only once: pass something that "
+                "begins anew each time, such as a list of batches or a DataLoader."
+            )
+
+    def example(self) -> Inputs:
+        """The inputs of the first batch, without augmentation; for tracing the model."""
+        batches = self.batches()
+        try:
+            return next(batches)[0]
+        finally:
+            if hasattr(batches, "close"):
+                batches.close()  # lets the workers of a DataLoader go
+
+    def with_options(
+        self, *, name: str | None = None, augment: Augment | None = None, transform: Transform | None = None
+    ) -> Self:
+        """A copy over the same data with another name, augmentation or transform; None keeps what is there."""
+        other = copy.copy(self)
+        other.name = self.name if name is None else name
+        other.augment = self.augment if augment is None else augment
+        other.transform = self.transform if transform is None else transform
+        return other
+
+    def _checked_count(self, count: int) -> int:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise DataError(f"{count!r} examples of the {self.name} were asked for. Ask for a whole number above zero.")
+        return count

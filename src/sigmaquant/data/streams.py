@@ -1,0 +1,143 @@
+"""Sources that can only be read from the beginning: a `DataLoader`, or any re-iterable of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from sigmaquant.data.batch import as_batch, examples_in
+from sigmaquant.data.indexed import TensorSource
+from sigmaquant.data.rng import OwnRandomness, order_generator
+from sigmaquant.data.sources import Augment, DataSource, Transform
+from sigmaquant.errors import DataError, SigmaQuantError
+
+
+class StreamSource(DataSource):
+    """Batches as an iterable gives them; each pass calls ``iter`` anew.
+
+    A list or tuple of batches is shuffled batch-wise. Everything else decides its order itself: pass a `DataLoader`
+    with ``shuffle=True`` for training. A `DataLoader`'s order and its data set's random transforms follow the seed,
+    since its generators are set for each pass and put back afterwards; workers kept alive by ``persistent_workers`` are
+    the exception, because PyTorch seeds them only once.
+
+    Args:
+        batches: gives ``(inputs, targets)`` pairs.
+        name: see `DataSource`, as the rest; the batch size is the iterable's own.
+    """
+
+    def __init__(
+        self,
+        batches: Any,
+        *,
+        name: str = "data",
+        batch_size: int = 128,
+        augment: Augment | None = None,
+        transform: Transform | None = None,
+    ) -> None:
+        own = getattr(batches, "batch_size", None)
+        super().__init__(name, own if isinstance(own, int) and own > 0 else batch_size, augment, transform)
+        self.iterable = batches
+        # `iter` on a DataLoader starts its workers, and it is never its own iterator.
+        if not isinstance(batches, DataLoader) and iter(batches) is batches:
+            raise DataError(
+                f"the {name} is a {type(batches).__name__}, which can be read only once, but the data are needed many "
+                "times. Pass a list of batches, a DataLoader, or an object whose __iter__ begins anew."
+            )
+        if self.batch_count == 0:
+            raise DataError(f"the {name} is empty.")
+
+    @property
+    def examples(self) -> int | None:
+        """Number of examples of a list of batches or of a `DataLoader` over a sized sampler, else None."""
+        loader = self.iterable
+        if isinstance(loader, list | tuple):
+            return sum(examples_in(as_batch(item, f"the {self.name}")[0]) for item in loader)
+        if not isinstance(loader, DataLoader) or loader.batch_size is None or self.batch_count is None:
+            return None
+        if loader.drop_last:
+            return self.batch_count * loader.batch_size
+        try:
+            return len(loader.sampler)  # type: ignore[arg-type]  # not every sampler has a length
+        except TypeError:
+            return None
+
+    @property
+    def batch_count(self) -> int | None:
+        """The iterable's length, or None when it has none."""
+        try:
+            return len(self.iterable)
+        except TypeError:
+            return None
+
+    def _generators(self) -> list[torch.Generator]:
+        """The user's generators that decide a `DataLoader`'s order; one that several parts share comes once."""
+        holders = [
+            self.iterable,
+            getattr(self.iterable, "sampler", None),
+            getattr(self.iterable, "batch_sampler", None),
+        ]
+        found = [getattr(holder, "generator", None) for holder in holders]
+        unique = {id(generator): generator for generator in found if isinstance(generator, torch.Generator)}
+        return [generator for generator in unique.values() if generator.device.type == "cpu"]
+
+    def _batches(self, shuffle: bool, seed: int) -> Iterator[Any]:
+        if isinstance(self.iterable, Sequence):
+            order = torch.randperm(len(self.iterable), generator=order_generator(seed)) if shuffle else None
+            for index in range(len(self.iterable)):
+                yield self.iterable[index if order is None else int(order[index])]
+            return
+        randomness = OwnRandomness(seed, self._generators())
+        end = object()
+        with randomness():
+            iterator = iter(self.iterable)
+        for index in range(2**62):
+            try:
+                with randomness():
+                    batch = next(iterator, end)
+            except SigmaQuantError:
+                raise
+            except Exception as error:
+                raise DataError(
+                    f"batch {index} of the {self.name} could not be read: {type(error).__name__}: {error}."
+                ) from error
+            if batch is end:
+                return
+            yield batch
+
+    def take(self, count: int) -> TensorSource:
+        """The first `count` examples of a pass with seed 0, read into memory, before augmentation and transform.
+
+        Raises:
+            DataError: `count` is below one, or the targets are no tensors.
+        """
+        left = self._checked_count(count)
+        inputs: list[tuple[Tensor, ...]] = []
+        targets: list[Tensor] = []
+        for index, raw in enumerate(self._batches(False, 0)):
+            batch, target = as_batch(raw, f"the {self.name}, batch {index}")
+            if not isinstance(target, Tensor):
+                raise DataError(
+                    f"the first {count} examples of the {self.name} cannot be taken, because its targets are a "
+                    f"{type(target).__name__}. Pass a smaller data source instead."
+                )
+            inputs.append(tuple(item[:left] for item in ((batch,) if isinstance(batch, Tensor) else batch)))
+            targets.append(target[:left])
+            single = isinstance(batch, Tensor)
+            left -= len(targets[-1])
+            if left == 0:
+                break
+        if not targets:
+            raise DataError(f"the {self.name} is empty.")
+        columns = tuple(torch.cat(column) for column in zip(*inputs, strict=True))
+        return TensorSource(
+            columns[0] if single else columns,
+            torch.cat(targets),
+            name=self.name,
+            batch_size=self.batch_size,
+            augment=self.augment,
+            transform=self.transform,
+        )

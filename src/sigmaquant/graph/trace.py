@@ -1,0 +1,112 @@
+"""`trace`: from any module to a graph of calls of its own modules, with every weight accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, fx, nn
+
+from sigmaquant.errors import ModelError
+from sigmaquant.graph.activations import place_activations
+from sigmaquant.graph.assembly import assemble, check_names_free
+from sigmaquant.graph.cleanup import drop_assertions_, drop_inactive_dropout_, follow_device_, make_functional_
+from sigmaquant.graph.export import export_graph
+from sigmaquant.graph.floats import float_parameters
+from sigmaquant.graph.inventory import install_parameter_layers_, take_inventory
+from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.nodes import tensor_value
+from sigmaquant.graph.parameters import constant_nodes, follow
+from sigmaquant.graph.raising import raise_modules_
+from sigmaquant.graph.shapes import example_shape
+
+
+def trace(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> QuantGraph:
+    """The model as a graph whose nodes call the user's own modules under their own names.
+
+    The graph computes exactly what the model computes in evaluation mode, for every batch size, and can be trained:
+    BatchNorm modules are the user's and update their statistics after ``.train()``; dropout and stochastic depth are
+    inactive, because the graph is that of evaluation. Nothing is copied: modules, parameters and buffers are the
+    user's, so deep-copy `QuantGraph.module` before changing it. The model keeps its mode and attributes. Only a weight
+    that no stock module owns (``nn.MultiheadAttention.in_proj_weight``, an LSTM's matrices) sits in a new module, a
+    `ParameterLayer` with that same parameter, named like it.
+
+    Args:
+        model: any module that `torch.export` accepts.
+        example_inputs: the positional inputs, with the batch as dimension 0; values do not matter, any batch size of
+            at least one will do. An input whose dimension 0 has another size than the first input's has no batch.
+
+    Raises:
+        GraphExportError: the model cannot be exported for every batch size; names the user's line and the remedy.
+        ModelError: no quantizable layer, a weight that is NaN or infinite, or a name that the graph needs itself.
+
+    Example:
+        >>> graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()), torch.zeros(1, 3, 8, 8))
+        >>> graph.layers[0].name, graph.layers[0].macs, graph.layers[0].batch_norm
+        ('0', 7776, '1')
+    """
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    if not inputs or not all(isinstance(x, Tensor) for x in inputs):
+        raise ModelError("the example must be a tensor, or a tuple of tensors: the model's positional inputs.")
+    _check_finite(model)
+    check_names_free(model)
+    exported = export_graph(model, inputs)
+    graph = exported.graph
+    drop_assertions_(graph)
+    drop_inactive_dropout_(graph)
+    make_functional_(graph)
+    follow_device_(graph, inputs[0].device)
+    tensors = _tensors(graph, exported, model)
+    raised = raise_modules_(graph, model, tensors)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    constant = constant_nodes(graph)
+    flows = {
+        node: follow(node, constant)
+        for node in graph.nodes
+        if node.op == "get_attr" and id(tensors.get(str(node.target))) in names
+    }
+    inventory = take_inventory(graph, raised, flows, tensors, names)
+    if not inventory.layers:
+        raise ModelError(
+            f"{type(model).__name__} has no quantizable layer: no convolution, linear, embedding, recurrent or "
+            "attention weight that is a parameter. Weights computed from parameters (weight norm, parametrizations) "
+            "do not count: remove the parametrization first (torch.nn.utils.parametrize.remove_parametrizations)."
+        )
+    floats = float_parameters(model, inventory.layers, raised, flows, tensors)
+    holders = install_parameter_layers_(graph, inventory.holders, tensors)
+    module = assemble(graph, model, {**raised, **holders}, tensors, exported)
+    return place_activations(
+        QuantGraph(
+            module=module,
+            layers=inventory.layers,
+            float_parameters=floats,
+            weightless_macs=inventory.weightless_macs,
+            input_shapes=tuple(example_shape(tensor_value(n)) for n in graph.nodes if n.op == "placeholder"),
+        )
+    )
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter.detach()).all()):
+            raise ModelError(
+                f"parameter {name!r} contains NaN or infinite values, so no scale fits it. Load an intact checkpoint, "
+                "or train again with a lower learning rate."
+            )
+
+
+def _tensors(graph: fx.Graph, exported: fx.GraphModule, model: nn.Module) -> Mapping[str, Tensor]:
+    """The tensor behind each ``get_attr`` target: the user's own parameter or buffer, else export's constant."""
+    own: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    own.update(model.named_buffers(remove_duplicate=False))
+    found: dict[str, Tensor] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            name = str(node.target)
+            value = own.get(name)
+            if value is None:
+                parent, _, attribute = name.rpartition(".")
+                value = getattr(exported.get_submodule(parent), attribute)
+            if isinstance(value, Tensor):
+                found[name] = value
+    return found

@@ -1,0 +1,125 @@
+"""What a plan costs: the protocol every hardware profile fulfils, and ``ideal``, which counts bytes and bit operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from sigmaquant.budget import RESOURCES, Cost, SizeCounts
+from sigmaquant.errors import BudgetError, near_matches
+from sigmaquant.graph.layers import LayerSpec, QuantGraph
+from sigmaquant.plan import BitwidthPlan
+
+FLOAT_BITS = 32
+_SCALE_BYTES = 4
+_ACTIVATION_BYTES = 4 + 1  # scale and zero-point
+_BIAS_BYTES = 4
+
+
+class CostModel(Protocol):
+    """Costs of one network on one piece of hardware."""
+
+    name: str
+
+    def cost(self, plan: BitwidthPlan) -> Cost:
+        """What the whole network costs under a plan."""
+
+    def reference(self) -> Cost:
+        """What the float32 network costs; reductions such as ``"8x"`` divide it."""
+
+    def layer(self, name: str, bits: int, plan: BitwidthPlan, size_counts: SizeCounts) -> Mapping[str, float]:
+        """What one layer's weight adds at a bitwidth to each resource that depends on it; activations as in `plan`."""
+
+
+class IdealCosts:
+    """Bytes and bit operations, as if every bit saved were saved on the device.
+
+    Args:
+        graph: the network.
+
+    Example:
+        >>> from sigmaquant.graph.layers import LayerSpec, QuantGraph
+        >>> layer = LayerSpec("fc", "linear", "fc.weight", (10, 64), 0, 1, False, 640, (64,), (10,))
+        >>> costs = IdealCosts(QuantGraph(None, (layer,)))
+        >>> costs.cost(BitwidthPlan({"fc": 3})).weight_bytes, costs.reference().weight_bytes
+        (240, 2560)
+    """
+
+    name = "ideal"
+
+    def __init__(self, graph: QuantGraph) -> None:
+        self._graph = graph
+        absorbed_biases = sum(s.weight_shape[_output_axis(s)] for s in graph.layers if s.batch_norm and not s.has_bias)
+        kept = sum(p.elements for p in graph.float_parameters if not p.absorbed)
+        self._other_bytes = _BIAS_BYTES * (absorbed_biases + kept)
+
+    def cost(self, plan: BitwidthPlan) -> Cost:
+        """Bytes and bit operations under a plan."""
+        layers = self._graph.layers
+        return Cost(
+            weight_bytes=sum(packed_bytes(spec.elements, plan.weights[spec.name]) for spec in layers),
+            scale_bytes=_SCALE_BYTES * sum(spec.channels for spec in layers)
+            + _ACTIVATION_BYTES * len(self._graph.activations),
+            other_bytes=self._other_bytes,
+            bops=self._weightless_bops(plan)
+            + sum(spec.macs * plan.weights[spec.name] * input_bits(spec, plan) for spec in layers),
+        )
+
+    def reference(self) -> Cost:
+        """The float32 network: 4 bytes a weight, 32 x 32 bit operations a MAC."""
+        layers = self._graph.layers
+        macs = self._graph.weightless_macs + sum(spec.macs for spec in layers)
+        return Cost(
+            weight_bytes=FLOAT_BITS // 8 * sum(spec.elements for spec in layers),
+            scale_bytes=0,
+            other_bytes=self._other_bytes,
+            bops=float(macs * FLOAT_BITS**2),
+        )
+
+    def layer(self, name: str, bits: int, plan: BitwidthPlan, size_counts: SizeCounts) -> Mapping[str, float]:
+        """``size_bytes`` (packed codes) and ``bops`` of one layer; scales and biases do not depend on its bitwidth."""
+        spec = self._graph.layer[name]
+        return {
+            "size_bytes": float(packed_bytes(spec.elements, bits)),
+            "bops": float(spec.macs * bits * input_bits(spec, plan)),
+        }
+
+    def _weightless_bops(self, plan: BitwidthPlan) -> float:
+        widest = max(plan.activations.values(), default=FLOAT_BITS)
+        return float(self._graph.weightless_macs * widest**2)
+
+
+def _output_axis(spec: LayerSpec) -> int:
+    return spec.channel_axis
+
+
+def packed_bytes(elements: int, bits: int) -> int:
+    """Bytes of packed codes, rounded up for each layer.
+
+    Example:
+        >>> packed_bytes(9, 3)
+        4
+    """
+    return (elements * bits + 7) // 8
+
+
+def input_bits(spec: LayerSpec, plan: BitwidthPlan) -> int:
+    """Bitwidth of what feeds a layer: the widest of its inputs, 32 where one stays in float."""
+    return max((plan.activations[name] for name in spec.inputs), default=FLOAT_BITS)
+
+
+def cost_model(hardware: str, graph: QuantGraph) -> CostModel:
+    """The cost model of a profile's name.
+
+    Raises:
+        BudgetError: no such profile.
+    """
+    known = {"ideal": IdealCosts}
+    if hardware not in known:
+        raise BudgetError(f"there is no hardware profile {hardware!r}. {near_matches(hardware, known)}")
+    return known[hardware](graph)
+
+
+def missing_resources(cost: Cost, wanted: Mapping[str, float]) -> list[str]:
+    """Resources that are limited but that the profile does not give."""
+    return [name for name in RESOURCES if name in wanted and cost.resource(name) is None]

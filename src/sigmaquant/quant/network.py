@@ -1,0 +1,233 @@
+"""`prepare`: a graph becomes a trainable quantized copy; `set_plan_` and `calibrate_` put it at a plan."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from sigmaquant.errors import CheckpointError, CoverageError
+from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.plan import BitwidthPlan
+from sigmaquant.quant.modules import ActivationQuantizer, WeightQuantizer, quantized_from_float
+from sigmaquant.quant.observers import MseObserver, Observer
+
+_ACTIVATIONS = "activation_quantizers"
+
+
+class QuantizedNetwork(nn.Module):
+    """A quantized copy of a model, with its graph's names.
+
+    Attributes:
+        graph: what it was made from; its module still holds the float weights.
+        body: the graph module with quantized layers and activation quantizers.
+        plan: the bitwidths it has now; None before `set_plan_`.
+    """
+
+    def __init__(self, graph: QuantGraph, body: fx.GraphModule) -> None:
+        super().__init__()
+        self.graph = graph
+        self.body = body
+        self.plan: BitwidthPlan | None = None
+        self._keys = {spec.name: _key(spec.name) for spec in graph.activations}
+
+    def forward(self, *inputs: Any) -> Any:
+        """As the user's model."""
+        return self.body(*inputs)
+
+    @property
+    def weight_quantizers(self) -> Mapping[str, WeightQuantizer]:
+        """The weight quantizers by layer name."""
+        return {spec.name: _weight_quantizer(self.body, spec.name) for spec in self.graph.layers}
+
+    @property
+    def activation_quantizers(self) -> Mapping[str, ActivationQuantizer]:
+        """The activation quantizers by activation name."""
+        table = self.body.get_submodule(_ACTIVATIONS)
+        result: dict[str, ActivationQuantizer] = {}
+        for name, key in self._keys.items():
+            module = table.get_submodule(key)
+            assert isinstance(module, ActivationQuantizer)
+            result[name] = module
+        return result
+
+    def weight(self, name: str) -> Tensor:
+        """The trained float weight behind a layer's codes."""
+        return self.body.get_submodule(name).get_parameter("weight")
+
+    def scales(self) -> list[nn.Parameter]:
+        """All learned scales, of weights and activations."""
+        return [p for name, p in self.body.named_parameters() if name.endswith(".scale")]
+
+    def weights(self) -> list[nn.Parameter]:
+        """All other parameters."""
+        return [p for name, p in self.body.named_parameters() if not name.endswith(".scale")]
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor needed to restore the network, under the user's names; shares memory with the network."""
+        return dict(self.body.state_dict(keep_vars=False))
+
+    def load_state_(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what `state` gave; bitwidths come from the plan, not from here.
+
+        Raises:
+            CheckpointError: tensors are missing, unknown or of another shape.
+        """
+        try:
+            result = self.body.load_state_dict(dict(tensors), strict=False)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the checkpoint does not fit this model: {str(error).splitlines()[-1].strip()}"
+            ) from None
+        for what, keys in (("lacks", result.missing_keys), ("has the unknown", result.unexpected_keys)):
+            if keys:
+                raise CheckpointError(
+                    f"the checkpoint belongs to another model: it {what} {keys[0]!r}"
+                    f"{f' and {len(keys) - 1} more tensors' if len(keys) > 1 else ''}."
+                )
+
+    def check_coverage(self, plan: BitwidthPlan) -> None:
+        """Raise unless every layer and activation is at its planned bitwidth.
+
+        Raises:
+            CoverageError: naming the layer, the planned and the present bitwidth.
+        """
+        for name, bits in plan.weights.items():
+            present = self.weight_quantizers[name].bits
+            if present != bits:
+                raise CoverageError(f"layer {name!r} is planned at {bits} bits but is at {present or 'float'}.")
+        for name, bits in plan.activations.items():
+            quantizer = self.activation_quantizers[name]
+            if not quantizer.enabled or quantizer.bits != bits:
+                state = f"{quantizer.bits} bits" if quantizer.enabled else "float (not calibrated)"
+                raise CoverageError(f"activation {name!r} is planned at {bits} bits but is at {state}.")
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "__")
+
+
+def _weight_quantizer(body: nn.Module, name: str) -> WeightQuantizer:
+    module = body.get_submodule(f"{name}.weight_quantizer")
+    assert isinstance(module, WeightQuantizer)
+    return module
+
+
+def prepare(graph: QuantGraph) -> QuantizedNetwork:
+    """A copy of the graph's model with quantized layers and activation quantizers, still in float until `set_plan_`.
+
+    Args:
+        graph: from `sigmaquant.graph.trace`; it is not changed.
+    """
+    body = copy.deepcopy(graph.module)
+    for spec in graph.layers:
+        first = body.get_submodule(spec.name)
+        quantizer = WeightQuantizer(spec.channels, spec.channel_axis).to(first.get_parameter("weight").device)
+        for name in (spec.name, *spec.tied):  # tied modules share one quantizer, as they share the weight
+            body.set_submodule(name, quantized_from_float(body.get_submodule(name), quantizer))
+    table = nn.ModuleDict()
+    body.add_submodule(_ACTIVATIONS, table)
+    nodes = {node.name: node for node in body.graph.nodes}
+    for activation in graph.activations:
+        key = _key(activation.name)
+        table[key] = ActivationQuantizer()
+        node = nodes[activation.node]
+        with body.graph.inserting_after(node):
+            call = body.graph.call_module(f"{_ACTIVATIONS}.{key}", (node,))
+        call.meta["val"] = node.meta.get("val")
+        node.replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
+    body.graph.lint()
+    body.recompile()
+    return QuantizedNetwork(graph, body)
+
+
+def set_plan_(network: QuantizedNetwork, plan: BitwidthPlan) -> None:
+    """Put every weight at its bitwidth; layers whose bitwidth does not change are not touched.
+
+    Activation bitwidths take effect at the next `calibrate_`.
+
+    Raises:
+        UnknownLayerError, PlanError: the plan does not fit the model.
+    """
+    plan.check(network.graph.layer, network.graph.activation_names, network.graph.fingerprint)
+    for name, quantizer in network.weight_quantizers.items():
+        bits = plan.weights[name]
+        if quantizer.bits != bits:
+            quantizer.set_bits_(bits, network.weight(name))
+    network.plan = plan
+
+
+def restore_plan_(network: QuantizedNetwork, plan: BitwidthPlan, tensors: Mapping[str, Tensor]) -> None:
+    """Put the network at a saved state: bitwidths from the plan, everything else from the tensors.
+
+    Raises:
+        UnknownLayerError, PlanError, CheckpointError: plan or tensors do not fit the model.
+    """
+    plan.check(network.graph.layer, network.graph.activation_names, network.graph.fingerprint)
+    for name, quantizer in network.weight_quantizers.items():
+        quantizer.bits = plan.weights[name]  # the scales come with the tensors
+    network.load_state_(tensors)
+    network.plan = plan
+    network.check_coverage(plan)
+
+
+@torch.no_grad()
+def calibrate_(
+    network: QuantizedNetwork,
+    batches: Iterable[Any],
+    observer: type[Observer] = MseObserver,
+) -> None:
+    """Set every activation's grid from what flows through the network with its weights at the plan.
+
+    Args:
+        network: after `set_plan_`.
+        batches: inputs only, each a tensor or a tuple of tensors.
+        observer: decides the range.
+
+    Raises:
+        DataError: no batch, or NaN or infinite activations.
+    """
+    assert network.plan is not None, "set_plan_ comes first"
+    quantizers = network.activation_quantizers
+    training = network.training
+    network.eval()
+    for quantizer in quantizers.values():
+        quantizer.observer = observer()
+    try:
+        for inputs in batches:
+            network(*(inputs if isinstance(inputs, tuple | list) else (inputs,)))
+        for name, quantizer in quantizers.items():
+            bits = network.plan.activations[name]
+            quantizer.set_(*quantizer.observer.affine(bits), bits)
+    finally:
+        for quantizer in quantizers.values():
+            quantizer.observer = None
+        network.train(training)
+
+
+@torch.no_grad()
+def reestimate_batch_norm_(network: nn.Module, batches: Iterable[Any]) -> None:
+    """Replace every BatchNorm's running statistics by the mean over the batches, with everything else as it is.
+
+    Quantized weights shift the statistics of what follows; re-estimation costs forward passes only (Peters et al. 2018;
+    Sun et al., NeurIPS 2019).
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    if not norms:
+        return
+    training, momenta = network.training, [norm.momentum for norm in norms]
+    network.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch: cumulative mean
+        norm.train()
+    try:
+        for inputs in batches:
+            network(*(inputs if isinstance(inputs, tuple | list) else (inputs,)))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        network.train(training)

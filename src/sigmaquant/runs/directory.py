@@ -1,0 +1,230 @@
+"""`RunDirectory`: the one folder a run writes to, owned by one process at a time, and resumable after any crash."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from sigmaquant.errors import RunDirectoryError
+from sigmaquant.plan import BitwidthPlan
+from sigmaquant.runs import state
+from sigmaquant.runs.atomic import save_tensors_atomic, storage_error, sync_folder, write_all, write_text_atomic
+from sigmaquant.runs.documents import dumps, first_difference, plain
+from sigmaquant.runs.files import SCHEMA, SCHEMA_VERSION, RunFiles, same_configuration, split_lines
+from sigmaquant.runs.lock import RunLock
+
+_TEMPORARY = re.compile(
+    r"\.(config\.json|plan\.json|result\.json|state\.json|checkpoint\.safetensors|state-[\d-]+\.safetensors)"
+    r"\.\d+-\d+\.tmp"
+)
+
+
+class RunDirectory(RunFiles):
+    """A run directory that this process may write to. A context manager; the lock ends with it or with the process.
+
+    Args:
+        path: the directory; it is created with its parents.
+        config: what the run does; everything that must be the same for a resumed run to be the same run, and nothing
+            else (no device, no time limit). Values as in `sigmaquant.runs.documents.plain`.
+        resume: continue the run that is there. An empty directory is started as usual.
+        overwrite: discard the run that is there. Only the files of `RunFiles` are deleted, whatever else is in the
+            directory stays, and a directory without a run is refused.
+
+    Attributes:
+        resumed: whether there was a run to resume.
+
+    Raises:
+        RunDirectoryError: in use by another process, not empty, no run directory, or of another configuration.
+        StorageError: the directory cannot be created or written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        config: Mapping[str, Any] | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        super().__init__(path)
+        if resume and overwrite:
+            raise RunDirectoryError("a run is either resumed or overwritten. Give only one of the two.")
+        self._create()
+        if self.config_path.exists():  # look before the lock file is put among somebody else's files
+            self.read_config()
+        else:
+            self._refuse_foreign()
+        self._lock = RunLock(self.lock_path)
+        try:
+            self.resumed = self._open(plain(config or {}), resume, overwrite)
+        except BaseException:
+            self.close()
+            raise
+
+    def _create(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunDirectoryError(f"{self.path} is a file, not a directory. Choose another path.")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(self.path, error, "The run has not begun.") from error
+
+    def _refuse_foreign(self) -> None:
+        for entry in self.path.iterdir():
+            if entry.name != self.lock_path.name and not _TEMPORARY.fullmatch(entry.name):
+                raise RunDirectoryError(
+                    f"the directory {self.path} is not empty and holds no run (it has {entry.name!r}). "
+                    "Choose another path, or an empty directory."
+                )
+
+    def _open(self, config: dict[str, Any], resume: bool, overwrite: bool) -> bool:
+        for entry in self.path.iterdir():  # left by a process that was killed; ours are under the lock
+            if _TEMPORARY.fullmatch(entry.name):
+                with contextlib.suppress(OSError):
+                    entry.unlink()
+        if self.config_path.exists():
+            old = self.read_config()
+            if resume:
+                same_configuration(self.path, old, first_difference(old, config))
+                self._truncate_trajectory(len(self.read_trajectory()))
+                return True
+            if not overwrite:
+                raise RunDirectoryError(
+                    f"the directory {self.path} already holds a {'finished' if self.finished else 'started'} run. "
+                    "Continue it with --resume, choose another path, or discard it with --overwrite."
+                )
+            self._discard()
+        else:
+            self._refuse_foreign()
+        document = {"schema": SCHEMA, "version": SCHEMA_VERSION, "config": config}
+        write_text_atomic(self.config_path, dumps(document))
+        return False
+
+    def _discard(self) -> None:
+        """Delete the old run except its configuration, whose replacement comes next: a kill leaves a run directory."""
+        try:
+            for path in (self.result_path, self.state_path, self.trajectory_path, self.plan_path, self.checkpoint_path):
+                path.unlink(missing_ok=True)
+            state.drop_others(self.path, None)
+            self.log_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(self.path, error, "The old run could not be discarded.") from error
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock; a second call does nothing."""
+        self._lock.release()
+
+    def write_plan(self, plan: BitwidthPlan) -> None:
+        """Replace ``plan.json``.
+
+        Raises:
+            StorageError: the disk is full; the old plan is intact.
+        """
+        write_text_atomic(self.plan_path, plan.to_json())
+
+    def write_checkpoint(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+        """Replace ``checkpoint.safetensors``.
+
+        Raises:
+            StorageError: the disk is full; the old checkpoint is intact.
+        """
+        save_tensors_atomic(self.checkpoint_path, tensors, metadata)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write ``result.json``, which makes the run finished. NaN and infinity become null.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        write_text_atomic(self.result_path, dumps(result))
+
+    def append_step(self, step: Mapping[str, Any]) -> None:
+        """Add one line to the trajectory; it has reached the disk on return. NaN and infinity become null.
+
+        Raises:
+            StorageError: the disk is full; the earlier steps are intact.
+        """
+        line = dumps(step, indent=None).encode()
+        try:
+            descriptor = os.open(self.trajectory_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            try:
+                end = os.fstat(descriptor).st_size
+                try:
+                    write_all(descriptor, line)
+                    os.fsync(descriptor)
+                except BaseException:
+                    with contextlib.suppress(OSError):
+                        os.ftruncate(descriptor, end)
+                    raise
+            finally:
+                os.close(descriptor)
+            if end == 0:
+                sync_folder(self.path)
+        except OSError as error:
+            raise storage_error(self.trajectory_path, error, "The earlier steps are intact.") from error
+
+    def save_state(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Make this the state that a resumed run continues from. A kill at any instant leaves this or the previous one.
+
+        Args:
+            step: number of the step after which this is the state.
+            tensors: weights, optimiser state, random-number states: everything that is a tensor.
+            meta: everything else, as in `plain` (mapping keys become text, tuples lists; infinities are kept).
+
+        Raises:
+            StorageError: the disk is full; the previous state is intact.
+        """
+        state.save(self.state_path, step, tensors, meta, len(self.read_trajectory()))
+
+    def load_state(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+        """Roll the run back to its last saved state, and give it; None when none was saved.
+
+        Steps that the trajectory got after that state are removed, since the run is about to do them again.
+
+        Raises:
+            CheckpointError: the state's file is damaged.
+            RunDirectoryError: the trajectory has lost steps.
+        """
+        record = state.read_record(self.state_path)
+        tensors = {} if record is None else state.load(record, self.path)
+        self._truncate_trajectory(0 if record is None else record.trajectory_lines)
+        state.drop_others(self.path, None if record is None else record.file)
+        return None if record is None else (record.step, tensors, record.meta)
+
+    def clear_state(self) -> None:
+        """Delete the saved state, which a finished run does not need any more."""
+        with contextlib.suppress(OSError):
+            self.state_path.unlink(missing_ok=True)
+            state.drop_others(self.path, None)
+
+    def _truncate_trajectory(self, lines: int) -> None:
+        if not self.trajectory_path.exists() and lines == 0:
+            return
+        data = self.trajectory_path.read_bytes() if self.trajectory_path.exists() else b""
+        ends = [0, *split_lines(data, self.trajectory_path)[1]]
+        if len(ends) - 1 < lines:
+            raise RunDirectoryError(
+                f"{self.trajectory_path} has {len(ends) - 1} steps, but the saved state was made after {lines}. "
+                "Restore the file, or start the run anew (--overwrite)."
+            )
+        if ends[lines] == len(data):
+            return
+        try:
+            os.truncate(self.trajectory_path, ends[lines])
+        except OSError as error:
+            raise storage_error(self.trajectory_path, error, "The steps are intact.") from error

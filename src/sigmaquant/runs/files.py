@@ -1,0 +1,189 @@
+"""What a run directory holds, and reading it; for reports and other readers, which need no lock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sigmaquant.errors import RunDirectoryError
+from sigmaquant.plan import BitwidthPlan
+from sigmaquant.runs.weights import load_tensors
+
+SCHEMA = "sigmaquant.run"
+SCHEMA_VERSION = 1
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of the run.
+
+    Raises:
+        RunDirectoryError: missing, unreadable, or no JSON object.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RunDirectoryError(
+            f"{path.parent} has no {path.name}: it is no run directory, or the run has not got that far."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path} cannot be read ({error}).") from error
+    if not isinstance(document, dict):
+        raise RunDirectoryError(f"{path} is damaged: it holds no JSON object.")
+    return document
+
+
+def split_lines(data: bytes, path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The steps in a trajectory's bytes, and where each one's line ends.
+
+    A last line without its line end, or that is no JSON, was cut by a crash and is dropped.
+
+    Raises:
+        RunDirectoryError: an earlier line is damaged.
+    """
+    steps: list[dict[str, Any]] = []
+    ends: list[int] = []
+    position = 0
+    while (end := data.find(b"\n", position) + 1) > 0:
+        try:
+            step = json.loads(data[position:end])
+        except ValueError:
+            step = None
+        if not isinstance(step, dict):
+            if end == len(data):
+                break
+            raise RunDirectoryError(f"{path}, line {len(steps) + 1}, is damaged: it holds no JSON object.")
+        steps.append(step)
+        ends.append(end)
+        position = end
+    return steps, ends
+
+
+class RunFiles:
+    """The files of a run, by name, and their content. Reads only, and takes no lock.
+
+    Attributes:
+        path: the directory.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def config_path(self) -> Path:
+        """What the run was asked to do."""
+        return self.path / "config.json"
+
+    @property
+    def plan_path(self) -> Path:
+        """The best plan, as `BitwidthPlan.to_json` writes it."""
+        return self.path / "plan.json"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Weights and scales of the best plan."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def trajectory_path(self) -> Path:
+        """One JSON object per step of the search."""
+        return self.path / "trajectory.jsonl"
+
+    @property
+    def result_path(self) -> Path:
+        """What came out; written last of all."""
+        return self.path / "result.json"
+
+    @property
+    def log_path(self) -> Path:
+        """The log, for people."""
+        return self.path / "log.txt"
+
+    @property
+    def lock_path(self) -> Path:
+        """Locked while a process works on the run."""
+        return self.path / "run.lock"
+
+    @property
+    def state_path(self) -> Path:
+        """Which `state-<step>.safetensors` a resumed run continues from, and its digest."""
+        return self.path / "state.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has a result."""
+        return self.result_path.exists()
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration that the run was started with.
+
+        Raises:
+            RunDirectoryError: no run directory, or of a newer version.
+        """
+        document = read_document(self.config_path)
+        config = document.get("config")
+        if document.get("schema") != SCHEMA or not isinstance(config, dict):
+            raise RunDirectoryError(f"{self.path} is no run directory: its config.json has no schema {SCHEMA!r}.")
+        if document.get("version") != SCHEMA_VERSION:
+            raise RunDirectoryError(
+                f"the run directory {self.path} has version {document.get('version')!r}, this program reads "
+                f"{SCHEMA_VERSION}. Update sigmaquant or start a new run."
+            )
+        return config
+
+    def read_plan(self) -> BitwidthPlan:
+        """The best plan.
+
+        Raises:
+            RunDirectoryError: there is none yet.
+            PlanError: it is malformed.
+        """
+        return BitwidthPlan.from_json(json.dumps(read_document(self.plan_path)))
+
+    def read_result(self) -> dict[str, Any]:
+        """What came out.
+
+        Raises:
+            RunDirectoryError: the run has not finished.
+        """
+        return read_document(self.result_path)
+
+    def read_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Tensors and metadata of the best plan's checkpoint.
+
+        Raises:
+            CheckpointError: missing or damaged.
+        """
+        return load_tensors(self.checkpoint_path)
+
+    def read_trajectory(self) -> list[dict[str, Any]]:
+        """Every whole step; a last line cut by a crash is left out. Empty when there is none yet.
+
+        Raises:
+            RunDirectoryError: a line before the last is damaged.
+        """
+        try:
+            data = self.trajectory_path.read_bytes()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise RunDirectoryError(f"{self.trajectory_path} cannot be read ({error}).") from error
+        return split_lines(data, self.trajectory_path)[0]
+
+
+def same_configuration(directory: Path, old: Mapping[str, Any], difference: tuple[str, Any, Any] | None) -> None:
+    """Raise when the run in `directory` had another configuration.
+
+    Raises:
+        RunDirectoryError: names the key, both values and the remedy.
+    """
+    if difference is None:
+        return
+    key, then, now = difference
+    raise RunDirectoryError(
+        f"the run in {directory} has another configuration: {key!r} was {then!r} and is now {now!r}. Resume with the "
+        "same settings, or start a new run in another directory (or here with --overwrite, which discards the old one)."
+    )

@@ -1,0 +1,398 @@
+"""The search as a machine of small steps: each is complete on disk before the next begins, so any can be the last.
+
+Stages: phase 1 (or another strategy) -> phase 2 -> final training.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sigmaquant.plan import BitwidthPlan
+from sigmaquant.runs.progress import Progress, task
+from sigmaquant.search.phase1 import Clustering, cluster_to_budget, shifted
+from sigmaquant.search.phase2 import Move, propose
+from sigmaquant.search.problem import Bits
+from sigmaquant.search.session import Session
+from sigmaquant.search.state import Progression, Standing
+from sigmaquant.search.strategies import Evidence, find_strategy
+from sigmaquant.statistics import layer_sigmas
+from sigmaquant.training.student import Judgement, Student
+from sigmaquant.units import format_bytes
+
+log = logging.getLogger("sigmaquant")
+
+_ACCURACY_ZONE = 0.02
+"""Phase 1 is content with an accuracy this far (as a part of the floor) below it: training has only begun."""
+
+
+class Recorder(Protocol):
+    """Where steps are recorded: a run directory, or nothing."""
+
+    def append_step(self, step: dict[str, Any]) -> None:
+        """One line of the trajectory."""
+
+    def save_state(self, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """What a resumed run continues from."""
+
+    def load_state(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+        """The last saved state."""
+
+
+class NullRecorder:
+    """Records nothing: a run without a directory."""
+
+    def append_step(self, step: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def save_state(self, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def load_state(self) -> None:
+        """Nothing."""
+        return
+
+
+class Driver:
+    """Runs a search to its end, from the beginning or from the last complete step.
+
+    Args:
+        session: what is to be searched.
+        recorder: where steps go.
+        progress: what the user sees.
+        extra_examples: training examples that the final training gets on top: what another run's search used, so that
+            a control trains for as long.
+
+    Attributes:
+        student: the network; at the end, with the best weights.
+        state: where the run stands.
+    """
+
+    def __init__(self, session: Session, recorder: Recorder, progress: Progress, extra_examples: int = 0) -> None:
+        self.session, self.recorder, self.progress = session, recorder, progress
+        self.extra_examples = extra_examples
+        self.settings, self.problem, self.limits = session.settings, session.problem, session.limits
+        self.student: Student = session.student()
+        self.state = Progression()
+        self.best: dict[str, Tensor] = {}
+        self._begun = time.perf_counter()
+
+    # -- the machine ---------------------------------------------------------------------------------------------
+
+    def run(self) -> Progression:
+        """Go through all stages that are left.
+
+        Raises:
+            TrainingError: training diverged.
+            StorageError: a step could not be recorded.
+        """
+        saved = self.recorder.load_state()
+        if saved is not None:
+            self._resume(*saved)
+        stages: dict[str, Callable[[], None]] = {
+            "phase1": self._plan_stage,
+            "phase2": self._phase2,
+            "final": self._final,
+        }
+        while self.state.stage != "done":
+            stages[self.state.stage]()
+        return self.state
+
+    def _resume(self, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        self.state = Progression(**meta)
+        self._begun = time.perf_counter() - self.state.seconds
+        own = {k.removeprefix("now."): v for k, v in tensors.items() if k.startswith("now.")}
+        self.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
+        self.student.restore(self.session.plan(self.state.weights), own, self.state.trained_examples)
+        log.info("resumed after step %d, in stage %s", step, self.state.stage)
+
+    def _save(self, line: dict[str, Any] | None = None) -> None:
+        """Record a complete step: first the line, then the state that makes it count."""
+        state = self.state
+        state.trained_examples = self.student.trained_examples
+        state.seconds = time.perf_counter() - self._begun
+        if line is not None:
+            state.step += 1
+            self.recorder.append_step(
+                {"step": state.step, "stage": state.stage, **line, "seconds": round(state.seconds, 3)}
+            )
+        tensors = {f"now.{key}": value for key, value in self.student.tensors().items()}
+        tensors.update({f"best.{key}": value for key, value in self.best.items()})
+        self.recorder.save_state(state.step, tensors, state.to_dict())
+
+    # -- measuring -----------------------------------------------------------------------------------------------
+
+    def _standing(self, plan: BitwidthPlan, judgement: Judgement) -> Standing:
+        return Standing.of(plan, self.session.costs.cost(plan), judgement, self.limits)
+
+    def _present(self) -> Standing:
+        return self._standing(
+            self.session.plan(self.state.weights), Judgement(self.state.accuracy, self.state.divergence)
+        )
+
+    def _measure(self, bits: Bits, title: str) -> Standing:
+        """Put the student at a plan, train it for a cycle, judge it."""
+        plan = self.session.plan(bits)
+        self.student.apply(plan)
+        if not self.settings.post_training and self.settings.cycle_examples:
+            seed = self.session.seed("cycle", self.state.step)
+            torch.manual_seed(seed)
+            total = -(-self.settings.cycle_examples // self.settings.batch_size)
+            with task(self.progress, title, total):
+                self.student.cycle(self.settings.cycle_examples, seed, self.settings.cycle_lr, self._tick)
+        standing = self._standing(plan, self.session.search_judge(self.student.network))
+        self._show(standing)
+        return standing
+
+    def _tick(self, steps: int, loss: float) -> None:
+        self.progress.note(loss=loss)
+        self.progress.advance()
+
+    def _show(self, standing: Standing) -> None:
+        self.progress.note(
+            size=format_bytes(standing.cost.total_bytes),
+            mean_bits=self._mean_bits(standing.plan.weights),
+            accuracy=standing.judgement.accuracy,
+            limits="met" if standing.met else "not met: " + ", ".join(standing.violations),
+        )
+
+    def _mean_bits(self, bits: Bits) -> float:
+        elements = self.problem.elements
+        return sum(bits[name] * count for name, count in elements.items()) / sum(elements.values())
+
+    def _line(self, standing: Standing, move: str, accepted: bool, changes: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "move": move,
+            "accepted": accepted,
+            "changes": changes,
+            "weights": dict(standing.plan.weights),
+            "mean_bits": self._mean_bits(standing.plan.weights),
+            "cost": standing.cost.to_dict(),
+            "accuracy": standing.judgement.accuracy,
+            "divergence": standing.judgement.divergence,
+            "violations": standing.violations,
+        }
+
+    def _accept(self, standing: Standing) -> None:
+        self.state.weights = dict(standing.plan.weights)
+        self.state.accuracy = standing.judgement.accuracy
+        self.state.divergence = standing.judgement.divergence
+
+    # -- phase 1 and the other strategies ----------------------------------------------------------------------------
+
+    def _plan_stage(self) -> None:
+        if self.settings.strategy == "sigma":
+            self._phase1()
+        else:
+            bits = self._strategy_bits()
+            with task(self.progress, self.settings.strategy, 1):
+                standing = self._measure_plainly(bits)
+            self._accept(standing)
+            self.state.stage = "final"
+            self._save(self._line(standing, self.settings.strategy, True, {}))
+
+    def _measure_plainly(self, bits: Bits) -> Standing:
+        """Judge a plan without a training cycle."""
+        plan = self.session.plan(bits)
+        self.student.apply(plan)
+        standing = self._standing(plan, self.session.search_judge(self.student.network))
+        self._show(standing)
+        return standing
+
+    def _strategy_bits(self) -> dict[str, int]:
+        strategy = find_strategy(self.settings.strategy)
+        evidence = Evidence(seed=self.settings.seed, loss=self._calibration_loss)
+        if self.settings.strategy not in ("uniform", "random", "greedy"):
+            table, per_element = self.session.sensitivity(self.session.graph)
+            evidence = replace(evidence, sensitivity=table, per_element=per_element)
+        with task(self.progress, f"strategy {self.settings.strategy}"):
+            return strategy(self.problem, evidence)
+
+    def _calibration_loss(self, bits: Bits) -> float:
+        """Distance to the float network's outputs at a plan, without training; for strategies that measure plans."""
+        self.student.apply(self.session.plan(bits))
+        self.progress.advance()
+        return self.session.search_judge(self.student.network).divergence
+
+    def _phase1(self) -> None:
+        sigma = layer_sigmas(self.session.graph, self.settings.sigma)
+        state = self.state
+        with task(self.progress, "phase 1", self.settings.phase1_cycles):
+            while state.cycle < self.settings.phase1_cycles:
+                found = (
+                    cluster_to_budget(sigma, self.problem)
+                    if state.cycle == 0
+                    else shifted(sigma, self.problem, state.tau)
+                )
+                standing = self._measure(found.bits, "phase 1, training")
+                self._accept(standing)
+                state.cycle += 1
+                state.tau = found.tau
+                go_on = self._shift_back(found, standing, sigma)
+                self.progress.advance()
+                if not go_on or state.cycle == self.settings.phase1_cycles:
+                    state.stage, state.cycle = "phase2", 0
+                    state.count = max(1, len(self.problem.layers) // 4)
+                    self._save(self._line(standing, "cluster", True, {"tau": found.tau, "landing": found.landing}))
+                    return
+                self._save(self._line(standing, "cluster", True, {"tau": found.tau, "landing": found.landing}))
+
+    def _shift_back(self, found: Clustering, standing: Standing, sigma: dict[str, float]) -> bool:
+        """Step 3 of phase 1: where the accuracy is too low and cost has slack, go half of the last step back."""
+        floor = self.limits.accuracy_floor
+        if floor is None or standing.judgement.accuracy >= floor - _ACCURACY_ZONE * abs(floor):
+            return False
+        if max(self.limits.ratios(standing.cost).values(), default=0.0) >= 1:
+            return False
+        spread = max(sigma.values()) - min(sigma.values())
+        last = self.state.tau_step or abs(found.tau) or spread
+        self.state.tau_step = last / 2
+        self.state.tau = found.tau - self.state.tau_step
+        return True
+
+    # -- phase 2 -------------------------------------------------------------------------------------------------
+
+    def _phase2(self) -> None:
+        state, settings = self.state, self.settings
+        with task(self.progress, "phase 2", settings.max_cycles):
+            self.progress.advance(state.cycle)
+            table, per_element = self.session.sensitivity(self.student.graph)
+            while True:
+                move = self._propose(table, per_element)
+                if move is None:
+                    break
+                must = not self.problem.fits(state.weights)  # limits are kept, however many cycles that takes
+                if state.cycle >= settings.max_cycles and not must:
+                    break
+                accepted = self._try(move)
+                self.progress.advance()
+                if accepted and self.student.trained_examples:
+                    table, per_element = self.session.sensitivity(self.student.graph)
+        state.stage, state.search_examples = "final", self.student.trained_examples
+        self._save()
+
+    def _propose(self, table: Any, per_element: bool) -> Move | None:
+        state, objective = self.state, self.session.objective
+        fits = self.problem.fits(state.weights)
+        floor = self.limits.accuracy_floor
+        met: bool | None = None if floor is None else state.accuracy >= floor
+        if objective == "accurate":
+            met = False
+        if not self.settings.phase2:
+            if fits:
+                return None
+            met = None  # only what the limits require
+        return propose(
+            self.problem,
+            state.weights,
+            table,
+            accuracy_met=met,
+            objective="smallest" if objective == "smallest" else "feasible",
+            count=len(self.problem.layers) if not fits else max(1, state.count),
+            tabu={tuple(key) for key in state.tabu},
+            per_element=per_element,
+        )
+
+    def _try(self, move: Move) -> bool:
+        """Measure a move; keep it if it is better, else undo it exactly and never propose it again."""
+        state = self.state
+        before, tensors, trained = self._present(), self.student.tensors(), self.student.trained_examples
+        standing = self._measure(move.bits, f"phase 2, {move.kind}")
+        accepted = standing.better_than(before, self.session.objective, self.limits)
+        state.cycle += 1
+        if accepted:
+            self._accept(standing)
+        else:
+            self.student.restore(before.plan, tensors, trained)
+            state.tabu.append(list(self.problem.key(move.bits)))
+            state.count = max(1, state.count // 2)
+        changes = {name: list(pair) for name, pair in move.changes.items()}
+        self._save(self._line(standing, move.kind, accepted, changes))
+        log.info(
+            "%s of %d layers: accuracy %.4f, divergence %.4g, %s, %s",
+            move.kind,
+            len(changes),
+            standing.judgement.accuracy,
+            standing.judgement.divergence,
+            format_bytes(standing.cost.total_bytes),
+            "accepted" if accepted else "rejected",
+        )
+        return accepted
+
+    # -- final training ----------------------------------------------------------------------------------------------
+
+    def _final(self) -> None:
+        """The final training in segments, each a complete step; ends with the best weights in the student."""
+        state, settings = self.state, self.settings
+        segments, per_segment = self._segments()
+        steps = -(-per_segment // settings.batch_size)
+        with task(self.progress, "final training", max(1, steps * segments)):
+            self.progress.advance(state.segment * steps)
+            while state.segment < segments:
+                if state.segment == 0:
+                    self.student.reset_momentum()
+                seed = self.session.seed("final", state.segment)
+                torch.manual_seed(seed)
+                self.student.segment(per_segment, seed, state.segment * steps, steps * segments, self._tick)
+                state.segment += 1
+                standing = self._judge_present()
+                kept = self.best_accuracy is None or standing.judgement.accuracy >= self.best_accuracy
+                if kept:
+                    self._keep(standing)
+                self._save(self._line(standing, "final training", kept, {}))
+        if self.best:
+            self.student.restore(self.session.plan(state.weights), self.best, self.student.trained_examples)
+        self._finish()
+
+    @property
+    def best_accuracy(self) -> float | None:
+        """Accuracy of the best segment so far."""
+        return self.state.best_accuracy
+
+    def _segments(self) -> tuple[int, int]:
+        """Number of segments (two for each pass over the data) and examples in each."""
+        if self.settings.post_training:
+            return 0, 0
+        source = self.session.data.train
+        known = source.examples if source.examples is not None else sum(len(t) for _, t in source.batches())
+        examples = round(self.settings.final_epochs * known) + self.extra_examples
+        segments = max(1, round(2 * examples / known)) if examples else 0
+        return segments, -(-examples // segments) if segments else 0
+
+    def _judge_present(self) -> Standing:
+        standing = self._standing(
+            self.session.plan(self.state.weights), self.session.search_judge(self.student.network)
+        )
+        self._show(standing)
+        return standing
+
+    def _keep(self, standing: Standing) -> None:
+        self.state.best_accuracy = standing.judgement.accuracy
+        self.best = self.student.tensors()
+
+    def _finish(self) -> None:
+        """Re-estimate BatchNorm where that helps; the student ends with what is kept."""
+        state, plan = self.state, self.session.plan(self.state.weights)
+        if self.student.trained_examples:
+            before, tensors = self._judge_present(), self.student.tensors()
+            self.student.reestimate(self.settings.batch_norm_examples, self.session.seed("batch norm"))
+            after = self._judge_present()
+            kept = not before.better_than(after, "feasible", self.limits)
+            if not kept:
+                self.student.restore(plan, tensors, self.student.trained_examples)
+            self._accept(after if kept else before)
+            line = self._line(after, "batch norm", kept, {})
+        else:
+            standing = self._judge_present()
+            self._accept(standing)
+            line = self._line(standing, "post-training", True, {})
+        self.student.network.check_coverage(plan)
+        self.best = {}
+        state.stage = "done"
+        self._save(line)

@@ -1,0 +1,195 @@
+"""`Session`: what is measured once before a search: graph, float accuracy, costs, limits, data, and the student."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import fx
+
+from sigmaquant.budget import Budget, Cost, Limits
+from sigmaquant.data import DataSource
+from sigmaquant.errors import PlanError, UnreachableBudgetError
+from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.hardware.costs import CostModel
+from sigmaquant.plan import BitwidthPlan, check_bitwidth, check_names
+from sigmaquant.search.problem import Bits, SearchProblem, Sensitivity
+from sigmaquant.search.reach import check_reachable, format_cost
+from sigmaquant.search.settings import Settings
+from sigmaquant.statistics import sensitivity
+from sigmaquant.training.devices import Device
+from sigmaquant.training.losses import Distillation, TaskLoss
+from sigmaquant.training.metrics import Metric
+from sigmaquant.training.qat import Recipe
+from sigmaquant.training.student import Judge, Student
+from sigmaquant.training.teacher import make_teacher
+
+log = logging.getLogger("sigmaquant")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The three data sets of a run; decisions see the first two only."""
+
+    train: DataSource
+    validation: DataSource
+    test: DataSource | None = None
+
+
+class Session:
+    """Everything a search needs to know, measured once.
+
+    Args:
+        graph: the float model, on the device.
+        data: training, validation and (for the report only) test data.
+        budget: what the user allows.
+        settings: how to search.
+        costs: the hardware.
+        metric: the user's, higher is better.
+        loss: the user's task loss, or None.
+        device: where to compute.
+
+    Raises:
+        BudgetError, UnreachableBudgetError, PlanError, DataError, MetricError: see the parts.
+    """
+
+    def __init__(
+        self,
+        graph: QuantGraph,
+        data: Data,
+        budget: Budget,
+        settings: Settings,
+        costs: CostModel,
+        metric: Metric,
+        loss: TaskLoss | None,
+        device: Device,
+    ) -> None:
+        self.graph, self.data, self.budget, self.settings = graph, data, budget, settings
+        self.costs, self.metric, self.device = costs, metric, device
+        self.choices = layer_choices(graph, settings)
+        self.activations = activation_bits(graph, settings)
+        self.recipe = Recipe(
+            lr=settings.lr,
+            scale_lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            loss=Distillation(settings.distill, settings.temperature, loss),
+        )
+        self.reference: Cost = costs.reference()
+        if budget.accuracy is None:  # an impossible budget is told before anything slow
+            check_reachable(self._problem(budget.resolve(self.reference, None)))
+        self.teacher: fx.GraphModule = make_teacher(graph)
+        device.put_module(self.teacher)
+        self.judge = Judge.of(self.teacher, data.validation, metric, device)
+        self.float_accuracy = self.judge.float_accuracy
+        self.limits: Limits = budget.resolve(self.reference, self.float_accuracy)
+        self.problem: SearchProblem = self._problem(self.limits)
+        check_reachable(self.problem)
+
+    @cached_property
+    def search_judge(self) -> Judge:
+        """Scores the steps of the search, on at most `Settings.search_examples` of the validation data."""
+        return Judge.of(
+            self.teacher, self.data.validation.take(self.settings.search_examples), self.metric, self.device
+        )
+
+    @property
+    def objective(self) -> str:
+        """`Settings.objective` with ``"auto"`` resolved."""
+        if self.settings.objective != "auto":
+            return self.settings.objective
+        return "feasible" if self.limits.accuracy_floor is not None else "accurate"
+
+    def student(self) -> Student:
+        """A fresh quantized copy of the float model."""
+        return Student(
+            self.graph,
+            self.teacher,
+            self.data.train,
+            self.device,
+            self.recipe,
+            calibration_examples=self.settings.calibration_examples,
+            batch_size=self.settings.batch_size,
+            seed=self.seed("calibration"),
+        )
+
+    def plan(self, bits: Bits) -> BitwidthPlan:
+        """A full plan from weight bitwidths."""
+        return BitwidthPlan(dict(bits), self.activations, self.graph.fingerprint)
+
+    def seed(self, *what: Any) -> int:
+        """A seed for one purpose, the same in an unbroken and in a resumed run."""
+        import zlib
+
+        return zlib.crc32(repr((self.settings.seed, *what)).encode())
+
+    def sensitivity(self, graph: QuantGraph) -> tuple[Sensitivity, bool]:
+        """The chosen sensitivity of a network's present weights, and whether it is per weight."""
+        name = self.settings.sensitivity
+        bitwidths = sorted({bits for allowed in self.choices.values() for bits in allowed})
+        batches = None
+        if name != "divergence":
+            batches = list(
+                self.data.train.take(self.settings.calibration_examples).batches(
+                    shuffle=True, seed=self.seed("sensitivity")
+                )
+            )
+            batches = [(self.device.put(x), self.device.put(y)) for x, y in batches]
+        return sensitivity(name, graph, bitwidths, batches, seed=self.seed("labels")), name == "divergence"
+
+    def _problem(self, limits: Limits) -> SearchProblem:
+        base = self.plan({name: allowed[0] for name, allowed in self.choices.items()})
+        total = self.costs.cost(base)
+        costs: dict[str, dict[str, dict[int, float]]] = {resource: {} for resource in limits.upper}
+        for name, allowed in self.choices.items():
+            for bits in allowed:
+                added = self.costs.layer(name, bits, base, limits.size_counts)
+                for resource in limits.upper:
+                    costs[resource].setdefault(name, {})[bits] = added.get(resource, 0.0)
+        fixed = {}
+        ratios = limits.ratios(total)  # raises where the profile lacks a limited resource
+        for resource in limits.upper:
+            value = total.resource(resource, limits.size_counts)
+            assert value is not None and resource in ratios
+            fixed[resource] = value - sum(table[self.choices[name][0]] for name, table in costs[resource].items())
+            if all(len(set(table.values())) == 1 for table in costs[resource].values()) and ratios[resource] > 1:
+                raise UnreachableBudgetError(
+                    f"{resource} is {format_cost(resource, value)}, the limit is "
+                    f"{format_cost(resource, limits.upper[resource])}, and no weight bitwidth changes it. "
+                    "Raise the limit, or lower the activation bitwidths."
+                )
+        elements = {spec.name: spec.elements for spec in self.graph.layers}
+        return SearchProblem(self.choices, costs, fixed, dict(limits.upper), elements)
+
+
+def layer_choices(graph: QuantGraph, settings: Settings) -> dict[str, tuple[int, ...]]:
+    """Allowed bitwidths of every layer.
+
+    Raises:
+        UnknownLayerError: a pin or restriction names no layer.
+        PlanError: a layer is left without a bitwidth.
+    """
+    names = list(graph.layer)
+    check_names(settings.pin, names, "the pin")
+    check_names(settings.allowed, names, "the allowed bitwidths")
+    both = set(settings.pin) & set(settings.allowed)
+    if both:
+        raise PlanError(f"layer {sorted(both)[0]!r} is both pinned and restricted. Give only one of the two.")
+    choices = dict.fromkeys(names, settings.bitwidths)
+    for name, allowed in settings.allowed.items():
+        if not allowed:
+            raise PlanError(f"layer {name!r} has no allowed bitwidth. Give it at least one of 2..8.")
+        choices[name] = tuple(sorted({check_bitwidth(bits, f"allowed of {name!r}") for bits in allowed}))
+    choices.update({name: (bits,) for name, bits in settings.pin.items()})
+    return choices
+
+
+def activation_bits(graph: QuantGraph, settings: Settings) -> dict[str, int]:
+    """Bitwidth of every activation.
+
+    Raises:
+        UnknownLayerError: a pin names no activation.
+    """
+    check_names(settings.activation_pin, graph.activation_names, "the activation pin")
+    return {**dict.fromkeys(graph.activation_names, settings.activation_bits), **settings.activation_pin}

@@ -1,0 +1,122 @@
+"""Everything that decides what a search does; the same settings, data and seed give the same plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from sigmaquant.errors import SigmaQuantError
+from sigmaquant.plan import BITWIDTHS, check_bitwidth
+
+Objective = Literal["auto", "feasible", "smallest", "accurate"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to search and how to train.
+
+    Attributes:
+        strategy: ``"sigma"`` (both phases), ``"uniform"``, ``"greedy"``, ``"ilp"``, ``"random"`` or a registered one.
+        bitwidths: allowed weight bitwidths, any of 2..8.
+        activation_bits: bitwidth of every activation.
+        activation_pin: other bitwidths for some activations, by name.
+        pin: fixed weight bitwidths, by layer name.
+        allowed: allowed bitwidths of single layers, by layer name.
+        objective: ``"feasible"`` stops when the budget is met; ``"smallest"`` then keeps shrinking until the accuracy
+            floor says no; ``"accurate"`` looks for the most accurate network within the cost limits. ``"auto"``:
+            feasible where the budget has an accuracy, else accurate.
+        sigma: which sigma phase 1 clusters, see `sigmaquant.statistics.layer_sigmas`.
+        sensitivity: what guides phase 2, ``ilp`` and nothing else, see `sigmaquant.statistics.sensitivity`.
+        phase2: False skips the refinement by measurement: phase 1, then only what the limits require.
+        max_cycles: most moves that phase 2 tries.
+        phase1_cycles: most measured cycles of phase 1.
+        cycle_examples: training examples of one search cycle; 0: moves are judged by calibration alone.
+        final_epochs: passes over the training data after the search; may be fractional.
+        post_training: no training at all; overrides `cycle_examples` and `final_epochs`.
+        batch_size: training and evaluation examples in a batch, where the data have no batches of their own.
+        lr: peak learning rate of the final training.
+        cycle_lr: peak learning rate of the search cycles.
+        weight_decay: of weights with two or more dimensions.
+        distill: weight of the float network's outputs in the loss, 0..1; the rest is the task's loss.
+        temperature: of the distillation.
+        calibration_examples: training examples for activation ranges and BatchNorm statistics during the search.
+        batch_norm_examples: training examples for the last BatchNorm re-estimation.
+        search_examples: validation examples that judge a search step (all, where there are fewer).
+        validation_fraction: share of the training data held out when no validation data are given.
+        control: also train the uniform plan at the same budget, for comparison.
+        seed: of everything random.
+    """
+
+    strategy: str = "sigma"
+    bitwidths: tuple[int, ...] = (2, 4, 6, 8)
+    activation_bits: int = 8
+    activation_pin: Mapping[str, int] = field(default_factory=dict)
+    pin: Mapping[str, int] = field(default_factory=dict)
+    allowed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    objective: Objective = "auto"
+    sigma: str = "raw"
+    sensitivity: str = "divergence"
+    phase2: bool = True
+    max_cycles: int = 12
+    phase1_cycles: int = 3
+    cycle_examples: int = 4096
+    final_epochs: float = 2.0
+    post_training: bool = False
+    batch_size: int = 128
+    lr: float = 0.02
+    cycle_lr: float = 0.01
+    weight_decay: float = 1e-4
+    distill: float = 1.0
+    temperature: float = 2.0
+    calibration_examples: int = 1024
+    batch_norm_examples: int = 4096
+    search_examples: int = 2048
+    validation_fraction: float = 0.1
+    control: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("bitwidths",):
+            values = tuple(getattr(self, name))
+            for bits in values:
+                check_bitwidth(bits, name)
+            if not values:
+                raise SigmaQuantError(f"{name} is empty. Give at least one of {BITWIDTHS[0]}..{BITWIDTHS[-1]}.")
+            object.__setattr__(self, name, tuple(sorted(set(values))))
+        check_bitwidth(self.activation_bits, "activation_bits")
+        for layer, bits in self.pin.items():
+            check_bitwidth(bits, f"pin of {layer!r}")
+        for name, least in (
+            ("max_cycles", 0),
+            ("phase1_cycles", 1),
+            ("cycle_examples", 0),
+            ("final_epochs", 0),
+            ("batch_size", 1),
+            ("calibration_examples", 1),
+            ("batch_norm_examples", 1),
+            ("search_examples", 1),
+            ("weight_decay", 0),
+        ):
+            if getattr(self, name) < least:
+                raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be at least {least}.")
+        for name in ("lr", "cycle_lr", "temperature"):
+            if not getattr(self, name) > 0:
+                raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be above zero.")
+        if not 0 <= self.distill <= 1:
+            raise SigmaQuantError(f"distill is {self.distill!r}; it must lie between 0 and 1.")
+        if not 0 < self.validation_fraction < 1:
+            raise SigmaQuantError(f"validation_fraction is {self.validation_fraction!r}; it must lie between 0 and 1.")
+        if self.objective not in ("auto", "feasible", "smallest", "accurate"):
+            raise SigmaQuantError(
+                f"objective is {self.objective!r}; known are 'auto', 'feasible', 'smallest' and 'accurate'."
+            )
+
+    @property
+    def trains(self) -> bool:
+        """Whether any training happens."""
+        return not self.post_training and (self.cycle_examples > 0 or self.final_epochs > 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)

@@ -1,0 +1,96 @@
+"""Where a search stands, and which of two standings is better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sigmaquant.budget import Cost, Limits
+from sigmaquant.plan import BitwidthPlan
+from sigmaquant.training.student import Judgement
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A plan that has been measured.
+
+    Attributes:
+        plan: the bitwidths.
+        cost: what they cost.
+        judgement: what was measured on validation data.
+        violations: broken constraints, normalised, see `Limits.violations`.
+    """
+
+    plan: BitwidthPlan
+    cost: Cost
+    judgement: Judgement
+    violations: dict[str, float]
+
+    @classmethod
+    def of(cls, plan: BitwidthPlan, cost: Cost, judgement: Judgement, limits: Limits) -> Standing:
+        """Measure a plan against limits."""
+        return cls(plan, cost, judgement, limits.violations(cost, judgement.accuracy))
+
+    @property
+    def met(self) -> bool:
+        """Whether every constraint holds."""
+        return not self.violations
+
+    def better_than(self, other: Standing, objective: str, limits: Limits) -> bool:
+        """Feasible beats infeasible; else the smaller violation; else what the objective wants."""
+        return self._rank(objective, limits) > other._rank(objective, limits)
+
+    def _rank(self, objective: str, limits: Limits) -> tuple[float, ...]:
+        if self.violations:
+            return (0.0, -sum(self.violations.values()), self.judgement.accuracy)
+        if objective == "smallest":
+            ratios = limits.ratios(self.cost)
+            size = max(ratios.values()) if ratios else float(self.cost.total_bytes)
+            return (1.0, -size, self.judgement.accuracy)
+        if objective == "accurate":
+            # The distance to the float network's outputs is far less noisy than the metric, see Judgement.
+            return (1.0, -self.judgement.divergence, self.judgement.accuracy)
+        return (1.0, self.judgement.accuracy, -self.judgement.divergence)
+
+
+@dataclass
+class Progression:
+    """What of a run is saved after every step besides tensors.
+
+    Attributes:
+        stage: ``"phase1"`` (or another strategy), ``"phase2"``, ``"final"`` or ``"done"``.
+        step: number of the last complete step.
+        weights: present weight bitwidths.
+        accuracy: of the present plan, on the validation data that judge the search.
+        divergence: likewise.
+        tau: shift of phase 1.
+        tau_step: last change of the shift.
+        cycle: cycles of the present phase.
+        count: layers that the next move may change.
+        tabu: rejected plans.
+        segment: segments of the final training that are done.
+        best_accuracy: of the best segment.
+        trained_examples: training examples seen so far.
+        search_examples: those that the search used.
+        seconds: wall time of all sessions of the run.
+    """
+
+    stage: str = "phase1"
+    step: int = 0
+    weights: dict[str, int] = field(default_factory=dict)
+    accuracy: float = 0.0
+    divergence: float = 0.0
+    tau: float = 0.0
+    tau_step: float = 0.0
+    cycle: int = 0
+    count: int = 0
+    tabu: list[list[int]] = field(default_factory=list)
+    segment: int = 0
+    best_accuracy: float | None = None
+    trained_examples: int = 0
+    search_examples: int = 0
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dict(self.__dict__)

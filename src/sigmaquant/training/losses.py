@@ -1,0 +1,77 @@
+"""What training minimises: distillation from the float network, the task's loss, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sigmaquant.errors import DataError
+
+TaskLoss = Callable[[Tensor, Tensor], Tensor]
+"""outputs [N, ...], targets -> scalar."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """``alpha x distance to the teacher + (1 - alpha) x task loss`` (Hinton et al. 2015).
+
+    The distance is ``T^2 KL(teacher || student)`` at temperature T for class logits [N, C], and the mean squared error
+    relative to the teacher's variance for any other output.
+
+    Attributes:
+        alpha: weight of the teacher, 0..1.
+        temperature: softens both distributions.
+        task: the user's loss; None: cross-entropy for integer class targets.
+    """
+
+    alpha: float = 1.0
+    temperature: float = 2.0
+    task: TaskLoss | None = None
+
+    def __call__(self, student: Tensor, teacher: Tensor | None, targets: Tensor) -> Tensor:
+        """The scalar loss of one batch, in float32."""
+        student = student.float()
+        loss = student.new_zeros(())
+        if self.alpha > 0 and teacher is not None:
+            loss = loss + self.alpha * distance(student, teacher.float(), self.temperature)
+        if self.alpha < 1 or teacher is None:
+            task = self.task or cross_entropy
+            loss = loss + (1 - self.alpha if teacher is not None else 1.0) * task(student, targets)
+        return loss
+
+
+def distance(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Distance between two outputs of one shape, see `Distillation`."""
+    if student.dim() == 2 and student.shape[1] > 1:
+        return F.kl_div(
+            F.log_softmax(student / temperature, 1),
+            F.log_softmax(teacher / temperature, 1),
+            reduction="batchmean",
+            log_target=True,
+        ) * (temperature**2)
+    return F.mse_loss(student, teacher) / teacher.var(correction=0).clamp_min(1e-12)
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy for integer class targets.
+
+    Raises:
+        DataError: the targets are no class indices of these outputs.
+    """
+    if targets.is_floating_point() or targets.shape != outputs.shape[:1] + outputs.shape[2:]:
+        raise DataError(
+            f"cross-entropy needs integer class targets for outputs of shape {tuple(outputs.shape)}, got "
+            f"{targets.dtype} of shape {tuple(targets.shape)}. Pass your own loss=..., or distil only (alpha=1)."
+        )
+    if targets.numel() and int(targets.max()) >= outputs.shape[1]:
+        raise DataError(f"target class {int(targets.max())} does not exist: the model has {outputs.shape[1]} classes.")
+    return F.cross_entropy(outputs, targets.long())
+
+
+def check_finite(loss: Tensor) -> bool:
+    """Whether a loss is a finite number."""
+    return bool(torch.isfinite(loss.detach()).all())

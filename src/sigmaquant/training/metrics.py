@@ -1,0 +1,120 @@
+"""Metrics: a callable on all outputs and all targets, higher is better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigmaquant.errors import DataError, MetricError
+from sigmaquant.training.devices import Device
+
+Metric = Callable[[Tensor, Tensor], float]
+"""(outputs [N, ...], targets [N, ...]) of a whole data set, on the CPU -> one number, higher is better."""
+
+
+def top1(outputs: Tensor, targets: Tensor) -> float:
+    """Share of examples whose largest output is the target class.
+
+    Args:
+        outputs: [N, C].
+        targets: [N] integer classes.
+
+    Raises:
+        MetricError: other shapes.
+
+    Example:
+        >>> top1(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
+        0.5
+    """
+    if outputs.dim() != 2 or targets.shape != outputs.shape[:1]:
+        raise MetricError(
+            f"top1 needs outputs [N, C] and targets [N], got {tuple(outputs.shape)} and {tuple(targets.shape)}. "
+            "Pass your own metric=callable(outputs, targets) -> float."
+        )
+    return float((outputs.argmax(1) == targets).double().mean())
+
+
+def as_tensor(output: Any) -> Tensor:
+    """The output that loss and metric see: the tensor itself, a mapping's ``logits``, or the first element.
+
+    Raises:
+        DataError: none of these.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, dict) and isinstance(output.get("logits"), Tensor):
+        return output["logits"]  # type: ignore[no-any-return]
+    if isinstance(getattr(output, "logits", None), Tensor):
+        return output.logits  # type: ignore[no-any-return]
+    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
+        return output[0]
+    raise DataError(
+        f"the model returns {type(output).__name__}; a tensor, a mapping with 'logits' or a tuple is needed. "
+        "Wrap the model so that it returns the tensor to be scored."
+    )
+
+
+def call(network: nn.Module, inputs: Any) -> Tensor:
+    """One forward pass on a tensor or a tuple of tensors."""
+    return as_tensor(network(*inputs) if isinstance(inputs, tuple | list) else network(inputs))
+
+
+@torch.inference_mode()
+def outputs_of(network: nn.Module, batches: Iterable[tuple[Any, Any]], device: Device) -> tuple[Tensor, Tensor]:
+    """All outputs and targets of a data set, on the CPU, in evaluation mode and float32.
+
+    Raises:
+        DataError: no batches.
+    """
+    training = network.training
+    network.eval()
+    outputs, targets = [], []
+    try:
+        for inputs, target in batches:
+            outputs.append(call(network, device.put(inputs)).float().cpu())
+            targets.append(torch.as_tensor(target).cpu())
+    finally:
+        network.train(training)
+    if not outputs:
+        raise DataError("the evaluation data are empty.")
+    return torch.cat(outputs), torch.cat(targets)
+
+
+def score(metric: Metric, outputs: Tensor, targets: Tensor) -> float:
+    """The metric as one finite float.
+
+    Raises:
+        MetricError: the metric raised, or returned something else.
+    """
+    try:
+        value = metric(outputs, targets)
+    except MetricError:
+        raise
+    except Exception as error:
+        name = getattr(metric, "__name__", "metric")
+        raise MetricError(
+            f"the metric {name!r} failed on outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise MetricError(
+            f"the metric must return one number, it returned {type(value).__name__} {str(value)[:60]!r}."
+        ) from None
+    if not math.isfinite(number):
+        raise MetricError(f"the metric returned {number}; it must be finite. Check it for a division by zero.")
+    return number
+
+
+def evaluate(network: nn.Module, batches: Iterable[tuple[Any, Any]], metric: Metric, device: Device) -> float:
+    """The metric of a network on data.
+
+    Raises:
+        DataError, MetricError: see `outputs_of` and `score`.
+    """
+    return score(metric, *outputs_of(network, batches, device))

@@ -1,0 +1,177 @@
+"""Quantization-aware training: one loop for the short cycles of the search and for the final training."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigmaquant.errors import TrainingError
+from sigmaquant.quant.network import QuantizedNetwork
+from sigmaquant.training.devices import Device
+from sigmaquant.training.losses import Distillation, check_finite
+from sigmaquant.training.metrics import call
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        lr: peak learning rate of the weights.
+        scale_lr: learning rate of the scales (LSQ's gradient scaling already applies).
+        momentum: of SGD.
+        weight_decay: of weights with two or more dimensions; scales, biases and BatchNorm have none.
+        warmup: share of the steps with a rising learning rate.
+        clip_norm: largest gradient norm.
+        loss: what is minimised.
+    """
+
+    lr: float = 0.01
+    scale_lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup: float = 0.05
+    clip_norm: float = 5.0
+    loss: Distillation = Distillation()
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a stretch of training did.
+
+    Attributes:
+        steps: optimizer steps.
+        examples: training examples seen.
+        loss: mean loss of the last tenth of the steps.
+        seconds: wall time.
+    """
+
+    steps: int
+    examples: int
+    loss: float
+    seconds: float
+
+
+def make_optimizer(network: QuantizedNetwork, recipe: Recipe) -> torch.optim.SGD:
+    """SGD with Nesterov momentum; decay for matrices and kernels only."""
+    trainable = [p for p in network.weights() if p.requires_grad]
+    decayed = [p for p in trainable if p.dim() > 1]
+    plain = [p for p in trainable if p.dim() <= 1]
+    groups = [
+        {"params": decayed, "lr": recipe.lr, "weight_decay": recipe.weight_decay},
+        {"params": plain, "lr": recipe.lr, "weight_decay": 0.0},
+        {"params": network.scales(), "lr": recipe.scale_lr, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+    )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Momentum buffers by position, for a checkpoint; shares memory."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    buffers = {
+        str(i): optimizer.state[p].get("momentum_buffer") for i, p in enumerate(parameters) if p in optimizer.state
+    }
+    return {key: value for key, value in buffers.items() if value is not None}
+
+
+def load_optimizer_tensors_(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Inverse of `optimizer_tensors`: a missing buffer means a fresh one."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.state.clear()
+    for key, value in tensors.items():
+        parameter = parameters[int(key)]
+        optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(value)
+
+
+def cosine_with_warmup(step: int, total: int, warmup: float) -> float:
+    """Factor of the learning rate at a step: linear rise, then half a cosine towards zero.
+
+    Example:
+        >>> cosine_with_warmup(0, 100, 0.1), cosine_with_warmup(10, 100, 0.1), round(cosine_with_warmup(99, 100, 0.1), 4)
+        (0.1, 1.0, 0.0003)
+    """
+    rising = max(1, round(total * warmup)) if warmup > 0 else 0
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+
+
+def train_(
+    network: QuantizedNetwork,
+    teacher: nn.Module | None,
+    batches: Iterable[tuple[Any, Any]],
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    device: Device,
+    *,
+    schedule: Callable[[int], float] = lambda step: 1.0,
+    progress: Callable[[int, float], None] | None = None,
+) -> TrainingReport:
+    """Train in place over the given batches.
+
+    Args:
+        network: at its plan and calibrated.
+        teacher: the float network, or None for the task's loss alone.
+        batches: (inputs, targets).
+        optimizer: from `make_optimizer`.
+        recipe: the loss and the clipping.
+        device: where to.
+        schedule: factor of the learning rates by step of this stretch.
+        progress: called after every step with the number of steps and the loss.
+
+    Raises:
+        TrainingError: the loss or the gradient became NaN or infinite; the message says what to lower.
+    """
+    started = time.perf_counter()
+    rates = [group["lr"] for group in optimizer.param_groups]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    losses: list[float] = []
+    examples = 0
+    network.train()
+    try:
+        for step, (inputs, targets) in enumerate(batches):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * schedule(step)
+            inputs, targets = device.put(inputs), device.put(torch.as_tensor(targets))
+            with device.autocast():
+                student = call(network, inputs)
+                with torch.no_grad():
+                    target = None if teacher is None else call(teacher, inputs)
+            loss = recipe.loss(student, target, targets)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
+            if not check_finite(loss) or not check_finite(norm):
+                raise TrainingError(
+                    f"training diverged at step {step}: loss {float(loss):.3g}, gradient norm {float(norm):.3g}. "
+                    f"Lower the learning rate (now {recipe.lr:g}) or check the data for NaN and extreme values."
+                )
+            optimizer.step()
+            _keep_scales_positive_(network)
+            losses.append(float(loss.detach()))
+            examples += len(targets)
+            if progress is not None:
+                progress(step + 1, losses[-1])
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        network.eval()
+    tail = losses[-max(1, len(losses) // 10) :]
+    return TrainingReport(len(losses), examples, sum(tail) / max(1, len(tail)), time.perf_counter() - started)
+
+
+@torch.no_grad()
+def _keep_scales_positive_(network: QuantizedNetwork) -> None:
+    # A step may carry a small scale across zero, where quantization is undefined.
+    torch._foreach_clamp_min_([p.data for p in network.scales()], 1e-8)

@@ -1,0 +1,229 @@
+"""`Student`: the quantized network in training, with all it takes to move it to a plan, train it, judge it, undo it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sigmaquant.data import DataSource
+from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.plan import BitwidthPlan
+from sigmaquant.quant import (
+    QuantizedNetwork,
+    calibrate_,
+    prepare,
+    reestimate_batch_norm_,
+    restore_plan_,
+    set_plan_,
+)
+from sigmaquant.training.devices import Device
+from sigmaquant.training.losses import distance
+from sigmaquant.training.metrics import Metric, outputs_of, score
+from sigmaquant.training.qat import (
+    Recipe,
+    TrainingReport,
+    cosine_with_warmup,
+    load_optimizer_tensors_,
+    make_optimizer,
+    optimizer_tensors,
+    train_,
+)
+
+StepProgress = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How good a network is on validation data.
+
+    Attributes:
+        accuracy: the user's metric.
+        divergence: distance of the outputs to the float network's: KL in nats for class logits. Much less noisy than
+            the metric, since every example counts and not only those that change sides.
+    """
+
+    accuracy: float
+    divergence: float
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores networks on one data set; the float network's outputs are computed once.
+
+    Attributes:
+        source: the data.
+        metric: the user's.
+        reference: outputs of the float network, [N, ...].
+        targets: [N, ...].
+    """
+
+    source: DataSource
+    metric: Metric
+    device: Device
+    reference: Tensor
+    targets: Tensor
+
+    @classmethod
+    def of(cls, teacher: nn.Module, source: DataSource, metric: Metric, device: Device) -> Judge:
+        """Run the float network once.
+
+        Raises:
+            DataError: the data are empty or do not fit the model.
+        """
+        outputs, targets = outputs_of(teacher, source.batches(), device)
+        return cls(source, metric, device, outputs, targets)
+
+    @property
+    def float_accuracy(self) -> float:
+        """The float network's metric."""
+        return score(self.metric, self.reference, self.targets)
+
+    def __call__(self, network: nn.Module) -> Judgement:
+        """Judge a network."""
+        outputs, targets = outputs_of(network, self.source.batches(), self.device)
+        return Judgement(
+            score(self.metric, outputs, targets),
+            float(distance(outputs, self.reference, 1.0)) if outputs.shape == self.reference.shape else float("nan"),
+        )
+
+
+def stream(source: DataSource, examples: int, seed: int) -> Iterator[tuple[Any, Any]]:
+    """Shuffled, augmented training batches until `examples` have been given, over several passes if need be."""
+    left, epoch = examples, 0
+    while left > 0:
+        for inputs, targets in source.batches(shuffle=True, seed=seed + 7919 * epoch):
+            count = len(targets)
+            if count < 2 and left > count:
+                continue  # BatchNorm cannot train on one example
+            yield inputs, targets
+            left -= count
+            if left <= 0:
+                return
+        epoch += 1
+
+
+class Student:
+    """A quantized network in training.
+
+    Args:
+        graph: the float model.
+        teacher: the float model for distillation, or None.
+        train: training data.
+        device: where to compute.
+        recipe: how to train.
+        calibration_examples: training examples for activation ranges and BatchNorm statistics.
+        batch_size: of the training data.
+        seed: of the calibration batches.
+    """
+
+    def __init__(
+        self,
+        graph: QuantGraph,
+        teacher: nn.Module | None,
+        train: DataSource,
+        device: Device,
+        recipe: Recipe,
+        *,
+        calibration_examples: int,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.teacher, self.train_data, self.device, self.recipe = teacher, train, device, recipe
+        self.network: QuantizedNetwork = prepare(graph)
+        device.put_module(self.network)
+        self.optimizer = make_optimizer(self.network, recipe)
+        self.batch_size, self.seed = batch_size, seed
+        self.trained_examples = 0
+        self._calibration = [device.put(x) for x, _ in stream(train, calibration_examples, seed)]
+
+    @property
+    def graph(self) -> QuantGraph:
+        """The graph with the student's present weights in place of the float model's, for statistics."""
+        from dataclasses import replace
+
+        return replace(self.network.graph, module=self.network.body)
+
+    def apply(self, plan: BitwidthPlan) -> None:
+        """Put the network at a plan. Before any training, ranges and BatchNorm statistics are found anew."""
+        set_plan_(self.network, plan)
+        if self.trained_examples == 0:
+            self.recalibrate()
+
+    def recalibrate(self) -> None:
+        """Activation ranges and BatchNorm statistics from the calibration examples, at the present plan."""
+        calibrate_(self.network, self._calibration[:2])  # a first range, for the statistics to see quantized inputs
+        reestimate_batch_norm_(self.network, self._calibration)
+        calibrate_(self.network, self._calibration)
+
+    def cycle(self, examples: int, seed: int, lr: float, progress: StepProgress | None = None) -> TrainingReport | None:
+        """One short training cycle with its own learning-rate arc."""
+        if examples <= 0:
+            return None
+        total = max(1, -(-examples // self.batch_size))
+        factor = lr / self.recipe.lr
+        return self._train(
+            stream(self.train_data, examples, seed),
+            lambda step: factor * cosine_with_warmup(min(step, total - 1), total, self.recipe.warmup),
+            progress,
+        )
+
+    def segment(
+        self, examples: int, seed: int, first_step: int, total_steps: int, progress: StepProgress | None = None
+    ) -> TrainingReport:
+        """A part of the final training, on one learning-rate arc over `total_steps`."""
+        return self._train(
+            stream(self.train_data, examples, seed),
+            lambda step: cosine_with_warmup(min(first_step + step, total_steps - 1), total_steps, self.recipe.warmup),
+            progress,
+        )
+
+    def _train(
+        self, batches: Iterator[tuple[Any, Any]], schedule: Callable[[int], float], progress: StepProgress | None
+    ) -> TrainingReport:
+        report = train_(
+            self.network,
+            self.teacher,
+            batches,
+            self.optimizer,
+            self.recipe,
+            self.device,
+            schedule=schedule,
+            progress=progress,
+        )
+        self.trained_examples += report.examples
+        return report
+
+    def reset_momentum(self) -> None:
+        """Forget the optimizer's momentum, before the final training."""
+        self.optimizer.state.clear()
+
+    def reestimate(self, examples: int, seed: int) -> None:
+        """BatchNorm statistics from fresh training examples, at the end of training."""
+        reestimate_batch_norm_(self.network, (self.device.put(x) for x, _ in stream(self.train_data, examples, seed)))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything to restore this student, as copies: network and optimizer."""
+        state = {f"network.{key}": value.detach().clone() for key, value in self.network.state().items()}
+        state.update({f"optimizer.{key}": v.detach().clone() for key, v in optimizer_tensors(self.optimizer).items()})
+        return state
+
+    def restore(self, plan: BitwidthPlan, tensors: dict[str, Tensor], trained_examples: int) -> None:
+        """Put everything exactly where `tensors` found it.
+
+        Raises:
+            CheckpointError, PlanError: plan or tensors do not fit.
+        """
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}}
+        for key, value in tensors.items():
+            part, _, name = key.partition(".")
+            parts[part][name] = value
+        restore_plan_(self.network, plan, parts["network"])
+        load_optimizer_tensors_(self.optimizer, parts["optimizer"])
+        self.trained_examples = trained_examples
+
+

@@ -1,0 +1,32 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with trained networks and CIFAR-10: beside the repository, or where SIGMAQUANT_DATA says."""
+    given = os.environ.get("SIGMAQUANT_DATA")
+    folder = Path(given) if given else REPOSITORY.parent / "shared" / "data"
+    if not (folder / "load.py").is_file():
+        pytest.skip(f"needs trained networks: no load.py in {folder}; set SIGMAQUANT_DATA to the folder that has it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_loader(shared_data: Path):
+    """The folder's own module `load`: `network(name)` gives (network, description), `cifar(split)` images and labels."""
+    sys.path.insert(0, str(shared_data))
+    try:
+        import load
+    finally:
+        sys.path.remove(str(shared_data))
+    return load
