@@ -23,10 +23,9 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_loader(shared_data: Path):
-    """The folder's own module `load`: `network(name)` gives (network, description), `cifar(split)` images and labels."""
-    sys.path.insert(0, str(shared_data))
-    try:
-        import load
-    finally:
-        sys.path.remove(str(shared_data))
-    return load
+    """The folder's own module `load`: `network(name)` gives (network, description), `cifar(split)` images."""
+    sys.path.insert(0, str(shared_data))  # `load` imports its neighbour `networks` when it is first used
+    import load
+
+    yield load
+    sys.path.remove(str(shared_data))

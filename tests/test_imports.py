@@ -24,6 +24,7 @@ FLOORS = (
     {"export"},
     {"report"},
     {"frontends"},
+    {"api"},
     {"cli"},
     {"__init__", "__main__"},
 )

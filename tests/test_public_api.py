@@ -40,7 +40,7 @@ def test_public_names_have_docstrings(name: str) -> None:
 
 
 @pytest.mark.skipif(not README.exists(), reason="no README yet")
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", [name for name in PUBLIC if not name.startswith("_")])
 def test_public_names_are_in_the_documentation(name: str) -> None:
     assert re.search(rf"\b{re.escape(name)}\b", texts()), f"{name} is neither in the README nor in docs/"
 

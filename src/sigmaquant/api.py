@@ -201,9 +201,7 @@ def quantize(
     with contextlib.ExitStack() as stack:
         recorder: RunDirectory | None = None
         if run_dir is not None:
-            recorder = stack.enter_context(
-                RunDirectory(run_dir, config=config, resume=resume, overwrite=overwrite)
-            )
+            recorder = stack.enter_context(RunDirectory(run_dir, config=config, resume=resume, overwrite=overwrite))
         elif resume or overwrite:
             raise SigmaQuantError("resume and overwrite need a run_dir.")
         stack.enter_context(logging_to(recorder.log_path if recorder else None))
@@ -274,8 +272,8 @@ def gather_data(train: Any, validation: Any, test: Any, settings: Settings) -> t
     if validation is None:
         source, held_out = split(source, fraction=settings.validation_fraction, seed=settings.seed)
         notes = (
-            f"no validation data were given: {held_out.examples} of {(held_out.examples or 0) + (source.examples or 0)} "
-            "training examples were held out for validation",
+            f"no validation data were given: {held_out.examples} training examples were held out for validation, "
+            f"{source.examples} are left for training",
         )
     else:
         held_out = as_source(validation, batch_size=size, name="validation data")
@@ -388,7 +386,12 @@ def write_run(directory: RunDirectory, result: QuantizationResult) -> None:
         StorageError: the disk is full.
     """
     directory.write_plan(result.plan)
-    metadata = {"format": "sigmaquant.checkpoint", "version": "1", "model": result.plan.model, "plan": result.plan.to_json()}
+    metadata = {
+        "format": "sigmaquant.checkpoint",
+        "version": "1",
+        "model": result.plan.model,
+        "plan": result.plan.to_json(),
+    }
     directory.write_checkpoint(result.network.state(), metadata)
     directory.write_result({"sigmaquant": __version__, "torch": torch.__version__, **result.to_dict()})
 

@@ -213,6 +213,8 @@ class Budget:
         floor = None
         if self.accuracy is not None:
             if self.accuracy.relative and float_accuracy is None:
-                raise BudgetError("an allowed accuracy drop needs the float network's accuracy, but it was not measured.")
+                raise BudgetError(
+                    "an allowed accuracy drop needs the float network's accuracy, but it was not measured."
+                )
             floor = self.accuracy.floor(float_accuracy if float_accuracy is not None else 0.0)
         return Limits(upper, floor, self.size_counts)

@@ -1,4 +1,4 @@
-"""`BitwidthPlan`: the bitwidth of every layer's weight and of every activation; the one artifact all stages exchange."""
+"""`BitwidthPlan`: the bitwidth of every weight and activation; the one artifact that all stages exchange."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def check_names(given: Collection[str], known: Collection[str], what: str) -> No
     """
     for name in given:
         if name not in known:
-            raise UnknownLayerError(f"{what} names {name!r}, which the model does not have. {near_matches(name, known)}")
+            raise UnknownLayerError(
+                f"{what} names {name!r}, which the model does not have. {near_matches(name, known)}"
+            )
 
 
 @dataclass(frozen=True)

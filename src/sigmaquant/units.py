@@ -49,7 +49,9 @@ def _scaled(text: str | float, table: dict[str, float], what: str, example: str,
         number, unit = _split(text, what, example)
         if unit.lower() not in table:
             known = ", ".join(sorted({u for u in table if u}))
-            raise UnitsError(f"{what} {text!r} has the unknown unit {unit!r}. Known units: {known}. Example: {example}.")
+            raise UnitsError(
+                f"{what} {text!r} has the unknown unit {unit!r}. Known units: {known}. Example: {example}."
+            )
         value = number * table[unit.lower()]
     if not math.isfinite(value) or value <= 0:
         raise UnitsError(f"{what} {text!r} must be a finite number above zero.")
@@ -131,8 +133,8 @@ def parse_accuracy(text: str | float) -> AccuracyTarget:
         UnitsError: not an accuracy.
 
     Example:
-        >>> parse_accuracy("-1 %"), parse_accuracy("90.5 %"), parse_accuracy(0.9)
-        (AccuracyTarget(value=0.01, relative=True), AccuracyTarget(value=0.905, relative=False), AccuracyTarget(value=0.9, relative=False))
+        >>> parse_accuracy("-1 %"), parse_accuracy("90.5 %")
+        (AccuracyTarget(value=0.01, relative=True), AccuracyTarget(value=0.905, relative=False))
     """
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise UnitsError(f"the accuracy must be a number or a text like '-1 %', not {type(text).__name__}.")

@@ -33,7 +33,11 @@ def _check(model: nn.Module, *examples: Tensor) -> QuantGraph:
     graph.module.eval()
     for batch in (1, 3):
         inputs = _inputs(examples, batch)
-        expected, actual = model(*inputs), graph.module(*inputs)
+        torch.backends.mha.set_fastpath_enabled(False)  # torch's fused encoder rounds otherwise than its layers
+        try:
+            expected, actual = model(*inputs), graph.module(*inputs)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(True)
         assert type(actual) is type(expected)
         for a, b in zip(pytree.tree_leaves(expected), pytree.tree_leaves(actual), strict=True):
             assert torch.equal(a, b), f"batch {batch}: largest difference {(a - b).abs().max()}"
@@ -78,18 +82,18 @@ def _train_one_step(graph: QuantGraph, *examples: Tensor) -> None:
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)]
     statistics = [norm.running_var.clone() for norm in norms]
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-2)
     output = pytree.tree_leaves(module(*_inputs(examples, 4)))[0]
     loss = (output - torch.linspace(-1, 1, output.numel()).view(output.shape)).square().mean()
     loss.backward()
-    optimizer.step()
     assert torch.isfinite(loss)
-    moved = 0
-    for name, p in module.named_parameters():
-        if p.grad is not None and bool(p.grad.any()):
-            moved += 1
-            assert not torch.equal(p, before[name]), name
-    assert moved >= len(graph.layers) // 2
+    gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None and bool(p.grad.any())}
+    for gradient in gradients.values():
+        gradient.sign_()  # below a BatchNorm they can be too small to move a float
+    optimizer.step()
+    moved = {name for name, p in module.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == set(gradients)
+    assert len(moved) > len(graph.layers) // 2
     assert all(not torch.equal(norm.running_var, old) for norm, old in zip(norms, statistics, strict=True))
     for spec in graph.layers:  # the user's own weights stay
         assert torch.equal(graph.weight(spec.name), before.get(f"{spec.name}.weight", graph.weight(spec.name)))

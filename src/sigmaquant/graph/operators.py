@@ -61,7 +61,7 @@ _LAYERS = (
 
 
 def operator_name(node: fx.Node) -> str:
-    """The operator without overload and in-place underscore: ``aten.relu_.default`` is ``"relu"``; a module call is its class."""
+    """The operator without overload and in-place underscore (``"relu"``), or the class of the module that is called."""
     if node.op == "call_module":
         return type(called_module(node)).__name__
     target = node.target

@@ -102,8 +102,8 @@ def _sizes(value: Any, dims: int) -> tuple[Any, ...]:
 
 
 def _convolution(kind: type[nn.Module], dims: int) -> Callable[[nn.Module, Arguments], bool]:
-    def agrees(owner: nn.Module, bound: Arguments) -> bool:
-        if not _computes_as(owner, kind) or getattr(owner, "padding_mode", "") != "zeros":
+    def agrees(owner: Any, bound: Arguments) -> bool:
+        if not _computes_as(owner, kind) or owner.padding_mode != "zeros":
             return False
         keys = [k for k in ("stride", "padding", "output_padding", "dilation", "groups") if k in bound]
         return all(_sizes(bound[key], dims) == _sizes(getattr(owner, key), dims) for key in keys)
@@ -111,11 +111,11 @@ def _convolution(kind: type[nn.Module], dims: int) -> Callable[[nn.Module, Argum
     return agrees
 
 
-def _linear(owner: nn.Module, bound: Arguments) -> bool:
+def _linear(owner: Any, bound: Arguments) -> bool:
     return _computes_as(owner, nn.Linear)
 
 
-def _embedding(owner: nn.Module, bound: Arguments) -> bool:
+def _embedding(owner: Any, bound: Arguments) -> bool:
     if not _computes_as(owner, nn.Embedding) or owner.max_norm is not None:
         return False
     padding = -1 if owner.padding_idx is None else owner.padding_idx
@@ -123,22 +123,22 @@ def _embedding(owner: nn.Module, bound: Arguments) -> bool:
     return (bound["padding_idx"], bound["scale_grad_by_freq"], bound["sparse"]) == own
 
 
-def _batch_norm(owner: nn.Module, bound: Arguments) -> bool:
+def _batch_norm(owner: Any, bound: Arguments) -> bool:
     value = tensor_value(bound["input"])
     dims = 0 if value is None else value.dim()
     fits = any(_computes_as(owner, stock) and dims in allowed for stock, allowed in _BATCH_NORM_DIMS)
     if not fits or bound["training"] or bound["running_mean"] is None:
         return False
-    momentum: object = getattr(owner, "momentum")  # None: a cumulative average, which evaluation calls 0
-    return (bound["eps"], bound["momentum"]) == (owner.eps, 0.0 if momentum is None else momentum)
+    momentum = 0.0 if owner.momentum is None else owner.momentum  # None: a cumulative average
+    return (bound["eps"], bound["momentum"]) == (owner.eps, momentum)
 
 
-def _layer_norm(owner: nn.Module, bound: Arguments) -> bool:
+def _layer_norm(owner: Any, bound: Arguments) -> bool:
     same = _computes_as(owner, nn.LayerNorm) and bound["eps"] == owner.eps
     return same and tuple(bound["normalized_shape"]) == owner.normalized_shape
 
 
-def _group_norm(owner: nn.Module, bound: Arguments) -> bool:
+def _group_norm(owner: Any, bound: Arguments) -> bool:
     same = _computes_as(owner, nn.GroupNorm) and bound["eps"] == owner.eps
     return same and bound["num_groups"] == owner.num_groups
 

@@ -1,4 +1,4 @@
-"""What a plan costs: the protocol every hardware profile fulfils, and ``ideal``, which counts bytes and bit operations."""
+"""What a plan costs: the protocol of all hardware profiles, and ``ideal``, which counts bytes and bit operations."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class ActivationQuantizer(nn.Module):
         self.zero_point = 0
         self.observer: Any = None
 
-    def set_(self, scale: float, zero_point: int, bits: int) -> None:
+    def set_grid_(self, scale: float, zero_point: int, bits: int) -> None:
         """Fix the grid and switch quantization on."""
         qmin, qmax = activation_range(bits)
         assert qmin <= zero_point <= qmax, "zero must be on the grid"
@@ -124,28 +124,31 @@ class _Quantized(nn.Module):
         return result
 
 
-class QConv1d(_Quantized, nn.Conv1d):  # type: ignore[misc]
+class QConv1d(_Quantized, nn.Conv1d):
     """`nn.Conv1d` with a quantized weight."""
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Conv1d`."""
-        return self._conv_forward(x, self.quantized_weight, self.bias)
+        result: Tensor = self._conv_forward(x, self.quantized_weight, self.bias)
+        return result
 
 
-class QConv2d(_Quantized, nn.Conv2d):  # type: ignore[misc]
+class QConv2d(_Quantized, nn.Conv2d):
     """`nn.Conv2d` with a quantized weight."""
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Conv2d`."""
-        return self._conv_forward(x, self.quantized_weight, self.bias)
+        result: Tensor = self._conv_forward(x, self.quantized_weight, self.bias)
+        return result
 
 
-class QConv3d(_Quantized, nn.Conv3d):  # type: ignore[misc]
+class QConv3d(_Quantized, nn.Conv3d):
     """`nn.Conv3d` with a quantized weight."""
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Conv3d`."""
-        return self._conv_forward(x, self.quantized_weight, self.bias)
+        result: Tensor = self._conv_forward(x, self.quantized_weight, self.bias)
+        return result
 
 
 class _QConvTranspose(_Quantized):
@@ -186,7 +189,7 @@ class QLinear(_Quantized, nn.Linear):  # type: ignore[misc]
         return F.linear(x, self.quantized_weight, self.bias)
 
 
-class QEmbedding(_Quantized, nn.Embedding):  # type: ignore[misc]
+class QEmbedding(_Quantized, nn.Embedding):
     """`nn.Embedding` with a quantized table, one scale per row."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -195,7 +198,7 @@ class QEmbedding(_Quantized, nn.Embedding):  # type: ignore[misc]
 
 
 class QParameter(_Quantized):
-    """A functional weight (attention projection, recurrent matrix): called without input, returns the quantized weight."""
+    """A functional weight (attention projection, recurrent matrix): called without input, returns the weight."""
 
     def forward(self) -> Tensor:
         """The weight on its grid."""

@@ -201,7 +201,8 @@ def calibrate_(
             network(*(inputs if isinstance(inputs, tuple | list) else (inputs,)))
         for name, quantizer in quantizers.items():
             bits = network.plan.activations[name]
-            quantizer.set_(*quantizer.observer.affine(bits), bits)
+            scale, zero_point = quantizer.observer.affine(bits)
+            quantizer.set_grid_(scale, zero_point, bits)
     finally:
         for quantizer in quantizers.values():
             quantizer.observer = None

@@ -208,7 +208,7 @@ class _FakeQuantizeActivation(torch.autograd.Function):
 
 
 def fake_quantize_weight(weight: Tensor, scale: Tensor, bits: int, axis: int = 0) -> Tensor:
-    """`dequantize_weight(quantize_weight(...))`, differentiable by the straight-through estimator with LSQ's scale gradient.
+    """`dequantize_weight(quantize_weight(...))`, differentiable: straight-through, with LSQ's scale gradient.
 
     Args:
         weight: float tensor.
@@ -216,7 +216,7 @@ def fake_quantize_weight(weight: Tensor, scale: Tensor, bits: int, axis: int = 0
         bits: 2..8.
         axis: the channel axis.
     """
-    result: Tensor = _FakeQuantizeWeight.apply(weight, scale, weight_qmax(bits), axis)
+    result: Tensor = _FakeQuantizeWeight.apply(weight, scale, weight_qmax(bits), axis)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -231,5 +231,5 @@ def fake_quantize_activation(x: Tensor, scale: Tensor, zero_point: int, bits: in
         stride: the scale's gradient is estimated from every `stride`-th example.
     """
     qmin, qmax = activation_range(bits)
-    result: Tensor = _FakeQuantizeActivation.apply(x, scale, qmin - zero_point, qmax - zero_point, stride)
+    result: Tensor = _FakeQuantizeActivation.apply(x, scale, qmin - zero_point, qmax - zero_point, stride)  # type: ignore[no-untyped-call]
     return result

@@ -151,7 +151,7 @@ class Session:
         ratios = limits.ratios(total)  # raises where the profile lacks a limited resource
         for resource in limits.upper:
             value = total.resource(resource, limits.size_counts)
-            assert value is not None and resource in ratios
+            assert value is not None, "ratios has raised otherwise"
             fixed[resource] = value - sum(table[self.choices[name][0]] for name, table in costs[resource].items())
             if all(len(set(table.values())) == 1 for table in costs[resource].values()) and ratios[resource] > 1:
                 raise UnreachableBudgetError(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from sigmaquant.errors import SigmaQuantError
 from sigmaquant.plan import BITWIDTHS, check_bitwidth
+from sigmaquant.statistics import SigmaVariant
 
 Objective = Literal["auto", "feasible", "smallest", "accurate"]
 
@@ -55,7 +56,7 @@ class Settings:
     pin: Mapping[str, int] = field(default_factory=dict)
     allowed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     objective: Objective = "auto"
-    sigma: str = "raw"
+    sigma: SigmaVariant = "raw"
     sensitivity: str = "divergence"
     phase2: bool = True
     max_cycles: int = 12
@@ -77,13 +78,10 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("bitwidths",):
-            values = tuple(getattr(self, name))
-            for bits in values:
-                check_bitwidth(bits, name)
-            if not values:
-                raise SigmaQuantError(f"{name} is empty. Give at least one of {BITWIDTHS[0]}..{BITWIDTHS[-1]}.")
-            object.__setattr__(self, name, tuple(sorted(set(values))))
+        if not self.bitwidths:
+            raise SigmaQuantError(f"bitwidths is empty. Give at least one of {BITWIDTHS[0]}..{BITWIDTHS[-1]}.")
+        unique = {check_bitwidth(bits, "bitwidths") for bits in self.bitwidths}
+        object.__setattr__(self, "bitwidths", tuple(sorted(unique)))
         check_bitwidth(self.activation_bits, "activation_bits")
         for layer, bits in self.pin.items():
             check_bitwidth(bits, f"pin of {layer!r}")

@@ -109,7 +109,9 @@ def fisher_sensitivities(
                         sample, list(leaves.values()), retain_graph=index + 1 < draws, allow_unused=True
                     )
                     for name, gradient in zip(leaves, gradients, strict=True):
-                        for bits in bitwidths if gradient is not None else ():
+                        if gradient is None:  # the layer does not reach the output
+                            continue
+                        for bits in bitwidths:
                             # One product serves both: its sum is the projection, its squares are the diagonal's terms.
                             product = quantized.error(name, bits).mul_(gradient).float()
                             projected[name][bits] += float(product.sum(dtype=torch.float64)) ** 2

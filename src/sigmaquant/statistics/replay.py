@@ -78,47 +78,38 @@ class Sweep:
         place = {node: position for position, node in enumerate(self._nodes)}
         self._last_user = {node: max(node.users, key=place.__getitem__, default=None) for node in self._nodes}
         self._inputs = inputs
-        self._mutators: set[fx.Node] = set()
-        self.reference: Any = None
-        self._restart()
-        self._find_reference()
-        self._restart()
-
-    def _restart(self) -> None:
-        self._values: dict[fx.Node, Any] = {}
-        self._done: set[fx.Node] = set()
+        self._writes = False
+        self.reference = self._run_all(None, None)
+        self._values = self._input_values()
         self._position = 0
-        placeholders = [node for node in self._nodes if node.op == "placeholder"]
-        for node, value in zip(placeholders, self._inputs, strict=True):
-            self._values[node] = value.clone()  # a network may write into its input, the user's batch
-            self._done.add(node)
-
-    def _find_reference(self) -> None:
-        # Which nodes write into their operands cannot be read off a graph; every tensor counts the writes into it.
-        for node in self._nodes:
-            operands = [v for v in map(self._values.get, node.all_input_nodes) if isinstance(v, Tensor)]
-            versions = [operand._version for operand in operands]
-            self._run(node)
-            if versions != [operand._version for operand in operands]:
-                self._mutators.add(node)
-            self._forget(node, self._values)
-        self.reference = self._values[self._nodes[-1]]
 
     def replay(self, place: LayerPlace, weight: Tensor) -> Any:
         """What the network returns with `weight` in place of a layer's weight; the float network is not changed."""
+        if self._writes:
+            # A value that a later node overwrites cannot be kept for the next run, and a graph does not tell which.
+            return self._run_all(place, weight)
         self._advance(place)
         values = dict(self._values)
         for node in place.affected:
-            if node in self._mutators:
-                for source in node.all_input_nodes:
-                    if values[source] is self._values.get(source) and isinstance(values[source], Tensor):
-                        values[source] = values[source].clone()
-            if node in place.users:
-                values[node] = self._execute(node, values, dict.fromkeys(place.users[node], weight), weight)
-            else:
-                values[node] = self._execute(node, values)
+            values[node] = self._execute(node, values, place, weight)
             self._forget(node, values)
         return values.get(self._nodes[-1], self.reference)
+
+    def _run_all(self, place: LayerPlace | None, weight: Tensor | None) -> Any:
+        values = self._input_values()
+        for node in self._nodes:
+            operands = [v for v in map(values.get, node.all_input_nodes) if isinstance(v, Tensor)]
+            versions = [operand._version for operand in operands]  # every tensor counts the writes into it
+            if node not in values:
+                values[node] = self._execute(node, values, place, weight)
+            self._writes |= versions != [operand._version for operand in operands]
+            self._forget(node, values)
+        return values[self._nodes[-1]]
+
+    def _input_values(self) -> dict[fx.Node, Any]:
+        placeholders = [node for node in self._nodes if node.op == "placeholder"]
+        # Cloned, because a network may write into its input, which is the user's batch.
+        return {node: value.clone() for node, value in zip(placeholders, self._inputs, strict=True)}
 
     def _advance(self, place: LayerPlace) -> None:
         while self._position < place.first:
@@ -130,9 +121,9 @@ class Sweep:
             self._run(node)
 
     def _run(self, node: fx.Node) -> None:
-        if node not in self._done:
-            self._values[node] = self._execute(node, self._values)
-            self._done.add(node)
+        # A node may have run ahead of the sweep, for an earlier layer.
+        if node not in self._values:
+            self._values[node] = self._execute(node, self._values, None, None)
 
     def _forget(self, node: fx.Node, values: dict[fx.Node, Any]) -> None:
         for source in node.all_input_nodes:
@@ -140,20 +131,19 @@ class Sweep:
                 del values[source]
 
     def _execute(
-        self,
-        node: fx.Node,
-        values: Mapping[fx.Node, Any],
-        swap: Mapping[str, Tensor] | None = None,
-        weight: Tensor | None = None,
+        self, node: fx.Node, values: Mapping[fx.Node, Any], place: LayerPlace | None, weight: Tensor | None
     ) -> Any:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+        keys = place.users.get(node) if place is not None and weight is not None else None
         if node.op == "call_function":
             return node.target(*args, **kwargs)  # type: ignore[operator]
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "call_module":
             called = self._module.get_submodule(str(node.target))
-            return functional_call(called, dict(swap), args, kwargs) if swap else called(*args, **kwargs)
+            return (
+                functional_call(called, dict.fromkeys(keys, weight), args, kwargs) if keys else called(*args, **kwargs)
+            )
         if node.op == "get_attr":
-            return _attribute(self._module, node) if weight is None else weight
+            return weight if keys is not None else _attribute(self._module, node)
         return args[0]

@@ -41,7 +41,7 @@ class Device:
     def put_module(self, module: nn.Module) -> nn.Module:
         """Move a module, in place."""
         module.to(self.name)
-        return module.to(memory_format=torch.channels_last) if self.channels_last else module  # type: ignore[call-overload,no-any-return]
+        return module.to(memory_format=torch.channels_last) if self.channels_last else module  # type: ignore[call-overload]
 
     @contextmanager
     def autocast(self) -> Iterator[None]:

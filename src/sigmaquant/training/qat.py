@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ class Recipe:
     weight_decay: float = 1e-4
     warmup: float = 0.05
     clip_norm: float = 5.0
-    loss: Distillation = Distillation()
+    loss: Distillation = field(default_factory=Distillation)
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def cosine_with_warmup(step: int, total: int, warmup: float) -> float:
     """Factor of the learning rate at a step: linear rise, then half a cosine towards zero.
 
     Example:
-        >>> cosine_with_warmup(0, 100, 0.1), cosine_with_warmup(10, 100, 0.1), round(cosine_with_warmup(99, 100, 0.1), 4)
-        (0.1, 1.0, 0.0003)
+        >>> cosine_with_warmup(0, 100, 0.1), cosine_with_warmup(10, 100, 0.1), cosine_with_warmup(99, 100, 0.1) < 0.001
+        (0.1, 1.0, True)
     """
     rising = max(1, round(total * warmup)) if warmup > 0 else 0
     if step < rising:

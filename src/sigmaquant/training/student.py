@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigmaquant.data import DataSource
@@ -225,5 +223,3 @@ class Student:
         restore_plan_(self.network, plan, parts["network"])
         load_optimizer_tensors_(self.optimizer, parts["optimizer"])
         self.trained_examples = trained_examples
-
-

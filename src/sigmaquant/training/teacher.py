@@ -17,7 +17,9 @@ def make_teacher(graph: QuantGraph) -> fx.GraphModule:
         if spec.batch_norm is None or spec.tied or spec.calls != 1:
             continue
         layer, norm = teacher.get_submodule(spec.name), teacher.get_submodule(spec.batch_norm)
-        if type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            continue
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             folded: nn.Module = fuse_conv_bn_eval(layer, norm)
         elif type(layer) is nn.Linear and isinstance(norm, nn.BatchNorm1d):
             folded = fuse_linear_bn_eval(layer, norm)

@@ -1,0 +1,5 @@
+"""``python -m sigmaquant``."""
+
+from sigmaquant.cli import main
+
+main()

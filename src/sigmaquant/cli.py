@@ -1,0 +1,321 @@
+"""The command line: parses, calls the same public functions, prints. Results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sigmaquant import tables
+from sigmaquant._version import __version__
+from sigmaquant.api import evaluate_run, quantize
+from sigmaquant.budget import Budget
+from sigmaquant.data import as_source
+from sigmaquant.errors import SigmaQuantError
+from sigmaquant.frontends.factories import load_data, load_model, load_object
+from sigmaquant.inspection import inspect_model
+from sigmaquant.runs import make_progress
+from sigmaquant.search.settings import Settings
+from sigmaquant.statistics import SigmaVariant
+
+app = typer.Typer(
+    name="sigmaquant",
+    help="Fit a trained neural network into an edge device: a bitwidth for every layer, within a budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_DEFAULTS = Settings()
+
+
+class SizeCountsOption(StrEnum):
+    """What a size limit counts."""
+
+    total = "total"
+    weights = "weights"
+
+
+class ObjectiveOption(StrEnum):
+    """What the search is after."""
+
+    auto = "auto"
+    feasible = "feasible"
+    smallest = "smallest"
+    accurate = "accurate"
+
+
+ModelArgument = Annotated[str, typer.Argument(help="package.module:factory or path/file.py:factory")]
+WeightsOption = Annotated[
+    Path | None, typer.Option(help="weights for the model: .safetensors, or a state_dict saved by torch.save")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress display")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+MetricOption = Annotated[str, typer.Option(help="top1, or a callable as package.module:function")]
+
+
+def _pairs(items: list[str], option: str) -> dict[str, str]:
+    result = {}
+    for item in items:
+        name, separator, value = item.rpartition("=")
+        if not separator or not name or not value:
+            raise SigmaQuantError(f"{option} {item!r} is not NAME=VALUE, like {option} conv1=8.")
+        result[name] = value
+    return result
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise SigmaQuantError(f"{option} {text!r} is no list of whole numbers, like 2,4,6,8.") from None
+
+
+@contextlib.contextmanager
+def _stdout_is_ours(active: bool) -> Iterator[None]:
+    """Send to stderr what C libraries print on stdout (the solver of `ilp` does), so that --json stays one document."""
+    if not active:
+        yield
+        return
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def _budget(limits: dict[str, Any], size_counts: SizeCountsOption) -> Budget:
+    given = {name: value for name, value in limits.items() if value is not None}
+    if not given:
+        raise SigmaQuantError("no budget was given. Give at least one of --" + ", --".join(limits) + ".")
+    return Budget(**given, size_counts=size_counts.value)
+
+
+@app.command("quantize")
+def quantize_command(
+    model: ModelArgument,
+    train: Annotated[str, typer.Option(help="training data: a factory, or cifar10:DIR")],
+    val: Annotated[str | None, typer.Option(help="validation data; default: held out from the training data")] = None,
+    test: Annotated[str | None, typer.Option(help="test data, scored once at the end")] = None,
+    weights: WeightsOption = None,
+    out: Annotated[Path | None, typer.Option(help="run directory")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the run in --out")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="discard the run in --out")] = False,
+    size: Annotated[str | None, typer.Option(help='largest size: "134 KB", "8x", bytes')] = None,
+    accuracy: Annotated[str | None, typer.Option(help='largest drop "-1 %" or floor "90 %"')] = None,
+    bops: Annotated[str | None, typer.Option(help='most bit operations: "2.5G", "16x"')] = None,
+    energy: Annotated[str | None, typer.Option(help='most energy: "2 mJ"')] = None,
+    latency: Annotated[str | None, typer.Option(help='longest latency: "15 ms"')] = None,
+    ram: Annotated[str | None, typer.Option(help='most activation memory: "64 KB"')] = None,
+    size_counts: Annotated[
+        SizeCountsOption, typer.Option(help="a size counts everything stored, or the packed weights alone")
+    ] = SizeCountsOption.total,
+    hardware: Annotated[str, typer.Option(help="hardware profile that gives the costs")] = "ideal",
+    strategy: Annotated[str, typer.Option(help="sigma, uniform, greedy, ilp, random")] = _DEFAULTS.strategy,
+    objective: Annotated[ObjectiveOption, typer.Option()] = ObjectiveOption.auto,
+    bitwidths: Annotated[str, typer.Option(help="allowed weight bitwidths")] = "2,4,6,8",
+    activation_bits: Annotated[int, typer.Option(help="bitwidth of every activation")] = _DEFAULTS.activation_bits,
+    pin: Annotated[list[str] | None, typer.Option(help="fixed bitwidth of a layer: conv1=8; repeatable")] = None,
+    allow: Annotated[list[str] | None, typer.Option(help="allowed bitwidths of a layer: fc=4,8; repeatable")] = None,
+    sigma: Annotated[str, typer.Option(help="raw, folded or normalised")] = _DEFAULTS.sigma,
+    sensitivity: Annotated[
+        str, typer.Option(help="divergence, output_kl, fisher or curvature")
+    ] = _DEFAULTS.sensitivity,
+    post_training: Annotated[bool, typer.Option("--post-training", help="no training at all")] = False,
+    epochs: Annotated[
+        float, typer.Option(help="passes over the training data after the search")
+    ] = _DEFAULTS.final_epochs,
+    cycle_examples: Annotated[
+        int, typer.Option(help="training examples of one search cycle")
+    ] = _DEFAULTS.cycle_examples,
+    max_cycles: Annotated[int, typer.Option(help="most moves of phase 2")] = _DEFAULTS.max_cycles,
+    batch_size: Annotated[int, typer.Option()] = _DEFAULTS.batch_size,
+    lr: Annotated[float, typer.Option(help="peak learning rate")] = _DEFAULTS.lr,
+    distill: Annotated[float, typer.Option(help="weight of the float network in the loss, 0..1")] = _DEFAULTS.distill,
+    metric: MetricOption = "top1",
+    loss: Annotated[str | None, typer.Option(help="task loss as package.module:function")] = None,
+    control: Annotated[bool, typer.Option("--control", help="also train the uniform plan, for comparison")] = False,
+    seed: Annotated[int, typer.Option()] = _DEFAULTS.seed,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Choose a bitwidth for every layer, train briefly, write the run. Exit code 1: the budget could not be met."""
+    limits = {"size": size, "accuracy": accuracy, "bops": bops, "energy": energy, "latency": latency, "ram": ram}
+    budget = _budget(limits, size_counts)
+    settings = Settings(
+        strategy=strategy,
+        bitwidths=_numbers(bitwidths, "--bitwidths"),
+        activation_bits=activation_bits,
+        pin={name: _numbers(value, "--pin")[0] for name, value in _pairs(pin or [], "--pin").items()},
+        allowed={name: _numbers(value, "--allow") for name, value in _pairs(allow or [], "--allow").items()},
+        objective=objective.value,
+        sigma=cast(SigmaVariant, sigma),
+        sensitivity=sensitivity,
+        max_cycles=max_cycles,
+        cycle_examples=cycle_examples,
+        final_epochs=epochs,
+        post_training=post_training,
+        batch_size=batch_size,
+        lr=lr,
+        distill=distill,
+        control=control,
+        seed=seed,
+    )
+    with _stdout_is_ours(json_output):
+        result = quantize(
+            load_model(model, weights),
+            load_data(train, "train", "the training data"),
+            budget=budget,
+            validation_data=None if val is None else load_data(val, "train", "the validation data"),
+            test_data=None if test is None else load_data(test, "test", "the test data"),
+            metric=load_object(metric, "the metric") if ":" in metric else metric,
+            loss=None if loss is None else load_object(loss, "the loss"),
+            hardware=hardware,
+            run_dir=out,
+            resume=resume,
+            overwrite=overwrite,
+            settings=settings,
+            device=device,
+            progress=make_progress(show=not quiet),
+        )
+    if json_output:
+        _print_json({"run": str(out) if out else None, **result.to_dict()})
+    else:
+        _print(tables.summary(result), tables.layers(result))
+        if out is not None:
+            Console().print(f"Files: {out}", soft_wrap=True)
+    raise typer.Exit(0 if result.met else 1)
+
+
+@app.command("inspect")
+def inspect_command(
+    model: ModelArgument,
+    data: Annotated[str | None, typer.Option(help="data with the model's input: a factory, or cifar10:DIR")] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(help="shape of one float input without the batch, like 3x32x32, instead of --data")
+    ] = None,
+    weights: WeightsOption = None,
+    bitwidths: Annotated[str, typer.Option(help="bitwidths to show")] = "2,4,6,8",
+    sigma: Annotated[str, typer.Option(help="raw, folded or normalised")] = "raw",
+    json_output: JsonOption = False,
+) -> None:
+    """Show every layer: shapes, MACs, sigma, divergence and bytes at each bitwidth; and what stays in float."""
+    if (data is None) == (input_shape is None):
+        raise SigmaQuantError("give either --data or --input-shape, so that the model can be traced.")
+    network = load_model(model, weights)
+    if data is not None:
+        example = as_source(load_data(data, "test", "the data"), batch_size=2, name="data").example()
+        inputs = example if isinstance(example, tuple) else (example,)
+    else:
+        inputs = (torch.zeros(2, *_shape(str(input_shape))),)
+    report = inspect_model(network, inputs, _numbers(bitwidths, "--bitwidths"), cast(SigmaVariant, sigma))
+    if json_output:
+        _print_json(report.to_dict())
+    else:
+        _print(*tables.inspection(report))
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.lower().replace(",", "x").split("x"))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise SigmaQuantError(f"--input-shape {text!r} is no shape, like 3x32x32.")
+    return shape
+
+
+@app.command("evaluate")
+def evaluate_command(
+    run: Annotated[Path, typer.Argument(help="run directory")],
+    model: Annotated[str, typer.Option(help="the float model: package.module:factory or path/file.py:factory")],
+    data: Annotated[str, typer.Option(help="data: a factory, or cifar10:DIR (its test part)")],
+    weights: WeightsOption = None,
+    metric: MetricOption = "top1",
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+) -> None:
+    """Score a run's plan and checkpoint on data, beside the float model."""
+    scores = evaluate_run(
+        load_model(model, weights),
+        load_data(data, "test", "the data"),
+        run,
+        metric=load_object(metric, "the metric") if ":" in metric else metric,
+        device=device,
+    )
+    if json_output:
+        _print_json({"run": str(run), **scores})
+    else:
+        _print(tables.scores(scores))
+
+
+@app.command("compare")
+def compare_command(
+    runs: Annotated[list[Path], typer.Argument(help="two or more run directories")],
+    json_output: JsonOption = False,
+) -> None:
+    """Show finished runs side by side."""
+    if len(runs) < 2:
+        raise SigmaQuantError("compare needs two or more run directories.")
+    rows = tables.read_runs(runs)
+    if json_output:
+        _print_json(rows)
+    else:
+        _print(*tables.comparison(rows))
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"sigmaquant {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
+) -> None:
+    pass
+
+
+def _print(*parts: Table | str) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for part in parts:
+        console.print(part)
+
+
+def _print_json(document: Any) -> None:
+    typer.echo(json.dumps(document, indent=2, default=str))
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends in one message and exit code 2, never in a traceback."""
+    try:
+        app()
+    except SigmaQuantError as error:
+        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.secho("stopped. A run with --out can be continued with --resume.", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

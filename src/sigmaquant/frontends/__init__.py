@@ -1,0 +1,1 @@
+"""Where models and data come from when they are named by text."""

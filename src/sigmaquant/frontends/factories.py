@@ -1,0 +1,139 @@
+"""Models, data and callables named by text: ``package.module:factory``, ``path/file.py:factory``, ``cifar10:DIR``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+from urllib.parse import parse_qs
+
+from torch import nn
+
+from sigmaquant.data import cifar10_data
+from sigmaquant.data.cifar10 import MEAN, STD
+from sigmaquant.errors import CheckpointError, DataError, SigmaQuantError, near_matches
+from sigmaquant.runs import load_weights
+
+_FORM = "Write it as package.module:factory or path/file.py:factory."
+
+
+def load_object(spec: str, what: str) -> Any:
+    """The object that a text names; modules are looked for in the working directory too.
+
+    Args:
+        spec: ``package.module:name`` or ``path/file.py:name``.
+        what: for messages, such as ``"the model"``.
+
+    Raises:
+        SigmaQuantError: no such module, file or name, or the import fails.
+    """
+    source, separator, name = spec.rpartition(":")
+    if not separator or not source or not name:
+        raise SigmaQuantError(f"{what} {spec!r} names no factory. {_FORM}")
+    module = _import(source, what)
+    if not hasattr(module, name):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise SigmaQuantError(f"{what}: {source} has no {name!r}. {near_matches(name, public)}")
+    return getattr(module, name)
+
+
+def _import(source: str, what: str) -> ModuleType:
+    try:
+        if not source.endswith(".py"):
+            if "" not in sys.path and str(Path.cwd()) not in sys.path:
+                sys.path.insert(0, str(Path.cwd()))
+            return importlib.import_module(source)
+        path = Path(source)
+        if not path.is_file():
+            raise SigmaQuantError(f"{what}: there is no file {source}. {_FORM}")
+        name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+        if name in sys.modules:  # model and data often come from one file: its state is shared
+            return sys.modules[name]
+        found = importlib.util.spec_from_file_location(name, path)
+        assert found is not None, "a .py file has a spec"
+        assert found.loader is not None, "and a loader"
+        module = importlib.util.module_from_spec(found)
+        sys.modules[name] = module
+        try:
+            found.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        return module
+    except SigmaQuantError:
+        raise
+    except Exception as error:
+        raise SigmaQuantError(
+            f"{what}: {source} cannot be imported: {type(error).__name__}: {error}. {_FORM}"
+        ) from error
+
+
+def _call(spec: str, what: str) -> Any:
+    target = load_object(spec, what)
+    if not callable(target):
+        return target
+    try:
+        return target()
+    except SigmaQuantError:
+        raise
+    except Exception as error:
+        raise SigmaQuantError(f"{what}: the factory {spec} failed: {type(error).__name__}: {error}") from error
+
+
+def load_model(spec: str, weights: Path | None = None) -> nn.Module:
+    """The model that a factory makes, with weights from a file if given.
+
+    Raises:
+        SigmaQuantError: the factory fails or gives no `nn.Module`.
+        CheckpointError: the weights do not fit.
+    """
+    model = _call(spec, "the model") if ":" in spec else load_object(spec, "the model")
+    if not isinstance(model, nn.Module):
+        raise SigmaQuantError(f"the model: {spec} gives a {type(model).__name__}, not a torch.nn.Module.")
+    if weights is not None:
+        tensors = load_weights(weights)
+        result = model.load_state_dict(tensors, strict=False)
+        missing = [key for key in result.missing_keys if not key.endswith("num_batches_tracked")]
+        for what, keys in (("lacks", missing), ("has the unknown", result.unexpected_keys)):
+            if keys:
+                raise CheckpointError(f"{weights} does not fit {spec}: it {what} {keys[0]!r} ({len(keys)} in all).")
+    return model.eval()
+
+
+def load_data(spec: str, split: Literal["train", "test"], what: str) -> Any:
+    """Data for `sigmaquant.data.as_source`.
+
+    ``cifar10:DIR`` reads the folder that `sigmaquant.data.cifar10` describes; ``cifar10:DIR?mean=R,G,B&std=R,G,B``
+    normalises as the network was trained.
+
+    Args:
+        spec: a factory, or ``cifar10:DIR``.
+        split: which part of CIFAR-10.
+        what: for messages.
+
+    Raises:
+        SigmaQuantError: the factory fails.
+        DataError: the folder cannot be read, or the options are malformed.
+    """
+    if not spec.startswith("cifar10:"):
+        return _call(spec, what)
+    directory, _, query = spec.removeprefix("cifar10:").partition("?")
+    options = parse_qs(query)
+    unknown = set(options) - {"mean", "std"}
+    if unknown:
+        raise DataError(f"{what}: {spec!r} has the unknown option {sorted(unknown)[0]!r}; known are 'mean' and 'std'.")
+    values = {}
+    for name, default in (("mean", MEAN), ("std", STD)):
+        try:
+            numbers = [float(v) for v in options[name][0].split(",")] if name in options else list(default)
+        except ValueError:
+            numbers = []
+        if len(numbers) != 3:
+            raise DataError(f"{what}: the {name} of {spec!r} must be three numbers, like {name}=0.5,0.5,0.5.")
+        values[name] = numbers
+    data = cifar10_data(directory, mean=values["mean"], std=values["std"])
+    return data.train if split == "train" else data.test

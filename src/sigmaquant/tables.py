@@ -1,0 +1,172 @@
+"""Results as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from sigmaquant.api import QuantizationResult
+from sigmaquant.budget import Cost
+from sigmaquant.errors import RunDirectoryError
+from sigmaquant.inspection import ModelReport
+from sigmaquant.runs import RunFiles
+from sigmaquant.units import format_bytes, format_count, format_seconds
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape)) or "scalar"
+
+
+def mean_bits(weights: Mapping[str, int], elements: Mapping[str, int]) -> float:
+    """Mean bitwidth of the weights, each weight counted once."""
+    return sum(weights[name] * count for name, count in elements.items()) / sum(elements.values())
+
+
+def summary(result: QuantizationResult) -> Table:
+    """Float, uniform control and quantized network beside each other."""
+    table = Table(title=f"Budget {result.status}", title_justify="left")
+    for name in ("", "validation", "test", "weights", "scales", "other", "total", "smaller", "BOPs"):
+        table.add_column(name, justify="left" if not name else "right")
+
+    def row(title: str, scores: Any, cost: Cost) -> None:
+        table.add_row(
+            title,
+            _number(scores.validation),
+            _number(scores.test),
+            format_bytes(cost.weight_bytes),
+            format_bytes(cost.scale_bytes),
+            format_bytes(cost.other_bytes),
+            format_bytes(cost.total_bytes),
+            f"{result.reference.total_bytes / cost.total_bytes:.2f}×",
+            "–" if cost.bops is None else format_count(cost.bops),
+        )
+
+    row("float32", result.float_scores, result.reference)
+    if result.control is not None:
+        bits = "/".join(map(str, result.control.plan.histogram()))
+        row(f"uniform {bits} b, same training", result.control.scores, result.control.cost)
+    row("quantized", result.scores, result.cost)
+    notes = [
+        f"not met: {name}, {100 * excess:.2f} % off its limit ({result.limits[name]:.6g})"
+        for name, excess in result.violations.items()
+    ]
+    notes += list(result.notes)
+    if result.float_operators:
+        notes.append(f"{len(result.float_operators)} operators stay in float, see result.json")
+    notes.append(f"took {format_seconds(result.seconds)}")
+    table.caption = escape("; ".join(notes))
+    table.caption_justify = "left"
+    return table
+
+
+def layers(result: QuantizationResult) -> Table:
+    """The coverage table: every parameter with its bitwidth, or why it is not quantized."""
+    table = Table(title="Bitwidths", title_justify="left")
+    for name, justify in (
+        ("parameter", "left"),
+        ("values", "right"),
+        ("bits", "right"),
+        ("not quantized because", "left"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for row in result.coverage:
+        table.add_row(escape(row.parameter), f"{row.elements:,}", str(row.bits or "float"), escape(row.reason))
+    return table
+
+
+def scores(values: Mapping[str, float]) -> Table:
+    """What `evaluate` found."""
+    table = Table("network", "score", "examples")
+    for name in ("float", "quantized"):
+        table.add_row(name, _number(values[name]), f"{values['examples']:.0f}")
+    return table
+
+
+def inspection(report: ModelReport) -> list[Table]:
+    """Layers with their statistics and bytes; then what stays in float."""
+    table = Table(title=f"{len(report.layers)} layers, fingerprint {report.graph.fingerprint}", title_justify="left")
+    for name in ("layer", "kind", "weight", "values", "MACs", "input", "output", "σ"):
+        table.add_column(name, justify="left" if name in ("layer", "kind") else "right")
+    for bits in report.bitwidths:
+        table.add_column(f"D({bits})", justify="right")
+    for bits in report.bitwidths:
+        table.add_column(f"bytes at {bits}", justify="right")
+    for row in report.layers:
+        spec = row.spec
+        table.add_row(
+            escape(spec.name),
+            spec.kind,
+            _shape(spec.weight_shape),
+            f"{spec.elements:,}",
+            format_count(spec.macs),
+            _shape(spec.input_shape),
+            _shape(spec.output_shape),
+            f"{row.sigma:.4f}",
+            *(f"{row.divergence[bits]:.4f}" for bits in report.bitwidths),
+            *(f"{row.weight_bytes[bits]:,}" for bits in report.bitwidths),
+        )
+    floats = Table(title="Not quantized", title_justify="left")
+    for name in ("parameter", "values", "because"):
+        floats.add_column(name, justify="right" if name == "values" else "left")
+    for parameter in report.graph.float_parameters:
+        floats.add_row(escape(parameter.name), f"{parameter.elements:,}", escape(parameter.reason))
+    for operator in report.graph.float_operators:
+        floats.add_row(escape(operator), "", "operator without an integer form")
+    return [table, floats]
+
+
+def read_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Results of finished runs.
+
+    Raises:
+        RunDirectoryError: no run directory, or not finished.
+    """
+    rows = []
+    for path in paths:
+        files = RunFiles(path)
+        config = files.read_config()
+        if not files.finished:
+            raise RunDirectoryError(
+                f"the run in {path} is not finished. Continue it with: sigmaquant quantize … --resume"
+            )
+        rows.append({"run": str(path), "config": config, **files.read_result()})
+    return rows
+
+
+def comparison(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Runs side by side: first the results, then every layer's bitwidth."""
+    table = Table(title="Runs", title_justify="left")
+    for name in ("run", "strategy", "budget", "status", "validation", "test", "float test", "weights", "total", "time"):
+        table.add_column(name, justify="left" if name in ("run", "strategy", "budget", "status") else "right")
+    for row in rows:
+        budget = {k: v for k, v in row["config"]["budget"].items() if k != "size_counts"}
+        table.add_row(
+            escape(row["run"]),
+            row["config"]["settings"]["strategy"],
+            ", ".join(f"{k} {v}" for k, v in budget.items()),
+            row["status"],
+            _number(row["scores"]["validation"]),
+            _number(row["scores"]["test"]),
+            _number(row["float_scores"]["test"]),
+            format_bytes(row["cost"]["weight_bytes"]),
+            format_bytes(row["cost"]["total_bytes"]),
+            format_seconds(row["seconds"]),
+        )
+    names: dict[str, None] = {}
+    for row in rows:
+        names.update(dict.fromkeys(row["weights"]))
+    bits = Table(title="Weight bits", title_justify="left")
+    bits.add_column("layer")
+    for row in rows:
+        bits.add_column(escape(row["run"]), justify="right")
+    for name in names:
+        bits.add_row(escape(name), *(str(row["weights"].get(name, "–")) for row in rows))
+    return [table, bits]
