@@ -24,7 +24,9 @@ FLOORS = (
     {"export"},
     {"report"},
     {"frontends"},
+    {"inspection"},
     {"api"},
+    {"tables"},
     {"cli"},
     {"__init__", "__main__"},
 )

@@ -7,6 +7,7 @@ import copy
 import hashlib
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from sigmaquant._version import __version__
 from sigmaquant.budget import Budget, Cost
 from sigmaquant.data import DataSource, as_source, split
-from sigmaquant.errors import CheckpointError, DataError, SigmaQuantError, near_matches
+from sigmaquant.errors import CheckpointError, DataError, ModelError, SigmaQuantError, near_matches
 from sigmaquant.graph import QuantGraph, trace
 from sigmaquant.hardware.costs import cost_model
 from sigmaquant.plan import BitwidthPlan
@@ -27,7 +28,7 @@ from sigmaquant.runs import NullProgress, Progress, RunDirectory, RunFiles, logg
 from sigmaquant.search.driver import Driver, NullRecorder, Recorder
 from sigmaquant.search.session import Data, Session
 from sigmaquant.search.settings import Settings
-from sigmaquant.search.strategies import find_strategy
+from sigmaquant.search.strategies import STRATEGIES
 from sigmaquant.training.devices import Device, choose_device
 from sigmaquant.training.losses import TaskLoss
 from sigmaquant.training.metrics import Metric, evaluate, outputs_of, score, top1
@@ -182,17 +183,22 @@ def quantize(
         (True, True)
     """
     settings = make_settings(settings, options)
-    find_strategy(settings.strategy) if settings.strategy != "sigma" else None
+    if settings.strategy not in ("sigma", *STRATEGIES):
+        known = near_matches(settings.strategy, ("sigma", *STRATEGIES))
+        raise SigmaQuantError(f"there is no strategy {settings.strategy!r}. {known}")
     progress = progress or NullProgress()
     scorer = find_metric(metric)
     where = choose_device(device)
     data, notes = gather_data(train_data, validation_data, test_data, settings)
+    if loss is not None and (settings.distill == 1 or not settings.trains):
+        notes += ("the loss was not used: the networks learn from the float network alone (distill=1)",)
     graph = trace_copy(model, data.train, where)
     config = {
         "settings": settings.to_dict(),
         "budget": (budget if isinstance(budget, Budget) else Budget(size=budget)).to_dict(),
         "hardware": hardware,
         "metric": metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__),
+        "loss": None if loss is None else getattr(loss, "__name__", type(loss).__name__),
         "model": graph.fingerprint,
         "float_sha256": weights_digest(model),
         "train_examples": data.train.examples,
@@ -205,6 +211,7 @@ def quantize(
         elif resume or overwrite:
             raise SigmaQuantError("resume and overwrite need a run_dir.")
         stack.enter_context(logging_to(recorder.log_path if recorder else None))
+        stack.enter_context(own_random_state(where))
         for note in notes:
             log.info(note)
         with task(progress, "float network"):
@@ -281,6 +288,12 @@ def gather_data(train: Any, validation: Any, test: Any, settings: Settings) -> t
     return Data(source, held_out, tested), notes
 
 
+def own_random_state(device: Device) -> AbstractContextManager[None]:
+    """While active, seeds set here are not seen by the caller, whose random numbers go on afterwards as before."""
+    used = torch.device(device.name)
+    return torch.random.fork_rng([used] if used.type == "cuda" else [])
+
+
 def trace_copy(model: nn.Module, data: DataSource, device: Device) -> QuantGraph:
     """The graph of a copy of the model on the device; the user's model is not touched.
 
@@ -288,6 +301,8 @@ def trace_copy(model: nn.Module, data: DataSource, device: Device) -> QuantGraph
         DataError: the data do not fit the model.
         ModelError: see `sigmaquant.graph.trace`.
     """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is a {type(model).__name__}, not a torch.nn.Module.")
     example = data.example()
     inputs = example if isinstance(example, tuple) else (example,)
     twin = copy.deepcopy(model).cpu().eval()
@@ -299,7 +314,7 @@ def trace_copy(model: nn.Module, data: DataSource, device: Device) -> QuantGraph
         shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in small)
         raise DataError(
             f"the model cannot run on the {data.name}: a batch of {shapes} gives {type(error).__name__}: "
-            f"{str(error).splitlines()[0]}. Check the data's shape, dtype and preprocessing."
+            f"{str(error).partition(chr(10))[0]}. Check the data's shape, dtype and preprocessing."
         ) from error
     device.put_module(twin)
     return trace(twin, tuple(device.put(x) for x in small))
@@ -438,7 +453,10 @@ def evaluate_run(
     Raises:
         SigmaQuantError: bad input.
     """
-    source, where, scorer = as_source(data, name="evaluation data"), choose_device(device), find_metric(metric)
+    where, scorer = choose_device(device), find_metric(metric)
+    # The same batches as in the run: how a sum of floats is rounded depends on them.
+    size = RunFiles(run).read_config().get("settings", {}).get("batch_size", Settings.batch_size)
+    source = as_source(data, batch_size=size, name="evaluation data")
     example = source.example()
     small = tuple(x[:2] for x in (example if isinstance(example, tuple) else (example,)))
     network = load_quantized(model, small, run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import sys
@@ -83,9 +84,19 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
         raise SigmaQuantError(f"{option} {text!r} is no list of whole numbers, like 2,4,6,8.") from None
 
 
+def _number(text: str, option: str) -> int:
+    numbers = _numbers(text, option)
+    if len(numbers) != 1:
+        raise SigmaQuantError(f"{option} {text!r} is no single bitwidth. Several go with --allow NAME=4,8.")
+    return numbers[0]
+
+
 @contextlib.contextmanager
 def _stdout_is_ours(active: bool) -> Iterator[None]:
-    """Send to stderr what C libraries print on stdout (the solver of `ilp` does), so that --json stays one document."""
+    """Send to stderr what else is printed on stdout, so that --json stays one document.
+
+    The user's factories print, and so do C libraries: the solver of `ilp`.
+    """
     if not active:
         yield
         return
@@ -93,10 +104,29 @@ def _stdout_is_ours(active: bool) -> Iterator[None]:
     saved = os.dup(1)
     os.dup2(2, 1)
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     finally:
+        _flush_c()
         os.dup2(saved, 1)
         os.close(saved)
+
+
+def _flush_c() -> None:
+    """Empty C's own buffer of stdout, which is full of lines where stdout is no terminal."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # Windows finds no C library this way
+        ctypes.CDLL(None).fflush(None)
+
+
+@contextlib.contextmanager
+def _interruptible(out: Path | None) -> Iterator[None]:
+    """Ctrl-C ends in one line and the exit code that shells expect."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        remedy = "" if out is None else f" Continue with the same command and --resume; the run is in {out}."
+        typer.secho(f"stopped.{remedy}", err=True)
+        raise typer.Exit(130) from None
 
 
 def _budget(limits: dict[str, Any], size_counts: SizeCountsOption) -> Budget:
@@ -162,7 +192,7 @@ def quantize_command(
         strategy=strategy,
         bitwidths=_numbers(bitwidths, "--bitwidths"),
         activation_bits=activation_bits,
-        pin={name: _numbers(value, "--pin")[0] for name, value in _pairs(pin or [], "--pin").items()},
+        pin={name: _number(value, "--pin") for name, value in _pairs(pin or [], "--pin").items()},
         allowed={name: _numbers(value, "--allow") for name, value in _pairs(allow or [], "--allow").items()},
         objective=objective.value,
         sigma=cast(SigmaVariant, sigma),
@@ -177,7 +207,7 @@ def quantize_command(
         control=control,
         seed=seed,
     )
-    with _stdout_is_ours(json_output):
+    with _stdout_is_ours(json_output), _interruptible(out):
         result = quantize(
             load_model(model, weights),
             load_data(train, "train", "the training data"),
@@ -218,13 +248,14 @@ def inspect_command(
     """Show every layer: shapes, MACs, sigma, divergence and bytes at each bitwidth; and what stays in float."""
     if (data is None) == (input_shape is None):
         raise SigmaQuantError("give either --data or --input-shape, so that the model can be traced.")
-    network = load_model(model, weights)
-    if data is not None:
-        example = as_source(load_data(data, "test", "the data"), batch_size=2, name="data").example()
-        inputs = example if isinstance(example, tuple) else (example,)
-    else:
-        inputs = (torch.zeros(2, *_shape(str(input_shape))),)
-    report = inspect_model(network, inputs, _numbers(bitwidths, "--bitwidths"), cast(SigmaVariant, sigma))
+    with _stdout_is_ours(json_output):
+        network = load_model(model, weights)
+        if data is not None:
+            example = as_source(load_data(data, "test", "the data"), batch_size=2, name="data").example()
+            inputs = example if isinstance(example, tuple) else (example,)
+        else:
+            inputs = (torch.zeros(2, *_shape(str(input_shape))),)
+        report = inspect_model(network, inputs, _numbers(bitwidths, "--bitwidths"), cast(SigmaVariant, sigma))
     if json_output:
         _print_json(report.to_dict())
     else:
@@ -252,13 +283,14 @@ def evaluate_command(
     json_output: JsonOption = False,
 ) -> None:
     """Score a run's plan and checkpoint on data, beside the float model."""
-    scores = evaluate_run(
-        load_model(model, weights),
-        load_data(data, "test", "the data"),
-        run,
-        metric=load_object(metric, "the metric") if ":" in metric else metric,
-        device=device,
-    )
+    with _stdout_is_ours(json_output):
+        scores = evaluate_run(
+            load_model(model, weights),
+            load_data(data, "test", "the data"),
+            run,
+            metric=load_object(metric, "the metric") if ":" in metric else metric,
+            device=device,
+        )
     if json_output:
         _print_json({"run": str(run), **scores})
     else:
@@ -312,9 +344,6 @@ def main() -> None:
     except SigmaQuantError as error:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.secho("stopped. A run with --out can be continued with --resume.", err=True)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

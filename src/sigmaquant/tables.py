@@ -127,7 +127,7 @@ def read_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Results of finished runs.
 
     Raises:
-        RunDirectoryError: no run directory, or not finished.
+        RunDirectoryError: no run directory, damaged, or not finished.
     """
     rows = []
     for path in paths:
@@ -137,7 +137,12 @@ def read_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
             raise RunDirectoryError(
                 f"the run in {path} is not finished. Continue it with: sigmaquant quantize … --resume"
             )
-        rows.append({"run": str(path), "config": config, **files.read_result()})
+        row = {"run": str(path), "config": config, **files.read_result()}
+        missing = [key for key in ("status", "scores", "float_scores", "cost", "weights", "seconds") if key not in row]
+        missing += [key for key in ("settings", "budget") if key not in config]
+        if missing:
+            raise RunDirectoryError(f"the run in {path} is damaged: its files have no {missing[0]!r}. Run it again.")
+        rows.append(row)
     return rows
 
 

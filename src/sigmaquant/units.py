@@ -78,7 +78,13 @@ def parse_size(text: str | int | float) -> int | Ratio:
         (134000, 134144, Ratio(factor=8.0))
     """
     table = {unit: float(factor) for unit, factor in _BYTES.items()}
-    return _ratio(text) or math.floor(_scaled(text, table, "the size", '"180 KB" or "8x"', bare=True))
+    ratio = _ratio(text)
+    if ratio is not None:
+        return ratio
+    size = math.floor(_scaled(text, table, "the size", '"180 KB" or "8x"', bare=True))
+    if size < 1:
+        raise UnitsError(f"the size {text!r} is less than one byte. Write it like \"180 KB\" or \"8x\".")
+    return size
 
 
 def parse_count(text: str | int | float) -> float | Ratio:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -68,6 +68,15 @@ def _check(model: nn.Module, *examples: Tensor) -> QuantGraph:
         assert "guard" not in str(node.target)
         assert "dropout" not in str(node.target)
     return graph
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny tensors: a second thread only waits, and on a busy machine makes the first one wait too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -49,25 +49,29 @@ def graph_of(model: nn.Module, batch_norms: dict[str, str] | None = None) -> Qua
 
 
 class Branches(nn.Module):
-    """A convolution called twice, a residual addition, a parallel branch and operations that write in place."""
+    """A convolution called twice, a residual addition, a parallel branch, and on request in-place operations."""
 
-    def __init__(self) -> None:
+    def __init__(self, writes: bool = False) -> None:
         super().__init__()
+        self.writes = writes
         self.first = nn.Conv2d(2, 6, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(6)
         self.twice = nn.Conv2d(6, 6, 3, padding=1)
         self.branch = nn.Conv2d(6, 6, 1)
         self.dropout = nn.Dropout(0.5)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = nn.ReLU(inplace=writes)
         self.head = nn.Linear(6, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.norm(self.first(x)))
-        y = F.relu(self.twice(x), inplace=True)
+        y = F.relu(self.twice(x))
         z = self.branch(x)
         y = self.twice(y)
-        x += y
-        z.mul_(2)
+        if self.writes:
+            x += y
+            z.mul_(2)
+        else:
+            x = x + y
         x = self.dropout(self.relu(x) + z)
         return self.head(x.mean((2, 3)))
 
@@ -86,10 +90,10 @@ class Tied(nn.Module):
         return self.head(torch.tanh(self.middle(self.embedding(tokens))).mean(1))
 
 
-def branches(seed: int = 0) -> tuple[QuantGraph, Tensor]:
+def branches(writes: bool = False) -> tuple[QuantGraph, Tensor]:
     """A `Branches` network with lively BatchNorm statistics, and a batch."""
-    torch.manual_seed(seed)
-    model = Branches()
+    torch.manual_seed(0)
+    model = Branches(writes)
     with torch.no_grad():
         model.norm.running_var.uniform_(0.1, 2.0)
         model.norm.running_mean.normal_()

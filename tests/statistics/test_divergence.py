@@ -10,7 +10,7 @@ from statistics_cases import resnet20
 
 from sigmaquant.errors import ModelError, PlanError
 from sigmaquant.statistics import divergences, weight_divergence
-from sigmaquant.statistics.divergence import best_step, expanded_divergence, level_edges
+from sigmaquant.statistics.divergence import best_step, expanded_divergence, level_edges, power_sums
 from sigmaquant.statistics.histogram import HALF_BINS, density, weight_histogram
 
 ALL = (2, 3, 4, 5, 6, 7, 8)
@@ -129,7 +129,7 @@ def test_step_has_the_least_squared_error_of_its_grid(bits):
         return counts @ (position - level) ** 2
 
     candidates = np.linspace(0.06, 1, 48) * HALF_BINS / qmax
-    step = best_step(counts, qmax)
+    step = best_step(power_sums(counts), qmax)
     assert error(step) == pytest.approx(min(error(candidate) for candidate in candidates), rel=1e-9)
     level = np.sign(position) * np.minimum(np.ceil(np.abs(position) / step - 0.5), qmax)
     edges = level_edges(step, qmax)

@@ -46,8 +46,9 @@ def check_equal(graph, batches, bitwidths=(2, 4)):
     return table
 
 
-def test_equals_full_forward_passes_exactly():
-    graph, x = branches()
+@pytest.mark.parametrize("writes", [False, True], ids=["functional", "in place"])
+def test_equals_full_forward_passes_exactly(writes):
+    graph, x = branches(writes)
     table = check_equal(graph, [x, x[:3] + 1])
     assert min(row[2] for row in table.values()) > 0
 
@@ -97,6 +98,17 @@ def test_a_network_that_writes_into_its_input_does_not_write_into_the_batch():
     kept = x.clone()
     check_equal(graph, [x])
     assert torch.equal(x, kept)
+
+
+def test_only_what_lies_downstream_runs_again():
+    torch.manual_seed(0)
+    graph = graph_of(nn.Sequential(*(nn.Linear(4, 4) for _ in range(5))))
+    calls = []
+    for index, layer in enumerate(graph.module.children()):
+        layer.register_forward_hook(lambda *_, index=index: calls.append(index))
+    output_sensitivity(graph, (2, 3), [torch.randn(3, 4)])
+    # The reference and the sweep once each (the sweep ends before the last layer); then, per bitwidth, the suffix.
+    assert [calls.count(index) for index in range(5)] == [2 + 2 * (index + 1) for index in range(4)] + [1 + 2 * 5]
 
 
 def test_errors():

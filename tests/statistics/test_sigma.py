@@ -63,8 +63,9 @@ def test_folding_a_transposed_convolution_scales_its_outputs(groups):
         model[1].running_var.uniform_(0.1, 4)
         model[1].weight.normal_()
     graph = graph_of(model, {"0": "1"})
-    factor = model[1].weight / (model[1].running_var + model[1].eps).sqrt()
-    folded = model[0].weight.detach().clone()  # [in, out / groups, 2, 2]
+    factor = model[1].weight.detach() / (model[1].running_var + model[1].eps).sqrt()
+    model.requires_grad_(False)
+    folded = model[0].weight.clone()  # [in, out / groups, 2, 2]
     for output in range(6):
         group, channel = divmod(output, 6 // groups)
         inputs = slice(group * 4 // groups, (group + 1) * 4 // groups)

@@ -74,7 +74,7 @@ def _import(source: str, what: str) -> ModuleType:
 
 def _call(spec: str, what: str) -> Any:
     target = load_object(spec, what)
-    if not callable(target):
+    if isinstance(target, nn.Module) or not callable(target):  # a finished model can be called too
         return target
     try:
         return target()
@@ -96,7 +96,10 @@ def load_model(spec: str, weights: Path | None = None) -> nn.Module:
         raise SigmaQuantError(f"the model: {spec} gives a {type(model).__name__}, not a torch.nn.Module.")
     if weights is not None:
         tensors = load_weights(weights)
-        result = model.load_state_dict(tensors, strict=False)
+        try:
+            result = model.load_state_dict(tensors, strict=False)
+        except RuntimeError as error:  # of another shape
+            raise CheckpointError(f"{weights} does not fit {spec}: {str(error).splitlines()[-1].strip()}") from error
         missing = [key for key in result.missing_keys if not key.endswith("num_batches_tracked")]
         for what, keys in (("lacks", missing), ("has the unknown", result.unexpected_keys)):
             if keys:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from torch import Tensor, nn
+
 from sigmaquant.budget import RESOURCES, Cost, SizeCounts
 from sigmaquant.errors import BudgetError, near_matches
 from sigmaquant.graph.layers import LayerSpec, QuantGraph
 from sigmaquant.plan import BitwidthPlan
 
 FLOAT_BITS = 32
-_SCALE_BYTES = 4
+_FLOAT_BYTES = 4  # of a scale, a bias or a parameter that is not quantized
 _ACTIVATION_BYTES = 4 + 1  # scale and zero-point
-_BIAS_BYTES = 4
 
 
 class CostModel(Protocol):
@@ -49,17 +50,19 @@ class IdealCosts:
 
     def __init__(self, graph: QuantGraph) -> None:
         self._graph = graph
-        absorbed_biases = sum(s.weight_shape[_output_axis(s)] for s in graph.layers if s.batch_norm and not s.has_bias)
+        absorbed_biases = sum(output_channels(s) for s in graph.layers if s.batch_norm and not s.has_bias)
         kept = sum(p.elements for p in graph.float_parameters if not p.absorbed)
-        self._other_bytes = _BIAS_BYTES * (absorbed_biases + kept)
+        self._other_bytes = _FLOAT_BYTES * (absorbed_biases + kept) + constant_bytes(graph)
+        # a BatchNorm that is absorbed gives every output channel its own factor
+        scales = sum(output_channels(spec) if spec.batch_norm else spec.channels for spec in graph.layers)
+        self._scale_bytes = _FLOAT_BYTES * scales + _ACTIVATION_BYTES * len(graph.activations)
 
     def cost(self, plan: BitwidthPlan) -> Cost:
         """Bytes and bit operations under a plan."""
         layers = self._graph.layers
         return Cost(
             weight_bytes=sum(packed_bytes(spec.elements, plan.weights[spec.name]) for spec in layers),
-            scale_bytes=_SCALE_BYTES * sum(spec.channels for spec in layers)
-            + _ACTIVATION_BYTES * len(self._graph.activations),
+            scale_bytes=self._scale_bytes,
             other_bytes=self._other_bytes,
             bops=self._weightless_bops(plan)
             + sum(spec.macs * plan.weights[spec.name] * input_bits(spec, plan) for spec in layers),
@@ -89,8 +92,26 @@ class IdealCosts:
         return float(self._graph.weightless_macs * widest**2)
 
 
-def _output_axis(spec: LayerSpec) -> int:
-    return spec.channel_axis
+def output_channels(spec: LayerSpec) -> int:
+    """Output channels of a layer; a grouped transposed convolution has one scale for the like channels of all groups.
+
+    Example:
+        >>> output_channels(LayerSpec("up", "conv_transpose2d", "up.weight", (8, 3, 2, 2), 1, 4, False, 0, (), ()))
+        12
+    """
+    return spec.channels * (spec.groups if "transpose" in spec.kind else 1)
+
+
+def constant_bytes(graph: QuantGraph) -> int:
+    """Bytes of the tensors that the graph reads and that are no parameters: buffers such as position encodings."""
+    constants = {}
+    for node in graph.module.graph.nodes if graph.module is not None else ():
+        if node.op == "get_attr":
+            owner, _, name = str(node.target).rpartition(".")
+            value = getattr(graph.module.get_submodule(owner), name)
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                constants[str(node.target)] = value.numel() * value.element_size()
+    return sum(constants.values())
 
 
 def packed_bytes(elements: int, bits: int) -> int:

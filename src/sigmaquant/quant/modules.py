@@ -194,7 +194,10 @@ class QEmbedding(_Quantized, nn.Embedding):
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Embedding`, for integer indices."""
-        return F.embedding(x, self.quantized_weight, self.padding_idx)
+        # sparse gradients end at the quantizer, which needs dense ones
+        return F.embedding(
+            x, self.quantized_weight, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq, sparse=False
+        )
 
 
 class QParameter(_Quantized):
@@ -215,7 +218,7 @@ QUANTIZED_CLASSES: dict[type[nn.Module], type[_Quantized]] = {
     nn.Linear: QLinear,
     nn.Embedding: QEmbedding,
 }
-"""Quantized class of each stock class. Anything else that holds a functional weight becomes a `QParameter`."""
+"""Quantized class of each stock class and of its subclasses, which the graph admits only where they compute alike."""
 
 
 def quantized_from_float(module: nn.Module, quantizer: WeightQuantizer) -> nn.Module:
@@ -224,7 +227,8 @@ def quantized_from_float(module: nn.Module, quantizer: WeightQuantizer) -> nn.Mo
     The instance's dictionary is copied rather than the constructor called, so that every attribute of whichever torch
     version is kept and no second weight is ever allocated.
     """
-    cls = QUANTIZED_CLASSES.get(type(module), QParameter)
+    kinds = (quantized for stock, quantized in QUANTIZED_CLASSES.items() if isinstance(module, stock))
+    cls = next(kinds, QParameter)  # anything else holds a functional weight
     twin: nn.Module = cls.__new__(cls)
     twin.__dict__.update(module.__dict__)
     for table in ("_parameters", "_buffers", "_modules"):

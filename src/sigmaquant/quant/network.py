@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sigmaquant.errors import CheckpointError, CoverageError
+from sigmaquant.errors import CheckpointError, CoverageError, DataError
 from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant.modules import ActivationQuantizer, WeightQuantizer, quantized_from_float
@@ -32,7 +32,7 @@ class QuantizedNetwork(nn.Module):
         self.graph = graph
         self.body = body
         self.plan: BitwidthPlan | None = None
-        self._keys = {spec.name: _key(spec.name) for spec in graph.activations}
+        self._keys = _keys(graph)
 
     def forward(self, *inputs: Any) -> Any:
         """As the user's model."""
@@ -59,35 +59,39 @@ class QuantizedNetwork(nn.Module):
         return self.body.get_submodule(name).get_parameter("weight")
 
     def scales(self) -> list[nn.Parameter]:
-        """All learned scales, of weights and activations."""
-        return [p for name, p in self.body.named_parameters() if name.endswith(".scale")]
+        """All learned scales, of weights and activations; not what the user's own modules call so."""
+        return [m.scale for m in self.body.modules() if isinstance(m, WeightQuantizer | ActivationQuantizer)]
 
     def weights(self) -> list[nn.Parameter]:
         """All other parameters."""
-        return [p for name, p in self.body.named_parameters() if not name.endswith(".scale")]
+        scales = {id(scale) for scale in self.scales()}
+        return [p for p in self.body.parameters() if id(p) not in scales]
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor needed to restore the network, under the user's names; shares memory with the network."""
         return dict(self.body.state_dict(keep_vars=False))
 
     def load_state_(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `state` gave; bitwidths come from the plan, not from here.
+        """Restore what `state` gave; weight bitwidths come from the plan, not from here.
 
         Raises:
-            CheckpointError: tensors are missing, unknown or of another shape.
+            CheckpointError: tensors are missing, unknown or of another shape; the network is as it was.
         """
-        try:
-            result = self.body.load_state_dict(dict(tensors), strict=False)
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"the checkpoint does not fit this model: {str(error).splitlines()[-1].strip()}"
-            ) from None
-        for what, keys in (("lacks", result.missing_keys), ("has the unknown", result.unexpected_keys)):
+        own = self.state()
+        missing, unknown = [key for key in own if key not in tensors], [key for key in tensors if key not in own]
+        for what, keys in (("lacks", missing), ("has the unknown", unknown)):
             if keys:
                 raise CheckpointError(
                     f"the checkpoint belongs to another model: it {what} {keys[0]!r}"
                     f"{f' and {len(keys) - 1} more tensors' if len(keys) > 1 else ''}."
                 )
+        for key, tensor in tensors.items():
+            if tensor.shape != own[key].shape:
+                raise CheckpointError(
+                    f"the checkpoint belongs to another model: {key!r} has the shape {tuple(tensor.shape)}, "
+                    f"this model's has {tuple(own[key].shape)}."
+                )
+        self.body.load_state_dict(dict(tensors))
 
     def check_coverage(self, plan: BitwidthPlan) -> None:
         """Raise unless every layer and activation is at its planned bitwidth.
@@ -106,8 +110,17 @@ class QuantizedNetwork(nn.Module):
                 raise CoverageError(f"activation {name!r} is planned at {bits} bits but is at {state}.")
 
 
-def _key(name: str) -> str:
-    return name.replace(".", "__")
+def _keys(graph: QuantGraph) -> dict[str, str]:
+    """A module name for each activation's quantizer: without dots, unique, and no attribute of a container."""
+    taken: set[str] = set(dir(nn.ModuleDict()))
+    keys = {}
+    for spec in graph.activations:
+        key = spec.name.replace(".", "__")
+        while key in taken:
+            key += "_"
+        taken.add(key)
+        keys[spec.name] = key
+    return keys
 
 
 def _weight_quantizer(body: nn.Module, name: str) -> WeightQuantizer:
@@ -131,8 +144,9 @@ def prepare(graph: QuantGraph) -> QuantizedNetwork:
     table = nn.ModuleDict()
     body.add_submodule(_ACTIVATIONS, table)
     nodes = {node.name: node for node in body.graph.nodes}
+    keys = _keys(graph)
     for activation in graph.activations:
-        key = _key(activation.name)
+        key = keys[activation.name]
         table[key] = ActivationQuantizer()
         node = nodes[activation.node]
         with body.graph.inserting_after(node):
@@ -164,12 +178,13 @@ def restore_plan_(network: QuantizedNetwork, plan: BitwidthPlan, tensors: Mappin
     """Put the network at a saved state: bitwidths from the plan, everything else from the tensors.
 
     Raises:
-        UnknownLayerError, PlanError, CheckpointError: plan or tensors do not fit the model.
+        UnknownLayerError, PlanError, CheckpointError: plan or tensors do not fit the model; nothing has changed.
+        CoverageError: the tensors' activations are not at the plan's bitwidths.
     """
     plan.check(network.graph.layer, network.graph.activation_names, network.graph.fingerprint)
-    for name, quantizer in network.weight_quantizers.items():
-        quantizer.bits = plan.weights[name]  # the scales come with the tensors
     network.load_state_(tensors)
+    for name, quantizer in network.weight_quantizers.items():
+        quantizer.bits = plan.weights[name]  # the scales came with the tensors
     network.plan = plan
     network.check_coverage(plan)
 
@@ -199,14 +214,20 @@ def calibrate_(
     try:
         for inputs in batches:
             network(*(inputs if isinstance(inputs, tuple | list) else (inputs,)))
+        grids = {name: _grid(name, q.observer, network.plan.activations[name]) for name, q in quantizers.items()}
         for name, quantizer in quantizers.items():
-            bits = network.plan.activations[name]
-            scale, zero_point = quantizer.observer.affine(bits)
-            quantizer.set_grid_(scale, zero_point, bits)
+            quantizer.set_grid_(*grids[name], network.plan.activations[name])
     finally:
         for quantizer in quantizers.values():
             quantizer.observer = None
         network.train(training)
+
+
+def _grid(name: str, observer: Observer, bits: int) -> tuple[float, int]:
+    try:
+        return observer.affine(bits)
+    except DataError as error:
+        raise DataError(f"activation {name!r}: {error}") from None
 
 
 @torch.no_grad()
@@ -215,19 +236,31 @@ def reestimate_batch_norm_(network: nn.Module, batches: Iterable[Any]) -> None:
 
     Quantized weights shift the statistics of what follows; re-estimation costs forward passes only (Peters et al. 2018;
     Sun et al., NeurIPS 2019).
+
+    Raises:
+        DataError: no batches; the statistics are as they were, as after any other error.
     """
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
         return
     training, momenta = network.training, [norm.momentum for norm in norms]
+    kept = [{key: value.clone() for key, value in norm.state_dict().items()} for norm in norms]
     network.eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # torch: cumulative mean
         norm.train()
+    seen = 0
     try:
         for inputs in batches:
             network(*(inputs if isinstance(inputs, tuple | list) else (inputs,)))
+            seen += 1
+        if not seen:
+            raise DataError("BatchNorm statistics need at least one batch of training data, there was none.")
+    except BaseException:
+        for norm, state in zip(norms, kept, strict=True):
+            norm.load_state_dict(state)
+        raise
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -27,10 +27,12 @@ class MinMaxObserver:
 
     def __init__(self) -> None:
         self.low, self.high = math.inf, -math.inf
+        self.finite = True
 
     def __call__(self, x: Tensor) -> None:
         """See one batch."""
         low, high = torch.aminmax(x.detach())
+        self.finite = self.finite and math.isfinite(low) and math.isfinite(high)
         self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
 
     def affine(self, bits: int) -> tuple[float, int]:
@@ -39,9 +41,11 @@ class MinMaxObserver:
         Raises:
             DataError: nothing was seen, or NaN or infinite values.
         """
-        if not math.isfinite(self.low) or not math.isfinite(self.high):
+        if self.low > self.high:
+            raise DataError("calibration saw no activation. Give at least one batch of calibration data.")
+        if not self.finite:
             raise DataError(
-                "calibration saw no finite activation. Check the calibration data and the model for NaN and infinity."
+                "calibration saw NaN or infinite activations. Check the calibration data and the model for them."
             )
         return affine_from_range(self.low, self.high, bits)
 
@@ -52,7 +56,7 @@ class MseObserver(MinMaxObserver):
     At 8 bits the optimum lies close to the full range; below, clipping rare large values pays.
     """
 
-    samples_per_batch = 8192
+    samples_per_batch = 4096
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +81,7 @@ class MseObserver(MinMaxObserver):
         low, high = min(self.low, 0.0), max(self.high, 0.0)
         qmin, qmax = activation_range(bits)
         lowest = math.inf
-        for ratio in torch.linspace(1.0, 0.3, 36).tolist():
+        for ratio in torch.linspace(1.0, 0.3, 15).tolist():
             scale, zero_point = affine_from_range(low * ratio, high * ratio, bits)
             codes = (values / scale).round_().add_(zero_point).clamp_(qmin, qmax).sub_(zero_point)
             error = float(codes.mul_(scale).sub_(values).square_().mean())

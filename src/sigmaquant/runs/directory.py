@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sigmaquant.errors import RunDirectoryError
+from sigmaquant.errors import RunDirectoryError, SigmaQuantError
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.runs import state
 from sigmaquant.runs.atomic import save_tensors_atomic, storage_error, sync_folder, write_all, write_text_atomic
@@ -123,7 +123,15 @@ class RunDirectory(RunFiles):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, SigmaQuantError) and not self.resumed and not self.state_path.exists():
+            self._withdraw()
         self.close()
+
+    def _withdraw(self) -> None:
+        """Free the directory of a run that was refused before its first step: the corrected one may want it."""
+        for path in (self.log_path, self.trajectory_path, self.config_path):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release the lock; a second call does nothing."""

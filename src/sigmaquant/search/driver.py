@@ -119,9 +119,7 @@ class Driver:
         state.seconds = time.perf_counter() - self._begun
         if line is not None:
             state.step += 1
-            self.recorder.append_step(
-                {"step": state.step, "stage": state.stage, **line, "seconds": round(state.seconds, 3)}
-            )
+            self.recorder.append_step({"step": state.step, **line, "seconds": round(state.seconds, 3)})
         tensors = {f"now.{key}": value for key, value in self.student.tensors().items()}
         tensors.update({f"best.{key}": value for key, value in self.best.items()})
         self.recorder.save_state(state.step, tensors, state.to_dict())
@@ -168,6 +166,7 @@ class Driver:
 
     def _line(self, standing: Standing, move: str, accepted: bool, changes: dict[str, Any]) -> dict[str, Any]:
         return {
+            "stage": self.state.stage,
             "move": move,
             "accepted": accepted,
             "changes": changes,
@@ -194,8 +193,9 @@ class Driver:
             with task(self.progress, self.settings.strategy, 1):
                 standing = self._measure_plainly(bits)
             self._accept(standing)
+            line = self._line(standing, self.settings.strategy, True, {})
             self.state.stage = "final"
-            self._save(self._line(standing, self.settings.strategy, True, {}))
+            self._save(line)
 
     def _measure_plainly(self, bits: Bits) -> Standing:
         """Judge a plan without a training cycle."""
@@ -212,7 +212,9 @@ class Driver:
             table, per_element = self.session.sensitivity(self.session.graph)
             evidence = replace(evidence, sensitivity=table, per_element=per_element)
         with task(self.progress, f"strategy {self.settings.strategy}"):
-            return strategy(self.problem, evidence)
+            bits = strategy(self.problem, evidence)
+        self.problem.key(bits)  # a user's own strategy may have forgotten a layer or a pin
+        return bits
 
     def _calibration_loss(self, bits: Bits) -> float:
         """Distance to the float network's outputs at a plan, without training; for strategies that measure plans."""
@@ -234,14 +236,15 @@ class Driver:
                 self._accept(standing)
                 state.cycle += 1
                 state.tau = found.tau
+                line = self._line(standing, "cluster", True, {"tau": found.tau, "landing": found.landing})
                 go_on = self._shift_back(found, standing, sigma)
                 self.progress.advance()
                 if not go_on or state.cycle == self.settings.phase1_cycles:
                     state.stage, state.cycle = "phase2", 0
                     state.count = max(1, len(self.problem.layers) // 4)
-                    self._save(self._line(standing, "cluster", True, {"tau": found.tau, "landing": found.landing}))
+                    self._save(line)
                     return
-                self._save(self._line(standing, "cluster", True, {"tau": found.tau, "landing": found.landing}))
+                self._save(line)
 
     def _shift_back(self, found: Clustering, standing: Standing, sigma: dict[str, float]) -> bool:
         """Step 3 of phase 1: where the accuracy is too low and cost has slack, go half of the last step back."""
@@ -262,7 +265,9 @@ class Driver:
         state, settings = self.state, self.settings
         with task(self.progress, "phase 2", settings.max_cycles):
             self.progress.advance(state.cycle)
-            table, per_element = self.session.sensitivity(self.student.graph)
+            # Without training the weights are still the float network's.
+            graph = self.student.graph if self.student.trained_examples else self.session.graph
+            table, per_element = self.session.sensitivity(graph)
             while True:
                 move = self._propose(table, per_element)
                 if move is None:
@@ -328,7 +333,10 @@ class Driver:
     # -- final training ----------------------------------------------------------------------------------------------
 
     def _final(self) -> None:
-        """The final training in segments, each a complete step; ends with the best weights in the student."""
+        """The final training in segments, each a complete step; ends with the best weights in the student.
+
+        The best may be those from before.
+        """
         state, settings = self.state, self.settings
         segments, per_segment = self._segments()
         steps = -(-per_segment // settings.batch_size)
@@ -336,6 +344,7 @@ class Driver:
             self.progress.advance(state.segment * steps)
             while state.segment < segments:
                 if state.segment == 0:
+                    self._keep(self._present())  # training may also make it worse
                     self.student.reset_momentum()
                 seed = self.session.seed("final", state.segment)
                 torch.manual_seed(seed)

@@ -11,7 +11,7 @@ from torch import fx
 
 from sigmaquant.budget import Budget, Cost, Limits
 from sigmaquant.data import DataSource
-from sigmaquant.errors import PlanError, UnreachableBudgetError
+from sigmaquant.errors import BudgetError, PlanError, UnreachableBudgetError
 from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.hardware.costs import CostModel
 from sigmaquant.plan import BitwidthPlan, check_bitwidth, check_names
@@ -77,6 +77,11 @@ class Session:
             loss=Distillation(settings.distill, settings.temperature, loss),
         )
         self.reference: Cost = costs.reference()
+        if budget.accuracy is None and settings.objective == "smallest":
+            raise BudgetError(
+                "the objective 'smallest' shrinks the network until its accuracy falls below the floor, but the budget "
+                "has no accuracy. Give one, such as accuracy='-1 %', or use the objective 'accurate'."
+            )
         if budget.accuracy is None:  # an impossible budget is told before anything slow
             check_reachable(self._problem(budget.resolve(self.reference, None)))
         self.teacher: fx.GraphModule = make_teacher(graph)
@@ -131,7 +136,7 @@ class Session:
         batches = None
         if name != "divergence":
             batches = list(
-                self.data.train.take(self.settings.calibration_examples).batches(
+                self.data.train.take(self.settings.sensitivity_examples).batches(
                     shuffle=True, seed=self.seed("sensitivity")
                 )
             )
@@ -153,7 +158,8 @@ class Session:
             value = total.resource(resource, limits.size_counts)
             assert value is not None, "ratios has raised otherwise"
             fixed[resource] = value - sum(table[self.choices[name][0]] for name, table in costs[resource].items())
-            if all(len(set(table.values())) == 1 for table in costs[resource].values()) and ratios[resource] > 1:
+            free = [table for table in costs[resource].values() if len(table) > 1]  # pins are told by `check_reachable`
+            if free and all(len(set(table.values())) == 1 for table in free) and ratios[resource] > 1:
                 raise UnreachableBudgetError(
                     f"{resource} is {format_cost(resource, value)}, the limit is "
                     f"{format_cost(resource, limits.upper[resource])}, and no weight bitwidth changes it. "

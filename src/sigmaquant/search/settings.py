@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from sigmaquant.errors import SigmaQuantError
+from sigmaquant.errors import SigmaQuantError, near_matches
 from sigmaquant.plan import BITWIDTHS, check_bitwidth
-from sigmaquant.statistics import SigmaVariant
+from sigmaquant.statistics import SENSITIVITIES, SigmaVariant
 
 Objective = Literal["auto", "feasible", "smallest", "accurate"]
 
@@ -41,6 +42,7 @@ class Settings:
         weight_decay: of weights with two or more dimensions.
         distill: weight of the float network's outputs in the loss, 0..1; the rest is the task's loss.
         temperature: of the distillation.
+        sensitivity_examples: training examples for the sensitivities that need data.
         calibration_examples: training examples for activation ranges and BatchNorm statistics during the search.
         batch_norm_examples: training examples for the last BatchNorm re-estimation.
         search_examples: validation examples that judge a search step (all, where there are fewer).
@@ -70,6 +72,7 @@ class Settings:
     weight_decay: float = 1e-4
     distill: float = 1.0
     temperature: float = 2.0
+    sensitivity_examples: int = 512
     calibration_examples: int = 1024
     batch_norm_examples: int = 4096
     search_examples: int = 2048
@@ -91,24 +94,29 @@ class Settings:
             ("cycle_examples", 0),
             ("final_epochs", 0),
             ("batch_size", 1),
+            ("sensitivity_examples", 1),
             ("calibration_examples", 1),
             ("batch_norm_examples", 1),
             ("search_examples", 1),
             ("weight_decay", 0),
         ):
-            if getattr(self, name) < least:
-                raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be at least {least}.")
+            if not least <= getattr(self, name) < math.inf:
+                raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be finite and at least {least}.")
         for name in ("lr", "cycle_lr", "temperature"):
-            if not getattr(self, name) > 0:
-                raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be above zero.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be finite and above zero.")
         if not 0 <= self.distill <= 1:
             raise SigmaQuantError(f"distill is {self.distill!r}; it must lie between 0 and 1.")
         if not 0 < self.validation_fraction < 1:
             raise SigmaQuantError(f"validation_fraction is {self.validation_fraction!r}; it must lie between 0 and 1.")
-        if self.objective not in ("auto", "feasible", "smallest", "accurate"):
-            raise SigmaQuantError(
-                f"objective is {self.objective!r}; known are 'auto', 'feasible', 'smallest' and 'accurate'."
-            )
+        for name, known in (
+            ("objective", get_args(Objective)),
+            ("sigma", get_args(SigmaVariant)),
+            ("sensitivity", tuple(SENSITIVITIES)),
+        ):
+            if getattr(self, name) not in known:
+                value = str(getattr(self, name))
+                raise SigmaQuantError(f"there is no {name} {value!r}. {near_matches(value, known)}")
 
     @property
     def trains(self) -> bool:

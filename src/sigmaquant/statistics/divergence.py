@@ -79,32 +79,45 @@ def weight_divergence(weight: Tensor, bitwidths: Sequence[int], axis: int = 0) -
         return dict.fromkeys(limits, 0.0)
     share = rest / (rest + histogram.zeros)
     masses = density(histogram.counts)
+    powers = power_sums(histogram.counts)
     return {
-        bits: share * expanded_divergence(masses, level_edges(best_step(histogram.counts, qmax), qmax))
+        bits: share * expanded_divergence(masses, level_edges(best_step(powers, qmax), qmax))
         for bits, qmax in limits.items()
     }
 
 
-def best_step(counts: NDArray[np.int64], qmax: int) -> float:
+def power_sums(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sums over all bins nearer to the centre than bin k of ``count * k**power``: [3 powers, HALF_BINS + 2].
+
+    Args:
+        counts: [2 * HALF_BINS + 1]; the levels being symmetric, only the distance from the centre bin matters.
+    """
+    folded = counts[HALF_BINS:].astype(np.float64)
+    folded[1:] += counts[HALF_BINS - 1 :: -1]
+    distance = np.arange(HALF_BINS + 1, dtype=np.float64)
+    sums = np.zeros((3, HALF_BINS + 2))
+    for power in range(3):
+        np.cumsum(folded, out=sums[power, 1:])
+        folded *= distance
+    return sums
+
+
+def best_step(powers: NDArray[np.float64], qmax: int) -> float:
     """Distance of two levels, in bins, that minimises the squared quantization error of a histogram.
 
     Args:
-        counts: [2 * HALF_BINS + 1], symmetric levels about the centre bin.
+        powers: `power_sums` of the histogram. They turn each level's error, ``sum c (x - level)²``, into a few
+            look-ups: the cost of a candidate is the number of its levels, not of the bins.
         qmax: largest code; the smallest is its negative.
     """
-    folded = counts[HALF_BINS:].copy()
-    folded[1:] += counts[HALF_BINS - 1 :: -1]
-    position = np.arange(HALF_BINS + 1, dtype=np.float64)
-    # Sums up to a bin turn each level's error, sum c (x - level)^2, into a few look-ups: the cost of a candidate is
-    # the number of levels, not of bins.
-    mass, first, second = (np.concatenate([[0.0], np.cumsum(folded * position**power)]) for power in range(3))
     codes = np.arange(qmax + 1)
     steps = _CLIP_RATIOS[:, None] * (HALF_BINS / qmax)
     edges = np.full((len(steps), qmax + 2), HALF_BINS + 1)
     edges[:, 0] = 0
     edges[:, 1:-1] = (steps * (codes[1:] - 0.5)).astype(np.int64) + 1
     level = steps * codes
-    error = np.diff(second[edges]) - 2 * level * np.diff(first[edges]) + level**2 * np.diff(mass[edges])
+    mass, first, second = np.diff(powers[:, edges])
+    error = second - 2 * level * first + level**2 * mass
     return float(steps[error.sum(1).argmin(), 0])
 
 

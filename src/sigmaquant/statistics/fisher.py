@@ -111,11 +111,13 @@ def fisher_sensitivities(
                     for name, gradient in zip(leaves, gradients, strict=True):
                         if gradient is None:  # the layer does not reach the output
                             continue
-                        for bits in bitwidths:
-                            # One product serves both: its sum is the projection, its squares are the diagonal's terms.
-                            product = quantized.error(name, bits).mul_(gradient).float()
-                            projected[name][bits] += float(product.sum(dtype=torch.float64)) ** 2
-                            diagonal[name][bits] += float(torch.linalg.vector_norm(product)) ** 2
+                        # One product serves both: its sum is the projection, its squares are the diagonal's terms.
+                        product = quantized.errors(name) * gradient.reshape(-1).float()
+                        sums = product.sum(1, dtype=torch.float64).square_().tolist()
+                        squares = torch.linalg.vector_norm(product, dim=1).square_().tolist()
+                        for bits, total, square in zip(bitwidths, sums, squares, strict=True):
+                            projected[name][bits] += total
+                            diagonal[name][bits] += square
     if norm == 0:
         raise DataError("every output is zero, so a change relative to them has no meaning. Check the network.")
     for table in (diagonal, projected):

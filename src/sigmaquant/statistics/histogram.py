@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sigmaquant.statistics.moments import channel_chunks, channel_maxima
+from sigmaquant.statistics.moments import channel_chunks, channel_maxima, scratch_like
 
 HALF_BINS = 2048
 """Bins on each side of the centre bin. At 8 bits and no clipping a level spans 16 bins, and the counts fit in a
@@ -56,11 +56,12 @@ def weight_histogram(weight: Tensor, axis: int = 0) -> WeightHistogram:
     factors = HALF_BINS / channel_maxima(weight, axis).double()
     factors = factors.nan_to_num(posinf=0.0).clamp_max_(torch.finfo(torch.float32).max).float()[:, None]
     counts = torch.zeros(bins, dtype=torch.int64, device=weight.device)
+    scratch, integers = scratch_like(weight, axis), scratch_like(weight, axis, torch.int32)
     for part, rows in channel_chunks(weight, axis):
         # Adding half a bin makes truncation a rounding to the nearest bin, and keeps both ends inside the range
         # whatever float32 does to the product. bincount on int32 is several times faster than torch.histc here.
-        index = torch.mul(rows, factors[part]).add_(HALF_BINS + 0.5).to(torch.int32)
-        counts += torch.bincount(index.view(-1), minlength=bins)
+        scaled = torch.mul(rows, factors[part], out=scratch[: len(rows)]).add_(HALF_BINS + 0.5)
+        counts += torch.bincount(integers[: len(rows)].copy_(scaled).view(-1), minlength=bins)
     table = counts.cpu().numpy()
     zeros = 0
     if table[HALF_BINS] > table[HALF_BINS - 1] + table[HALF_BINS + 1]:

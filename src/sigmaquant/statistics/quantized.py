@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from sigmaquant.errors import ModelError
@@ -11,8 +12,12 @@ from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.quant.numerics import dequantize_weight, mse_weight_scales, quantize_weight
 
 
+_KEPT_BYTES = 1 << 28
+"""Errors are kept between uses up to this many bytes: a small network is then not quantized anew for every sample."""
+
+
 class QuantizedWeights:
-    """Quantized weights of a graph, on demand; holds the scales only, C numbers per layer and bitwidth.
+    """Quantized weights of a graph, on demand; holds the scales, C numbers per layer and bitwidth, and few errors.
 
     Raises:
         ModelError: a weight contains NaN or infinity.
@@ -21,7 +26,10 @@ class QuantizedWeights:
 
     def __init__(self, graph: QuantGraph, bitwidths: Sequence[int]) -> None:
         self._graph = graph
+        self._bitwidths = tuple(bitwidths)
         self._scales: dict[tuple[str, int], Tensor] = {}
+        self._errors: dict[str, Tensor] = {}
+        self._kept_bytes = 0
         for spec in graph.layers:
             weight = graph.weight(spec.name).detach()
             if not bool(weight.isfinite().all()):
@@ -39,3 +47,14 @@ class QuantizedWeights:
     def error(self, name: str, bits: int) -> Tensor:
         """Quantized minus float weight."""
         return self.weight(name, bits).sub_(self._graph.weight(name).detach())
+
+    def errors(self, name: str) -> Tensor:
+        """Quantized minus float weight at every bitwidth: [bitwidths, elements], float32."""
+        kept = self._errors.get(name)
+        if kept is not None:
+            return kept
+        errors = torch.stack([self.error(name, bits).reshape(-1).float() for bits in self._bitwidths])
+        if self._kept_bytes + errors.nbytes <= _KEPT_BYTES:
+            self._kept_bytes += errors.nbytes
+            self._errors[name] = errors
+        return errors

@@ -47,6 +47,10 @@ class LayerPlace:
                 needed.update(node.all_input_nodes)
         self.shared = tuple(reversed(shared))
 
+    def swap(self, node: fx.Node, weight: Tensor) -> dict[str, Tensor] | None:
+        """The called module's parameters that `weight` replaces at a node, or None where the node is no user."""
+        return dict.fromkeys(self.users[node], weight) if node in self.users else None
+
 
 def _weight_keys(module: fx.GraphModule, node: fx.Node, weight: Tensor) -> tuple[str, ...] | None:
     # By identity, not by name, so that a tied weight changes wherever it is used.
@@ -134,16 +138,14 @@ class Sweep:
         self, node: fx.Node, values: Mapping[fx.Node, Any], place: LayerPlace | None, weight: Tensor | None
     ) -> Any:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-        keys = place.users.get(node) if place is not None and weight is not None else None
+        swap = place.swap(node, weight) if place is not None and weight is not None else None
         if node.op == "call_function":
             return node.target(*args, **kwargs)  # type: ignore[operator]
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "call_module":
             called = self._module.get_submodule(str(node.target))
-            return (
-                functional_call(called, dict.fromkeys(keys, weight), args, kwargs) if keys else called(*args, **kwargs)
-            )
+            return called(*args, **kwargs) if swap is None else functional_call(called, swap, args, kwargs)
         if node.op == "get_attr":
-            return weight if keys is not None else _attribute(self._module, node)
+            return _attribute(self._module, node) if swap is None else weight
         return args[0]

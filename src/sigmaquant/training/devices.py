@@ -41,7 +41,11 @@ class Device:
     def put_module(self, module: nn.Module) -> nn.Module:
         """Move a module, in place."""
         module.to(self.name)
-        return module.to(memory_format=torch.channels_last) if self.channels_last else module  # type: ignore[call-overload]
+        if self.channels_last:
+            for tensor in (*module.parameters(), *module.buffers()):
+                if tensor.dim() == 4:  # Module.to(memory_format=...) refuses modules that also hold a 5-d kernel
+                    tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+        return module
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -71,5 +75,6 @@ def choose_device(name: str = "auto", bf16: bool | None = None) -> Device:
             f"the device {name!r} cannot be used: {str(error).splitlines()[0]} Use device='cpu'."
         ) from None
     if bf16 is None:
-        bf16 = cpu_has_bf16() if torch.device(name).type == "cpu" else torch.cuda.is_bf16_supported()
+        kind = torch.device(name).type
+        bf16 = cpu_has_bf16() if kind == "cpu" else kind == "cuda" and torch.cuda.is_bf16_supported()
     return Device(name, bf16)

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sigmaquant.errors import DataError
+from sigmaquant.errors import DataError, TrainingError
+
+_IGNORED = -100  # torch's own default
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
 """outputs [N, ...], targets -> scalar."""
@@ -39,9 +41,24 @@ class Distillation:
         if self.alpha > 0 and teacher is not None:
             loss = loss + self.alpha * distance(student, teacher.float(), self.temperature)
         if self.alpha < 1 or teacher is None:
-            task = self.task or cross_entropy
-            loss = loss + (1 - self.alpha if teacher is not None else 1.0) * task(student, targets)
+            loss = loss + (1 - self.alpha if teacher is not None else 1.0) * self._task_loss(student, targets)
         return loss
+
+    def _task_loss(self, student: Tensor, targets: Tensor) -> Tensor:
+        if self.task is None:
+            return cross_entropy(student, targets)
+        what = f"the loss {getattr(self.task, '__name__', type(self.task).__name__)!r}"
+        try:
+            loss = self.task(student, targets)
+        except Exception as error:  # the user's code may raise anything
+            raise TrainingError(
+                f"{what} failed on outputs {tuple(student.shape)} and targets {tuple(targets.shape)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise TrainingError(f"{what} must return one number as a tensor, it returned {found}.")
+        return loss.reshape(())
 
 
 def distance(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -62,13 +79,19 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     Raises:
         DataError: the targets are no class indices of these outputs.
     """
-    if targets.is_floating_point() or targets.shape != outputs.shape[:1] + outputs.shape[2:]:
+    fits = outputs.dim() > 1 and targets.shape == outputs.shape[:1] + outputs.shape[2:]
+    if targets.is_floating_point() or not fits:
         raise DataError(
             f"cross-entropy needs integer class targets for outputs of shape {tuple(outputs.shape)}, got "
             f"{targets.dtype} of shape {tuple(targets.shape)}. Pass your own loss=..., or distil only (alpha=1)."
         )
-    if targets.numel() and int(targets.max()) >= outputs.shape[1]:
-        raise DataError(f"target class {int(targets.max())} does not exist: the model has {outputs.shape[1]} classes.")
+    classes = outputs.shape[1]
+    wrong = targets[((targets < 0) & (targets != _IGNORED)) | (targets >= classes)]
+    if wrong.numel():
+        raise DataError(
+            f"target class {int(wrong[0])} does not exist: the model has {classes} classes, 0..{classes - 1} "
+            f"({_IGNORED} leaves an example out)."
+        )
     return F.cross_entropy(outputs, targets.long())
 
 

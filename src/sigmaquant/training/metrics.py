@@ -102,7 +102,7 @@ def score(metric: Metric, outputs: Tensor, targets: Tensor) -> float:
         ) from error
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several elements
         raise MetricError(
             f"the metric must return one number, it returned {type(value).__name__} {str(value)[:60]!r}."
         ) from None

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigmaquant.errors import TrainingError
+from sigmaquant.errors import CheckpointError, TrainingError
 from sigmaquant.quant.network import QuantizedNetwork
+from sigmaquant.quant.numerics import SCALE_FLOOR
 from sigmaquant.training.devices import Device
 from sigmaquant.training.losses import Distillation, check_finite
 from sigmaquant.training.metrics import call
@@ -86,8 +87,16 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors_(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Inverse of `optimizer_tensors`: a missing buffer means a fresh one."""
+    """Inverse of `optimizer_tensors`: a missing buffer means a fresh one.
+
+    Raises:
+        CheckpointError: buffers of other parameters.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    shapes = {str(i): p.shape for i, p in enumerate(parameters)}
+    for key, value in tensors.items():
+        if value.shape != shapes.get(key):
+            raise CheckpointError(f"the checkpoint's optimizer state {key!r} belongs to another model or recipe.")
     optimizer.state.clear()
     for key, value in tensors.items():
         parameter = parameters[int(key)]
@@ -174,4 +183,4 @@ def train_(
 @torch.no_grad()
 def _keep_scales_positive_(network: QuantizedNetwork) -> None:
     # A step may carry a small scale across zero, where quantization is undefined.
-    torch._foreach_clamp_min_([p.data for p in network.scales()], 1e-8)
+    torch._foreach_clamp_min_([p.data for p in network.scales()], SCALE_FLOOR)

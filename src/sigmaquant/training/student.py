@@ -92,17 +92,25 @@ class Judge:
 
 def stream(source: DataSource, examples: int, seed: int) -> Iterator[tuple[Any, Any]]:
     """Shuffled, augmented training batches until `examples` have been given, over several passes if need be."""
-    left, epoch = examples, 0
+    left, epoch, largest = examples, 0, 0
     while left > 0:
         for inputs, targets in source.batches(shuffle=True, seed=seed + 7919 * epoch):
             count = len(targets)
-            if count < 2 and left > count:
-                continue  # BatchNorm cannot train on one example
+            largest = max(largest, count)
+            if count < 2 and (epoch == 0 or largest > 1):
+                continue  # BatchNorm cannot train on one example; only where there is nothing else, it has to
+            if count > left:  # exactly as many as asked for, but never a single one
+                inputs, targets = first(inputs, max(left, 2)), targets[: max(left, 2)]
             yield inputs, targets
             left -= count
-            if left <= 0:
+            if left < min(largest, 2):
                 return
         epoch += 1
+
+
+def first(inputs: Any, count: int) -> Any:
+    """The first examples of a batch."""
+    return tuple(x[:count] for x in inputs) if isinstance(inputs, tuple | list) else inputs[:count]
 
 
 class Student:
@@ -153,10 +161,14 @@ class Student:
             self.recalibrate()
 
     def recalibrate(self) -> None:
-        """Activation ranges and BatchNorm statistics from the calibration examples, at the present plan."""
-        calibrate_(self.network, self._calibration[:2])  # a first range, for the statistics to see quantized inputs
+        """BatchNorm statistics and activation ranges from the calibration examples, at the present plan.
+
+        The statistics are those of unquantized activations: 8-bit ones shift them by far less than the sampling does.
+        """
+        for quantizer in self.network.activation_quantizers.values():
+            quantizer.enabled = False
         reestimate_batch_norm_(self.network, self._calibration)
-        calibrate_(self.network, self._calibration)
+        calibrate_(self.network, self._calibration[: max(1, len(self._calibration) // 4)])
 
     def cycle(self, examples: int, seed: int, lr: float, progress: StepProgress | None = None) -> TrainingReport | None:
         """One short training cycle with its own learning-rate arc."""

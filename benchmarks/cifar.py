@@ -1,0 +1,162 @@
+"""Accuracy at given sizes on CIFAR-10, for every strategy, post-training or trained, from the float network to the result.
+
+    python benchmarks/cifar.py --data DIR --mode post-training --sizes 8,10.67
+    python benchmarks/cifar.py --data DIR --mode trained --sizes 10.67,12.8,16 --strategies sigma,uniform,ilp --seeds 0,1,2
+    python benchmarks/cifar.py --table results/cifar.jsonl
+
+DIR holds ``cifar10/`` and ``weights/`` with the networks' classes in ``networks.py`` and a reader ``load.py``. The
+networks were trained on all 50,000 training images, so 2,000 of those serve for validation: decisions never see the
+test images, whose top-1 is computed once a run, after the clock has stopped. Sizes are reductions of the packed weights
+against float32; scales, biases and unquantized parameters are shown beside. Runs that are already in the results file
+are skipped. Run with OMP_WAIT_POLICY=passive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sigmaquant
+from sigmaquant import Budget, Settings
+from sigmaquant.data import cifar10_data, split
+from sigmaquant.runs import make_progress
+from sigmaquant.training.devices import choose_device
+from sigmaquant.training.metrics import evaluate, top1
+
+NETWORKS = {"resnet20": "akamaster_resnet20_cifar10", "resnet56": "akamaster_resnet56_cifar10"}
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+ALL_WIDTHS = (2, 3, 4, 5, 6, 7, 8)
+
+
+def settings(mode: str, strategy: str, seed: int, epochs: float, changes: dict[str, Any]) -> Settings:
+    """What all strategies share: every width, the same sensitivity, the same training."""
+    base: dict[str, Any] = dict(
+        strategy=strategy,
+        bitwidths=ALL_WIDTHS,
+        sensitivity="curvature",
+        post_training=mode == "post-training",
+        cycle_examples=0,
+        max_cycles=8,
+        final_epochs=epochs,
+        search_examples=512,
+        seed=seed,
+    )
+    return Settings(**{**base, **changes})
+
+
+def run(args: argparse.Namespace, strategy: str, size: float, seed: int) -> dict[str, Any]:
+    sys.path.insert(0, str(args.data))
+    import load  # the data folder's own reader
+
+    torch.manual_seed(seed)
+    network, _ = load.network(NETWORKS[args.network])
+    data = cifar10_data(args.data / "cifar10", mean=MEAN, std=STD, batch_size=args.batch_size)
+    train, validation = split(data.train, size=2000, seed=0)
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = sigmaquant.quantize(
+        network,
+        train,
+        budget=Budget(size=f"{size}x", size_counts="weights"),
+        validation_data=validation,
+        settings=settings(args.mode, strategy, seed, args.epochs, json.loads(args.settings)),
+        progress=make_progress(show=not args.quiet),
+    )
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    device = choose_device()
+    return {
+        "network": args.network,
+        "mode": args.mode,
+        "strategy": strategy,
+        "size": size,
+        "seed": seed,
+        "epochs": args.epochs if args.mode == "trained" else 0,
+        "settings": args.settings,
+        "test_top1": evaluate(result.network, data.test.batches(), top1, device),
+        "validation_top1": result.scores.validation,
+        "weight_bytes": result.cost.weight_bytes,
+        "scale_bytes": result.cost.scale_bytes,
+        "other_bytes": result.cost.other_bytes,
+        "weights": dict(result.plan.weights),
+        "wall_s": round(wall, 1),
+        "cpu_s": round(cpu, 1),
+        "threads": torch.get_num_threads(),
+        "sigmaquant": sigmaquant.__version__,
+        "torch": torch.__version__,
+    }
+
+
+KEY = ("network", "mode", "strategy", "size", "seed", "epochs", "settings")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[k] for k in KEY if k != "seed")].append(row)
+    lines = [
+        "| network | mode | size | strategy | top-1 %, mean (min..max) | seeds | weights | scales + other | wall s | CPU s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for key, found in sorted(groups.items(), key=lambda item: (item[0][0], item[0][1], item[0][3], item[0][2])):
+        scores = [100 * row["test_top1"] for row in found]
+        first = found[0]
+        spread = f" ({min(scores):.2f}..{max(scores):.2f})" if len(scores) > 1 else ""
+        mode = key[1] + (f", {first['epochs']:g} epochs" if first["epochs"] else "")
+        changed = f" `{first['settings']}`" if first["settings"] != "{}" else ""
+        lines.append(
+            f"| {key[0]} | {mode} | {first['size']:g}× | {first['strategy']}{changed} "
+            f"| {statistics.mean(scores):.2f}{spread} | {len(found)} | {first['weight_bytes'] / 1024:.1f} KiB "
+            f"| {(first['scale_bytes'] + first['other_bytes']) / 1024:.1f} KiB "
+            f"| {statistics.mean(r['wall_s'] for r in found):.0f} | {statistics.mean(r['cpu_s'] for r in found):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with cifar10/, weights/, networks.py and load.py")
+    parser.add_argument("--network", choices=sorted(NETWORKS), default="resnet20")
+    parser.add_argument("--mode", choices=("post-training", "trained"), default="post-training")
+    parser.add_argument("--sizes", default="8,10.67")
+    parser.add_argument("--strategies", default="sigma")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--epochs", type=float, default=2.0)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--settings", default="{}", help="JSON of other fields of sigmaquant.Settings")
+    parser.add_argument("--out", type=Path, default=Path("results/cifar.jsonl"))
+    parser.add_argument("--table", type=Path, help="only print the table of a results file")
+    parser.add_argument("--quiet", action="store_true")
+    args = parser.parse_args()
+    if args.table:
+        print(table(read(args.table)))
+        return
+    if args.data is None:
+        parser.error("--data is needed")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    epochs = args.epochs if args.mode == "trained" else 0
+    for seed in (int(s) for s in args.seeds.split(",")):
+        for size in (float(s) for s in args.sizes.split(",")):
+            for strategy in args.strategies.split(","):
+                wanted = (args.network, args.mode, strategy, size, seed, epochs, args.settings)
+                if wanted in {tuple(row[k] for k in KEY) for row in read(args.out)}:
+                    continue
+                row = run(args, strategy, size, seed)
+                with args.out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(strategy, size, seed, f"top-1 {row['test_top1']:.4f}", f"wall {row['wall_s']} s", flush=True)
+    print(table(read(args.out)))
+
+
+if __name__ == "__main__":
+    main()

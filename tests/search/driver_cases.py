@@ -1,0 +1,78 @@
+"""Sessions and recorders for the tests of the driver, on the tiny network."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+import tiny
+from sigmaquant import Budget, Settings
+from sigmaquant.data import as_source
+from sigmaquant.graph import QuantGraph, trace
+from sigmaquant.hardware.costs import cost_model
+from sigmaquant.runs import NullProgress
+from sigmaquant.search.driver import Driver
+from sigmaquant.search.session import Data, Session
+from sigmaquant.training.devices import Device
+from sigmaquant.training.metrics import top1
+from sigmaquant.training.student import Judgement
+
+
+class Memory:
+    """A recorder that keeps everything, every state included."""
+
+    def __init__(self, saved: tuple[int, dict[str, Tensor], dict[str, Any]] | None = None) -> None:
+        self.saved = saved
+        self.lines: list[dict[str, Any]] = []
+        self.states: list[tuple[int, dict[str, Tensor], dict[str, Any]]] = []
+
+    def append_step(self, step: dict[str, Any]) -> None:
+        self.lines.append(step)
+
+    def save_state(self, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        copies = {key: value.clone() for key, value in tensors.items()}
+        self.states.append((step, copies, {**meta, "tabu": [list(key) for key in meta["tabu"]]}))
+
+    def load_state(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+        return self.saved
+
+
+@cache
+def graph() -> QuantGraph:
+    return trace(tiny.trained(), tiny.train_data()[0][:2])
+
+
+def session(budget: Budget, **options: Any) -> Session:
+    settings = Settings(**{**tiny.QUICK, **options})
+    size = settings.batch_size
+    data = Data(as_source(tiny.train_data(), batch_size=size), as_source(tiny.validation_data(), batch_size=size))
+    costs = cost_model("ideal", graph())
+    return Session(graph(), data, budget, settings, costs, top1, None, Device("cpu", bf16=False))
+
+
+def driver(budget: Budget, recorder: Memory | None = None, extra: int = 0, **options: Any) -> Driver:
+    return Driver(session(budget, **options), recorder or Memory(), NullProgress(), extra)
+
+
+def lines(budget: Budget, **options: Any) -> list[dict[str, Any]]:
+    """The trajectory of a whole search."""
+    recorder = Memory()
+    driver(budget, recorder, **options).run()
+    return recorder.lines
+
+
+def without_seconds(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in step.items() if key != "seconds"} for step in steps]
+
+
+class Scripted:
+    """A judge that gives the accuracies it is told to, one for each call, and the last one from then on."""
+
+    def __init__(self, *accuracies: float) -> None:
+        self.accuracies = list(accuracies)
+
+    def __call__(self, network: Any) -> Judgement:
+        accuracy = self.accuracies.pop(0) if len(self.accuracies) > 1 else self.accuracies[0]
+        return Judgement(accuracy, 1 - accuracy)

@@ -1,0 +1,283 @@
+"""The driver of the search: stages, the accept rule, exact restores, and the best state at the end."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tiny
+from driver_cases import Memory, Scripted, driver, graph, lines, session, without_seconds
+from sigmaquant import Budget
+from sigmaquant.errors import BudgetError, PlanError, UnreachableBudgetError
+from sigmaquant.search.phase1 import cluster_to_budget, shifted
+from sigmaquant.search.phase2 import Move
+from sigmaquant.search.state import Standing
+from sigmaquant.search.strategies import STRATEGIES, register
+from sigmaquant.statistics import layer_sigmas
+
+EIGHT = Budget(size="8x")
+
+
+def of_stage(steps: list[dict], stage: str) -> list[dict]:
+    return [step for step in steps if step["stage"] == stage]
+
+
+def test_phase1_measures_the_clustered_plan_once_where_cost_has_no_slack() -> None:
+    search = driver(EIGHT)
+    search.run()
+    first = search.recorder.lines[0]
+    found = cluster_to_budget(layer_sigmas(graph()), search.problem)
+    assert first["weights"] == found.bits
+    assert first["changes"] == {"tau": found.tau, "landing": found.landing}
+    assert first["violations"], "phase 1 lands above the limit on purpose"
+    assert len(of_stage(search.recorder.lines, "phase1")) == 1
+
+
+def test_phase1_goes_back_by_half_of_the_last_step_while_accuracy_is_low_and_cost_has_slack() -> None:
+    search = driver(Budget(accuracy="97 %"), phase1_cycles=4, max_cycles=0, final_epochs=0)
+    search.run()
+    cycles = of_stage(search.recorder.lines, "phase1")
+    taus = [step["changes"]["tau"] for step in cycles]
+    sigmas = layer_sigmas(graph())
+    steps = [before - after for before, after in zip(taus, taus[1:], strict=False)]
+    assert len(taus) == 4
+    assert taus[0] == 0
+    assert steps[0] == pytest.approx((max(sigmas.values()) - min(sigmas.values())) / 2)
+    assert steps[1] == pytest.approx(steps[0] / 2)
+    assert steps[2] == pytest.approx(steps[1] / 2)
+    for step in cycles:
+        assert step["weights"] == shifted(sigmas, search.problem, step["changes"]["tau"]).bits
+
+
+def test_phase1_is_content_with_an_accuracy_near_the_floor() -> None:
+    search = driver(Budget(accuracy="90 %"))
+    search.session.search_judge = Scripted(0.885)
+    search.run()
+    assert len(of_stage(search.recorder.lines, "phase1")) == 1
+
+
+def test_every_line_names_the_stage_it_was_made_in() -> None:
+    steps = lines(Budget(size="7x", accuracy="-1 %"))
+    moves = {(step["stage"], step["move"]) for step in steps}
+    assert {stage for stage, move in moves if move == "cluster"} == {"phase1"}
+    assert {stage for stage, move in moves if move in ("demote", "promote", "exchange")} == {"phase2"}
+    assert {stage for stage, move in moves if move in ("final training", "batch norm")} == {"final"}
+    assert [step["step"] for step in steps] == list(range(1, len(steps) + 1))
+    uniform = lines(EIGHT, strategy="uniform", final_epochs=0, post_training=True)
+    assert [(step["stage"], step["move"]) for step in uniform] == [("phase1", "uniform"), ("final", "post-training")]
+
+
+def test_limits_are_kept_even_without_cycles_left() -> None:
+    steps = lines(EIGHT, max_cycles=0, final_epochs=0)
+    assert [step["move"] for step in of_stage(steps, "phase2")] == ["demote"]
+    assert "size_bytes" not in steps[-1]["violations"]
+
+
+@pytest.mark.parametrize("cycles", [1, 2, 3])
+def test_phase2_uses_no_more_cycles_than_it_may(cycles: int) -> None:
+    steps = lines(Budget(size="4x", accuracy="99 %"), max_cycles=cycles, final_epochs=0)
+    assert len(of_stage(steps, "phase2")) <= cycles
+
+
+def test_phase2_does_nothing_when_all_is_met() -> None:
+    assert not of_stage(lines(Budget(accuracy="50 %"), final_epochs=0), "phase2")
+
+
+def test_without_phase2_only_the_limits_are_seen_to() -> None:
+    moves = [step["move"] for step in of_stage(lines(EIGHT, phase2=False, final_epochs=0), "phase2")]
+    assert moves == ["demote"]
+    assert not of_stage(lines(Budget(accuracy="99 %"), phase2=False, phase1_cycles=1, final_epochs=0), "phase2")
+
+
+def test_a_rejected_move_is_undone_exactly_and_never_proposed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = driver(Budget(accuracy="99 %"), phase1_cycles=1, max_cycles=3, final_epochs=0)
+    search._plan_stage()
+    assert search.state.stage == "phase2"
+    search.state.count = 4
+    before, weights, trained = search.student.tensors(), dict(search.state.weights), search.student.trained_examples
+    assert any(key.startswith("optimizer.") for key in before)
+    monkeypatch.setattr(Standing, "better_than", lambda *_: False)
+    search._phase2()
+    assert tiny.same_tensors(search.student.tensors(), before)
+    assert {name: quantizer.bits for name, quantizer in search.student.network.weight_quantizers.items()} == weights
+    assert search.student.trained_examples == trained == search.state.search_examples
+    assert search.state.weights == weights
+    steps = of_stage(search.recorder.lines, "phase2")
+    tried = [tuple(step["weights"].values()) for step in steps]
+    assert len(set(tried)) == len(tried) == 3
+    assert [tuple(key) for key in search.state.tabu] == tried
+    assert not any(step["accepted"] for step in steps)
+    assert search.state.count == 1, "4, 2, 1: halved by each rejection"
+
+
+def test_the_number_of_layers_moved_at_once_halves_after_a_rejection(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = driver(Budget(accuracy="99 %"), phase1_cycles=1, max_cycles=2, final_epochs=0)
+    search._plan_stage()
+    search.state.count = 4
+    monkeypatch.setattr(Standing, "better_than", lambda *_: False)
+    search._phase2()
+    sizes = [len(step["changes"]) for step in of_stage(search.recorder.lines, "phase2")]
+    assert sizes == [3, 2], "three layers have a higher bitwidth; then half of four"
+
+
+def test_an_accepted_move_is_kept_and_sensitivities_are_measured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = driver(Budget(accuracy="99 %"), phase1_cycles=1, max_cycles=2, final_epochs=0)
+    search._plan_stage()
+    measured = []
+    original = search.session.sensitivity
+    monkeypatch.setattr(search.session, "sensitivity", lambda g: measured.append(g) or original(g))
+    monkeypatch.setattr(Standing, "better_than", lambda *_: True)
+    trained = search.student.trained_examples
+    search._phase2()
+    steps = of_stage(search.recorder.lines, "phase2")
+    assert search.state.weights == steps[-1]["weights"]
+    assert search.state.accuracy == steps[-1]["accuracy"]
+    assert search.student.trained_examples == trained + 100 * len(steps)
+    assert len(measured) == 1 + len(steps)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "kept"),
+    [
+        ((0.5, 0.6, 0.7), 2),
+        ((0.5, 0.7, 0.6), 1),
+        ((0.5, 0.6, 0.6), 2),  # the later of two equals has trained longer
+        ((0.7, 0.6, 0.5), 0),
+    ],
+)
+def test_the_best_state_of_the_final_training_is_kept(accuracies: tuple[float, ...], kept: int) -> None:
+    search = driver(EIGHT, strategy="uniform", batch_norm_examples=50)
+    search.session.search_judge = Scripted(*accuracies, 0.9, 0.1)  # batch norm: before, after
+    seen = []
+    search.student.reset_momentum, reset = lambda: (seen.append(search.student.tensors()), reset()), None
+    reset = type(search.student).reset_momentum.__get__(search.student)
+    search.student.segment, segment = (
+        lambda *given: (segment(*given), seen.append(search.student.tensors())),
+        search.student.segment,
+    )
+    search.run()
+    assert len(seen) == 3, "before, and two segments"
+    assert tiny.same_tensors(search.student.network.state(), _network(seen[kept]))
+    assert [line["accepted"] for line in search.recorder.lines][1:3] == [
+        accuracies[1] >= accuracies[0],
+        accuracies[2] >= max(accuracies[:2]),
+    ]
+
+
+def _network(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
+
+
+@pytest.mark.parametrize(("after", "kept"), [(0.8, True), (0.9, True), (0.95, True)])
+def test_batch_norm_statistics_are_re_estimated_where_that_does_no_harm(after: float, kept: bool) -> None:
+    for value, expected in ((after, after >= 0.9), (0.1, False)):
+        search = driver(EIGHT, strategy="uniform", final_epochs=0.25)
+        search.session.search_judge = Scripted(0.1, 0.5, 0.9, value)
+        search.run()
+        line = search.recorder.lines[-1]
+        assert (line["move"], line["accepted"], line["accuracy"]) == ("batch norm", expected, value)
+        assert search.state.accuracy == (value if expected else 0.9)
+
+
+def test_extra_examples_lengthen_the_final_training() -> None:
+    plain, longer = driver(EIGHT, strategy="uniform"), driver(EIGHT, strategy="uniform", extra=300)
+    plain.run()
+    longer.run()
+    assert plain.student.trained_examples == 400
+    assert longer.student.trained_examples == 700
+
+
+def test_post_training_leaves_every_parameter_as_it_was() -> None:
+    search = driver(Budget(size="6x", accuracy="-1 %"), post_training=True)
+    search.run()
+    assert search.student.trained_examples == 0
+    network = search.student.network.body
+    for name, parameter in graph().module.named_parameters():
+        assert torch.equal(network.get_parameter(name), parameter), name
+    assert search.recorder.lines[-1]["move"] == "post-training"
+
+
+@pytest.mark.parametrize(
+    ("budget", "options"),
+    [
+        (Budget(accuracy="97 %"), {}),
+        (Budget(size="9x", bops="40x", accuracy="-1 %"), {}),
+        (Budget(size="6x"), {"post_training": True, "sensitivity": "fisher"}),
+        (EIGHT, {"strategy": "greedy"}),
+    ],
+)
+def test_a_run_continued_from_any_saved_state_ends_like_the_unbroken_one(budget: Budget, options: dict) -> None:
+    recorder = Memory()
+    whole = driver(budget, recorder, **options)
+    whole.run()
+    for saved in recorder.states[:-1]:
+        again = Memory(saved)
+        part = driver(budget, again, **options)
+        part.run()
+        assert without_seconds(recorder.lines[: saved[0]] + again.lines) == without_seconds(recorder.lines)
+        assert tiny.same_tensors(part.student.tensors(), whole.student.tensors()), saved[2]["stage"]
+        assert part.state.weights == whole.state.weights
+
+
+def test_a_finished_run_is_not_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Memory()
+    whole = driver(EIGHT, recorder)
+    whole.run()
+    again = driver(EIGHT, Memory(recorder.states[-1]))
+    monkeypatch.setattr(again.student, "_train", lambda *_: pytest.fail("trained"))
+    again.run()
+    assert tiny.same_tensors(again.student.tensors(), whole.student.tensors())
+
+
+def test_a_strategy_of_the_users_own_must_name_every_layer_and_keep_the_pins() -> None:
+    register("forgetful")(lambda problem, evidence: dict(list(problem.lowest.items())[1:]))
+    register("unruly")(lambda problem, evidence: dict.fromkeys(problem.choices, 4))
+    try:
+        with pytest.raises(PlanError, match="layer '0' is at None bits"):
+            driver(EIGHT, strategy="forgetful").run()
+        with pytest.raises(PlanError, match=r"layer '3' is at 4 bits, but its allowed bitwidths are \(8,\)"):
+            driver(Budget(size="4x"), strategy="unruly", pin={"3": 8}).run()
+    finally:
+        del STRATEGIES["forgetful"], STRATEGIES["unruly"]
+
+
+def test_the_smallest_objective_needs_an_accuracy() -> None:
+    with pytest.raises(BudgetError, match=r"'smallest' shrinks the network .*has no accuracy\. Give one"):
+        session(EIGHT, objective="smallest")
+
+
+def test_a_budget_that_only_pins_make_impossible_names_the_pins() -> None:
+    with pytest.raises(UnreachableBudgetError, match=r"Unpin '9' \(8 bits\), '5' \(8 bits\)"):
+        session(EIGHT, pin=dict.fromkeys(graph().layer, 8))
+
+
+def test_seeds_differ_by_purpose_step_and_run() -> None:
+    one, other = session(EIGHT), session(EIGHT, seed=1)
+    seeds = [one.seed("cycle", 0), one.seed("cycle", 1), one.seed("final", 0), other.seed("cycle", 0)]
+    assert len(set(seeds)) == 4
+    assert one.seed("cycle", 0) == session(EIGHT).seed("cycle", 0)
+
+
+def test_better_is_feasible_then_less_violated_then_what_the_objective_wants() -> None:
+    limits = session(Budget(size="8x", accuracy="90 %")).limits
+    search = driver(Budget(size="8x", accuracy="90 %"))
+
+    def standing(bits: int, accuracy: float) -> Standing:
+        plan = search.session.plan(dict.fromkeys(graph().layer, bits))
+        return search._standing(plan, Scripted(accuracy)(None))
+
+    assert standing(2, 0.9).better_than(standing(8, 0.99), "feasible", limits)
+    assert standing(2, 0.89).better_than(standing(2, 0.8), "feasible", limits)
+    assert standing(2, 0.8).better_than(standing(8, 0.9), "feasible", limits), "12 % below beats 100 % over"
+    assert standing(2, 0.95).better_than(standing(2, 0.94), "accurate", limits)
+    assert not standing(2, 0.95).better_than(standing(2, 0.95), "feasible", limits)
+
+
+def test_moves_beyond_the_problem_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    proposed: list[Move | None] = []
+    search = driver(Budget(accuracy="99 %"), pin=dict.fromkeys(graph().layer, 8), phase1_cycles=1, final_epochs=0)
+    original = search._propose
+    monkeypatch.setattr(search, "_propose", lambda *given: proposed.append(original(*given)) or proposed[-1])
+    search.run()
+    assert proposed == [None]
+    assert set(search.state.weights.values()) == {8}
