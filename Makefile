@@ -2,37 +2,44 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+DIGITS := examples/digits.py
 
 .PHONY: help venv demo test lint typecheck clean
 
 help:
-	@echo "make venv       an environment in $(VENV) with everything below"
-	@echo "make demo       train and evaluate the example network"
-	@echo "make test       run the tests"
+	@echo "make demo       fit the example network into an eighth of its size, and show the result"
+	@echo "make test       run all tests"
 	@echo "make lint       check style and formatting"
 	@echo "make typecheck  check the types"
+	@echo "make venv       an environment in $(VENV) with everything for development"
 	@echo "make clean      remove the environment and the caches"
 
-venv: $(STAMP)
+venv: $(VENV)/.dev
 
-# The stamp is touched last: an installation that was interrupted is done again.
-$(STAMP): pyproject.toml constraints.txt
+# The stamps are touched last: an installation that was interrupted is done again.
+$(VENV)/.demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -e ".[dev,demo,cifar10]" -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e ".[demo]" -c constraints.txt
 	touch $@
 
-demo: $(STAMP)
-	$(BIN)/python examples/digits.py
+$(VENV)/.dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e ".[dev,demo,cifar10]" -c constraints.txt
+	touch $@
 
-test: $(STAMP)
+demo: $(VENV)/.demo
+	$(BIN)/sigmaquant quantize $(DIGITS):model --train $(DIGITS):train_data --val $(DIGITS):val_data \
+		--test $(DIGITS):test_data --size 8x --epochs 12 --cycle-examples 1024 --control \
+		--out runs/digits --overwrite
+
+test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
-lint: $(STAMP)
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-typecheck: $(STAMP)
+typecheck: $(VENV)/.dev
 	$(BIN)/mypy
 
 clean:

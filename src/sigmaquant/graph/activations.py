@@ -200,7 +200,7 @@ def _readable_name(node: fx.Node, parents: Collection[str]) -> str:
     if owner and owner not in parents and "torch.nn.modules" in kind and "container" not in kind:
         return owner
     name = operator_name(picked_from(node))
-    return f"{owner}.{name}" if owner else name
+    return owner if owner.split(".")[-1] == name else f"{owner}.{name}".removeprefix(".")
 
 
 def _unique(name: str, seen: dict[str, int]) -> str:

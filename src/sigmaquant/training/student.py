@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from sigmaquant.data import DataSource
+from sigmaquant.errors import CheckpointError
 from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import (
@@ -150,8 +151,6 @@ class Student:
     @property
     def graph(self) -> QuantGraph:
         """The graph with the student's present weights in place of the float model's, for statistics."""
-        from dataclasses import replace
-
         return replace(self.network.graph, module=self.network.body)
 
     def apply(self, plan: BitwidthPlan) -> None:
@@ -231,6 +230,8 @@ class Student:
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}}
         for key, value in tensors.items():
             part, _, name = key.partition(".")
+            if part not in parts:
+                raise CheckpointError(f"the checkpoint has the unknown tensor {key!r}: it is no student's.")
             parts[part][name] = value
         restore_plan_(self.network, plan, parts["network"])
         load_optimizer_tensors_(self.optimizer, parts["optimizer"])

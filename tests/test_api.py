@@ -1,0 +1,241 @@
+"""`quantize` on a tiny network: budgets, strategies, objectives, and what the result says."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import tiny
+from sigmaquant import Budget, QuantizationResult
+from sigmaquant.training import student
+
+NAMES = ("0", "3", "5", "9")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def check_accounting(result: QuantizationResult, model: nn.Module) -> None:
+    """Every parameter exactly once, with its bitwidth or a reason; and the network really is at the plan."""
+    parameters = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    assert sorted(row.parameter for row in result.coverage) == sorted(parameters)
+    for row in result.coverage:
+        assert row.elements == parameters[row.parameter]
+        assert (row.bits is None) == bool(row.reason)
+        if row.bits is not None:
+            assert row.bits == result.plan.weights[row.parameter.removesuffix(".weight")]
+    quantizers = result.network.weight_quantizers
+    assert {name: quantizer.bits for name, quantizer in quantizers.items()} == dict(result.plan.weights)
+    for name, quantizer in quantizers.items():
+        most = 2 ** (result.plan.weights[name] - 1) - 1
+        assert int(quantizer.codes(result.network.weight(name)).abs().max()) <= most
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        Budget(size="8x"),
+        Budget(size="10x", size_counts="weights"),
+        Budget(size=2000),
+        Budget(bops="30x"),
+        Budget(accuracy="-3 %"),
+        Budget(size="6x", bops="25x", accuracy="-2 %"),
+    ],
+    ids=repr,
+)
+def test_a_reachable_budget_is_met(budget: Budget) -> None:
+    model = tiny.trained()
+    result = tiny.run(budget, model)
+    assert result.met
+    assert result.status == "met"
+    assert result.violations == {}
+    limits = budget.resolve(result.reference, result.float_scores.validation)
+    assert dict(result.limits) == {
+        **limits.upper,
+        **({} if limits.accuracy_floor is None else {"accuracy": limits.accuracy_floor}),
+    }
+    for resource, limit in limits.upper.items():
+        assert result.cost.resource(resource, budget.size_counts) <= limit
+    if limits.accuracy_floor is not None:
+        assert result.scores.validation >= limits.accuracy_floor
+    check_accounting(result, model)
+    assert not result.network.training
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "greedy", "ilp", "random"])
+def test_every_strategy_fits_the_budget(strategy: str) -> None:
+    result = tiny.run("8x", strategy=strategy, final_epochs=0.5)
+    assert result.met
+    assert result.cost.total_bytes <= result.reference.total_bytes / 8
+    assert result.scores.validation > 0.5
+    if strategy == "uniform":
+        assert set(result.plan.weights.values()) == {2}
+
+
+@pytest.mark.parametrize("strategy", ["sigma", "uniform", "greedy", "ilp", "random"])
+def test_pins_and_allowed_bitwidths_are_respected(strategy: str) -> None:
+    options = {"pin": {"0": 5}, "allowed": {"9": (3, 7)}, "bitwidths": (2, 4), "activation_pin": {"input": 6}}
+    result = tiny.run("5x", strategy=strategy, post_training=True, **options)
+    assert result.met
+    assert result.plan.weights["0"] == 5
+    assert result.plan.weights["9"] in (3, 7)
+    assert {result.plan.weights[name] for name in ("3", "5")} <= {2, 4}
+    assert result.plan.activations["input"] == 6
+    check_accounting(result, tiny.trained())
+
+
+def test_smallest_is_smaller_than_feasible_and_keeps_the_accuracy() -> None:
+    budget = Budget(accuracy="-4 %")
+    feasible, smallest = tiny.run(budget), tiny.run(budget, objective="smallest", max_cycles=10)
+    assert feasible.met
+    assert smallest.met
+    assert smallest.cost.total_bytes < feasible.cost.total_bytes
+
+
+def test_accurate_goes_on_where_feasible_stops() -> None:
+    budget = Budget(size="4x", accuracy="50 %")
+    feasible = tiny.run(budget, post_training=True)
+    accurate = tiny.run(budget, post_training=True, objective="accurate", max_cycles=8)
+    assert feasible.met
+    assert accurate.met
+    outputs = [tiny_outputs(result.network) for result in (feasible, accurate)]
+    wanted = tiny_outputs(tiny.trained())
+    near = [float((out.log_softmax(1) - wanted.log_softmax(1)).square().mean()) for out in outputs]
+    assert near[1] <= near[0]
+
+
+@torch.no_grad()
+def tiny_outputs(network: nn.Module) -> torch.Tensor:
+    return network(tiny.validation_data()[0])
+
+
+def test_post_training_trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(student, "train_", lambda *_, **__: pytest.fail("trained"))
+    model = tiny.trained()
+    result = tiny.run("6x", model, post_training=True, control=True)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(result.network.body.get_parameter(name), parameter), name
+
+
+def test_a_uniform_control_is_trained_for_as_many_examples(tmp_path) -> None:
+    result = tiny.run(Budget(size="7x", accuracy="-1 %"), control=True, run_dir=tmp_path / "run", batch_size=64)
+    control = result.control
+    assert control is not None
+    assert len(set(control.plan.weights.values())) == 1
+    assert control.cost.total_bytes <= result.limits["size_bytes"]
+    from sigmaquant.runs import RunDirectory
+
+    examples = []
+    for path in (tmp_path / "run", tmp_path / "run" / "control"):
+        config = RunDirectory(path, config={}, overwrite=False) if False else None
+        assert config is None
+        examples.append(trained_examples(path))
+    assert examples[0] > 400, "the search trains too"
+    assert examples[1] == pytest.approx(examples[0], abs=4), "one for each segment at most"
+    assert result.to_dict()["control"]["scores"]["validation"] == control.scores.validation
+
+
+def trained_examples(path) -> int:
+    import json
+
+    return json.loads((path / "state.json").read_text())["meta"]["trained_examples"]
+
+
+def perceptron(*sizes: int) -> nn.Module:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return tiny.fit_(nn.Sequential(*layers[:-1])).eval()
+
+
+@pytest.mark.parametrize("sizes", [(64, 6), (64, 16, 6)])
+def test_fewer_layers_than_bitwidths(sizes: tuple[int, ...]) -> None:
+    result = tiny.run(Budget(size="5x", accuracy="-20 %"), perceptron(*sizes))
+    assert len(result.plan.weights) == len(sizes) - 1
+    assert result.met
+
+
+def test_equal_sigmas() -> None:
+    model = perceptron(64, 64, 64, 64, 6)
+    with torch.no_grad():
+        for layer in (model[3], model[5]):
+            layer.weight.copy_(model[1].weight)
+    result = tiny.run("6x", model, pin={"7": 4}, post_training=True)
+    assert result.cost.total_bytes <= result.reference.total_bytes / 6
+
+
+def test_all_layers_pinned() -> None:
+    bits = dict(zip(NAMES, (3, 5, 7, 8), strict=True))
+    result = tiny.run("3x", pin=bits, control=True)
+    assert dict(result.plan.weights) == bits
+    assert result.control is not None
+    assert dict(result.control.plan.weights) == bits
+    assert result.met
+
+
+def test_an_accuracy_out_of_reach_is_said_and_the_nearest_network_returned(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="sigmaquant"):
+        result = tiny.run(Budget(size="5x", accuracy="100 %"))
+    assert not result.met
+    assert result.status == "not met"
+    assert set(result.violations) == {"accuracy"}
+    assert result.violations["accuracy"] == pytest.approx(1 - result.scores.validation)
+    assert result.scores.validation > 0.85
+    assert result.cost.total_bytes <= result.limits["size_bytes"]
+    assert "the budget is not met: accuracy is off by" in caplog.text
+
+
+def test_nothing_of_the_users_is_changed() -> None:
+    model = tiny.trained()
+    model[3].train()
+    before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
+    model[9].weight.requires_grad_(False)
+    torch.manual_seed(123)
+    random = torch.get_rng_state()
+    tiny.run("8x", model)
+    assert tiny.same_tensors(model.state_dict(), before)
+    assert [module.training for module in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()].count(False) == 1
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def outcome(result: QuantizationResult) -> tuple[Any, ...]:
+    return dict(result.plan.weights), result.scores.validation, result.network.state()
+
+
+def test_test_data_decide_nothing() -> None:
+    budget = Budget(size="7x", accuracy="-1 %")
+    other = (tiny.test_data()[0].flip(0) * 3, tiny.test_data()[1])
+    plain, tested, swapped = (tiny.run(budget, test_data=data) for data in (None, tiny.test_data(), other))
+    assert plain.scores.test is None
+    assert tested.scores.test > 0.8
+    assert swapped.scores.test < 0.6
+    assert tested.float_scores.test != swapped.float_scores.test
+    for result in (tested, swapped):
+        assert outcome(result)[:2] == outcome(plain)[:2]
+        assert tiny.same_tensors(outcome(result)[2], outcome(plain)[2])
+
+
+def test_the_same_seed_gives_the_same_network_and_another_one_another(tmp_path) -> None:
+    from search_lines import trajectory
+
+    results = [tiny.run("8x", run_dir=tmp_path / str(index), seed=seed) for index, seed in enumerate((0, 0, 1))]
+    files = [(tmp_path / str(index) / "checkpoint.safetensors").read_bytes() for index in range(3)]
+    lines = [trajectory(tmp_path / str(index)) for index in range(3)]
+    assert files[0] == files[1]
+    assert lines[0] == lines[1]
+    assert results[0].plan == results[1].plan
+    assert files[0] != files[2]
+    assert lines[0] != lines[2]
