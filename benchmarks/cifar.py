@@ -1,7 +1,7 @@
-"""Accuracy at given sizes on CIFAR-10, for every strategy, post-training or trained, from the float network to the result.
+"""Accuracy at given sizes on CIFAR-10 for every strategy, from the float network to the result, with its time.
 
-    python benchmarks/cifar.py --data DIR --mode post-training --sizes 8,10.67
-    python benchmarks/cifar.py --data DIR --mode trained --sizes 10.67,12.8,16 --strategies sigma,uniform,ilp --seeds 0,1,2
+    python benchmarks/cifar.py --data DIR --mode post-training --sizes 8,32/3
+    python benchmarks/cifar.py --data DIR --mode trained --sizes 32/3,12.8,16 --strategies sigma,uniform --seeds 0,1,2
     python benchmarks/cifar.py --table results/cifar.jsonl
 
 DIR holds ``cifar10/`` and ``weights/`` with the networks' classes in ``networks.py`` and a reader ``load.py``. The
@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,17 @@ ALL_WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 
 def settings(mode: str, strategy: str, seed: int, epochs: float, changes: dict[str, Any]) -> Settings:
     """What all strategies share: every width, the same sensitivity, the same training."""
-    base: dict[str, Any] = dict(
-        strategy=strategy,
-        bitwidths=ALL_WIDTHS,
-        sensitivity="curvature",
-        post_training=mode == "post-training",
-        cycle_examples=0,
-        max_cycles=8,
-        final_epochs=epochs,
-        search_examples=512,
-        seed=seed,
-    )
+    base: dict[str, Any] = {
+        "strategy": strategy,
+        "bitwidths": ALL_WIDTHS,
+        "sensitivity": "curvature",
+        "post_training": mode == "post-training",
+        "cycle_examples": 0,
+        "max_cycles": 4,
+        "final_epochs": epochs,
+        "search_examples": 512,
+        "seed": seed,
+    }
     return Settings(**{**base, **changes})
 
 
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace, strategy: str, size: float, seed: int) -> dict
     result = sigmaquant.quantize(
         network,
         train,
-        budget=Budget(size=f"{size}x", size_counts="weights"),
+        budget=Budget(size=f"{size!r}x", size_counts="weights"),
         validation_data=validation,
         settings=settings(args.mode, strategy, seed, args.epochs, json.loads(args.settings)),
         progress=make_progress(show=not args.quiet),
@@ -105,7 +106,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         groups[tuple(row[k] for k in KEY if k != "seed")].append(row)
     lines = [
-        "| network | mode | size | strategy | top-1 %, mean (min..max) | seeds | weights | scales + other | wall s | CPU s |",
+        "| network | mode | size | strategy | top-1 % (range) | seeds | weights | scales + other | wall s | CPU s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for key, found in sorted(groups.items(), key=lambda item: (item[0][0], item[0][1], item[0][3], item[0][2])):
@@ -115,7 +116,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         mode = key[1] + (f", {first['epochs']:g} epochs" if first["epochs"] else "")
         changed = f" `{first['settings']}`" if first["settings"] != "{}" else ""
         lines.append(
-            f"| {key[0]} | {mode} | {first['size']:g}× | {first['strategy']}{changed} "
+            f"| {key[0]} | {mode} | {first['size']:.4g}× | {first['strategy']}{changed} "
             f"| {statistics.mean(scores):.2f}{spread} | {len(found)} | {first['weight_bytes'] / 1024:.1f} KiB "
             f"| {(first['scale_bytes'] + first['other_bytes']) / 1024:.1f} KiB "
             f"| {statistics.mean(r['wall_s'] for r in found):.0f} | {statistics.mean(r['cpu_s'] for r in found):.0f} |"
@@ -128,7 +129,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with cifar10/, weights/, networks.py and load.py")
     parser.add_argument("--network", choices=sorted(NETWORKS), default="resnet20")
     parser.add_argument("--mode", choices=("post-training", "trained"), default="post-training")
-    parser.add_argument("--sizes", default="8,10.67")
+    parser.add_argument("--sizes", default="8,32/3", help="reductions; 32/3 is 3 bits")
     parser.add_argument("--strategies", default="sigma")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--epochs", type=float, default=2.0)
@@ -146,7 +147,7 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     epochs = args.epochs if args.mode == "trained" else 0
     for seed in (int(s) for s in args.seeds.split(",")):
-        for size in (float(s) for s in args.sizes.split(",")):
+        for size in (float(Fraction(s)) for s in args.sizes.split(",")):
             for strategy in args.strategies.split(","):
                 wanted = (args.network, args.mode, strategy, size, seed, epochs, args.settings)
                 if wanted in {tuple(row[k] for k in KEY) for row in read(args.out)}:
@@ -154,7 +155,14 @@ def main() -> None:
                 row = run(args, strategy, size, seed)
                 with args.out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-                print(strategy, size, seed, f"top-1 {row['test_top1']:.4f}", f"wall {row['wall_s']} s", flush=True)
+                print(
+                    strategy,
+                    f"{size:.4g}",
+                    seed,
+                    f"top-1 {row['test_top1']:.4f}",
+                    f"wall {row['wall_s']} s",
+                    flush=True,
+                )
     print(table(read(args.out)))
 
 

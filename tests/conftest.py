@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -29,3 +30,9 @@ def shared_loader(shared_data: Path):
 
     yield load
     sys.path.remove(str(shared_data))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny tensors gain nothing from threads, which can be twenty times slower where processors are shared."""
+    torch.set_num_threads(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +18,9 @@ from sigmaquant.training import student
 NAMES = ("0", "3", "5", "9")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+@torch.no_grad()
+def validation_outputs(network: nn.Module) -> torch.Tensor:
+    return network(tiny.validation_data()[0])
 
 
 def check_accounting(result: QuantizationResult, model: nn.Module) -> None:
@@ -108,66 +106,44 @@ def test_accurate_goes_on_where_feasible_stops() -> None:
     accurate = tiny.run(budget, post_training=True, objective="accurate", max_cycles=8)
     assert feasible.met
     assert accurate.met
-    outputs = [tiny_outputs(result.network) for result in (feasible, accurate)]
-    wanted = tiny_outputs(tiny.trained())
+    outputs = [validation_outputs(result.network) for result in (feasible, accurate)]
+    wanted = validation_outputs(tiny.trained())
     near = [float((out.log_softmax(1) - wanted.log_softmax(1)).square().mean()) for out in outputs]
     assert near[1] <= near[0]
 
 
-@torch.no_grad()
-def tiny_outputs(network: nn.Module) -> torch.Tensor:
-    return network(tiny.validation_data()[0])
-
-
-def test_post_training_trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rounding", ["nearest", "compensated"])
+def test_post_training_trains_nothing(monkeypatch: pytest.MonkeyPatch, rounding: str) -> None:
     monkeypatch.setattr(student, "train_", lambda *_, **__: pytest.fail("trained"))
     model = tiny.trained()
-    result = tiny.run("6x", model, post_training=True, control=True)
-    for name, parameter in model.named_parameters():
-        assert torch.equal(result.network.body.get_parameter(name), parameter), name
+    result = tiny.run("6x", model, post_training=True, control=True, rounding=rounding)
+    body = result.network.body
+    same = [torch.equal(body.get_parameter(name), parameter) for name, parameter in model.named_parameters()]
+    assert all(same) == (rounding == "nearest")
+    assert result.scores.validation > 0.8
 
 
-def test_a_uniform_control_is_trained_for_as_many_examples(tmp_path) -> None:
+def test_a_uniform_control_is_trained_for_as_many_examples(tmp_path: Path) -> None:
     result = tiny.run(Budget(size="7x", accuracy="-1 %"), control=True, run_dir=tmp_path / "run", batch_size=64)
     control = result.control
     assert control is not None
     assert len(set(control.plan.weights.values())) == 1
     assert control.cost.total_bytes <= result.limits["size_bytes"]
-    from sigmaquant.runs import RunDirectory
-
-    examples = []
-    for path in (tmp_path / "run", tmp_path / "run" / "control"):
-        config = RunDirectory(path, config={}, overwrite=False) if False else None
-        assert config is None
-        examples.append(trained_examples(path))
+    examples = [tiny.state(path)["trained_examples"] for path in (tmp_path / "run", tmp_path / "run" / "control")]
     assert examples[0] > 400, "the search trains too"
     assert examples[1] == pytest.approx(examples[0], abs=4), "one for each segment at most"
     assert result.to_dict()["control"]["scores"]["validation"] == control.scores.validation
 
 
-def trained_examples(path) -> int:
-    import json
-
-    return json.loads((path / "state.json").read_text())["meta"]["trained_examples"]
-
-
-def perceptron(*sizes: int) -> nn.Module:
-    torch.manual_seed(0)
-    layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in zip(sizes, sizes[1:], strict=False):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return tiny.fit_(nn.Sequential(*layers[:-1])).eval()
-
-
 @pytest.mark.parametrize("sizes", [(64, 6), (64, 16, 6)])
 def test_fewer_layers_than_bitwidths(sizes: tuple[int, ...]) -> None:
-    result = tiny.run(Budget(size="5x", accuracy="-20 %"), perceptron(*sizes))
+    result = tiny.run(Budget(size="5x", accuracy="-20 %"), tiny.perceptron(*sizes))
     assert len(result.plan.weights) == len(sizes) - 1
     assert result.met
 
 
 def test_equal_sigmas() -> None:
-    model = perceptron(64, 64, 64, 64, 6)
+    model = tiny.perceptron(64, 64, 64, 64, 6)
     with torch.no_grad():
         for layer in (model[3], model[5]):
             layer.weight.copy_(model[1].weight)
@@ -228,12 +204,10 @@ def test_test_data_decide_nothing() -> None:
         assert tiny.same_tensors(outcome(result)[2], outcome(plain)[2])
 
 
-def test_the_same_seed_gives_the_same_network_and_another_one_another(tmp_path) -> None:
-    from search_lines import trajectory
-
+def test_the_same_seed_gives_the_same_network_and_another_one_another(tmp_path: Path) -> None:
     results = [tiny.run("8x", run_dir=tmp_path / str(index), seed=seed) for index, seed in enumerate((0, 0, 1))]
     files = [(tmp_path / str(index) / "checkpoint.safetensors").read_bytes() for index in range(3)]
-    lines = [trajectory(tmp_path / str(index)) for index in range(3)]
+    lines = [tiny.trajectory(tmp_path / str(index)) for index in range(3)]
     assert files[0] == files[1]
     assert lines[0] == lines[1]
     assert results[0].plan == results[1].plan

@@ -1,4 +1,4 @@
-"""A tiny network, data and settings: a whole run on them takes a second. Also the factories that the command line names.
+"""A tiny network, data and settings, for whole runs of a second; also factories for the command line to name.
 
 The network is fitted without a backward pass (random features and a least-squares classifier), so that it is the same
 in every process and costs nothing.
@@ -6,7 +6,9 @@ in every process and costs nothing.
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmaquant import Budget, QuantizationResult, quantize
+from sigmaquant.runs import RunFiles
 
 HERE = Path(__file__)
 CLASSES = 6
@@ -100,10 +103,30 @@ def trained() -> nn.Module:
     return model.eval()
 
 
+def perceptron(*sizes: int) -> nn.Module:
+    """Linear layers with ReLU between them, fitted; the first size is 64, the last the number of classes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in pairwise(sizes):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        return fit_(nn.Sequential(*layers[:-1])).eval()
+
+
 def run(budget: Budget | str = "8x", model: nn.Module | None = None, **options: Any) -> QuantizationResult:
     """`quantize` on the tiny network with quick settings."""
     options = {"validation_data": validation_data(), **QUICK, **options}
     return quantize(model or trained(), options.pop("train_data", None) or train_data(), budget=budget, **options)
+
+
+def trajectory(path: Path) -> list[dict[str, Any]]:
+    """The steps of a run, without what may differ between two equal runs."""
+    return [{k: v for k, v in step.items() if k != "seconds"} for step in RunFiles(path).read_trajectory()]
+
+
+def state(path: Path) -> dict[str, Any]:
+    """What the run's saved state says besides tensors."""
+    return json.loads((path / "state.json").read_text())["meta"]
 
 
 def same_tensors(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

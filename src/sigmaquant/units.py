@@ -83,7 +83,7 @@ def parse_size(text: str | int | float) -> int | Ratio:
         return ratio
     size = math.floor(_scaled(text, table, "the size", '"180 KB" or "8x"', bare=True))
     if size < 1:
-        raise UnitsError(f"the size {text!r} is less than one byte. Write it like \"180 KB\" or \"8x\".")
+        raise UnitsError(f'the size {text!r} is less than one byte. Write it like "180 KB" or "8x".')
     return size
 
 

@@ -8,5 +8,14 @@ from sigmaquant.quant.network import (
     restore_plan_,
     set_plan_,
 )
+from sigmaquant.quant.rounding import compensate_rounding_
 
-__all__ = ["QuantizedNetwork", "calibrate_", "prepare", "reestimate_batch_norm_", "restore_plan_", "set_plan_"]
+__all__ = [
+    "QuantizedNetwork",
+    "calibrate_",
+    "compensate_rounding_",
+    "prepare",
+    "reestimate_batch_norm_",
+    "restore_plan_",
+    "set_plan_",
+]

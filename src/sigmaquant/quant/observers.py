@@ -41,19 +41,20 @@ class MinMaxObserver:
         Raises:
             DataError: nothing was seen, or NaN or infinite values.
         """
-        if self.low > self.high:
-            raise DataError("calibration saw no activation. Give at least one batch of calibration data.")
         if not self.finite:
             raise DataError(
                 "calibration saw NaN or infinite activations. Check the calibration data and the model for them."
             )
+        if self.low > self.high:
+            raise DataError("calibration saw no activation. Give at least one batch of calibration data.")
         return affine_from_range(self.low, self.high, bits)
 
 
 class MseObserver(MinMaxObserver):
     """The range that minimises the squared quantization error over a regular sample of the values seen.
 
-    At 8 bits the optimum lies close to the full range; below, clipping rare large values pays.
+    Below 8 bits, clipping rare large values pays. At 8 bits it does not: the squared error falls, but the large values
+    matter more than their number says, so that the full range is kept.
     """
 
     samples_per_batch = 4096
@@ -77,6 +78,8 @@ class MseObserver(MinMaxObserver):
             DataError: nothing was seen, or NaN or infinite values.
         """
         best = super().affine(bits)
+        if bits >= 8:
+            return best
         values = torch.cat(self._samples)
         low, high = min(self.low, 0.0), max(self.high, 0.0)
         qmin, qmax = activation_range(bits)

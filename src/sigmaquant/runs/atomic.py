@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import json
 import os
 import shutil
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -120,7 +122,8 @@ def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | No
     """The tensors as the bytes of a safetensors file.
 
     Every tensor is written on its own in row-major order, so that views, transposed and channels-last tensors, and
-    names that share memory (tied weights) all round-trip by value; memory layout and sharing are not kept.
+    names that share memory (tied weights) all round-trip by value; memory layout and sharing are not kept. The same
+    values give the same bytes.
 
     Args:
         tensors: by name, on any device, of any shape.
@@ -129,7 +132,18 @@ def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | No
     independent = {
         name: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
-    return bytes(save(independent, dict(metadata) if metadata else None))  # {} without tensors is written malformed
+    data = bytes(save(independent, dict(metadata) if metadata else None))  # {} without tensors is written malformed
+    return _with_sorted_metadata(data) if metadata else data
+
+
+def _with_sorted_metadata(data: bytes) -> bytes:
+    """The same file with its metadata in order: safetensors writes them in another one each time."""
+    (length,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
 def save_tensors_atomic(

@@ -338,6 +338,8 @@ class Driver:
         The best may be those from before.
         """
         state, settings = self.state, self.settings
+        if state.segment == 0 and not self.student.trained_examples and settings.rounding == "compensated":
+            self._compensate()
         segments, per_segment = self._segments()
         steps = -(-per_segment // settings.batch_size)
         with task(self.progress, "final training", max(1, steps * segments)):
@@ -358,6 +360,23 @@ class Driver:
         if self.best:
             self.student.restore(self.session.plan(state.weights), self.best, self.student.trained_examples)
         self._finish()
+
+    def _compensate(self) -> None:
+        """Round with error compensation, where that brings the outputs closer to the float network's.
+
+        Not a step of its own: a resumed run does it again, from the same weights.
+        """
+        before, tensors = self._judge_present(), self.student.tensors()
+        with task(self.progress, "rounding", 1):
+            self.student.compensate()
+        after = self._judge_present()
+        if after.judgement.divergence < before.judgement.divergence:
+            self._accept(after)
+        else:
+            self.student.restore(before.plan, tensors, 0)
+        log.info(
+            "rounding: divergence %.4g, %.4g with compensation", before.judgement.divergence, after.judgement.divergence
+        )
 
     @property
     def best_accuracy(self) -> float | None:

@@ -12,6 +12,7 @@ from sigmaquant.plan import BITWIDTHS, check_bitwidth
 from sigmaquant.statistics import SENSITIVITIES, SigmaVariant
 
 Objective = Literal["auto", "feasible", "smallest", "accurate"]
+Rounding = Literal["compensated", "nearest"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class Settings:
         cycle_examples: training examples of one search cycle; 0: moves are judged by calibration alone.
         final_epochs: passes over the training data after the search; may be fractional.
         post_training: no training at all; overrides `cycle_examples` and `final_epochs`.
+        rounding: ``"compensated"`` rounds the searched plan's weights such that the layers' outputs change least
+            (`sigmaquant.quant.compensate_rounding_`), where that brings the outputs closer to the float network's;
+            ``"nearest"`` leaves the float weights as they are. Only for weights that no search cycle has trained.
         batch_size: training and evaluation examples in a batch, where the data have no batches of their own.
         lr: peak learning rate of the final training.
         cycle_lr: peak learning rate of the search cycles.
@@ -66,6 +70,7 @@ class Settings:
     cycle_examples: int = 4096
     final_epochs: float = 2.0
     post_training: bool = False
+    rounding: Rounding = "compensated"
     batch_size: int = 128
     lr: float = 0.02
     cycle_lr: float = 0.01
@@ -111,8 +116,10 @@ class Settings:
             raise SigmaQuantError(f"validation_fraction is {self.validation_fraction!r}; it must lie between 0 and 1.")
         for name, known in (
             ("objective", get_args(Objective)),
+            ("rounding", get_args(Rounding)),
             ("sigma", get_args(SigmaVariant)),
             ("sensitivity", tuple(SENSITIVITIES)),
+            ("rounding", ("compensated", "nearest")),
         ):
             if getattr(self, name) not in known:
                 value = str(getattr(self, name))

@@ -15,6 +15,7 @@ from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import (
     QuantizedNetwork,
     calibrate_,
+    compensate_rounding_,
     prepare,
     reestimate_batch_norm_,
     restore_plan_,
@@ -168,6 +169,11 @@ class Student:
             quantizer.enabled = False
         reestimate_batch_norm_(self.network, self._calibration)
         calibrate_(self.network, self._calibration[: max(1, len(self._calibration) // 4)])
+
+    def compensate(self) -> None:
+        """Round the weights with error compensation, then find ranges and statistics anew; for untrained weights."""
+        compensate_rounding_(self.network, self._calibration[: max(1, len(self._calibration) // 4)])
+        self.recalibrate()
 
     def cycle(self, examples: int, seed: int, lr: float, progress: StepProgress | None = None) -> TrainingReport | None:
         """One short training cycle with its own learning-rate arc."""

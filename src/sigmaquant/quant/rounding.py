@@ -1,0 +1,123 @@
+"""Error-compensated rounding: each weight's rounding error is made good by the weights that are not yet rounded.
+
+OPTQ (Frantar et al., ICLR 2023, arXiv 2210.17323), per output channel, for convolutions and linear layers. It needs
+inputs of each layer, no labels and no gradients. The codes change, the scales do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sigmaquant.quant.network import QuantizedNetwork
+from sigmaquant.quant.numerics import weight_qmax
+
+_SAMPLES = 16384
+"""Input vectors of a layer that are looked at; many more than a layer has inputs to a channel."""
+_DAMPING = 0.01
+
+
+@torch.no_grad()
+def compensate_rounding_(network: QuantizedNetwork, batches: Iterable[Any]) -> tuple[str, ...]:
+    """Replace weights by others on their grid that change the layer's outputs less.
+
+    All layers see the inputs that the network has with every weight rounded to nearest.
+
+    Args:
+        network: at its plan and calibrated.
+        batches: inputs only, each a tensor or a tuple of tensors; a few hundred examples.
+
+    Returns:
+        Names of the layers that were rounded so; tied, transposed, 3-d, embedding and functional weights are not.
+    """
+    layers = {spec.name: network.body.get_submodule(spec.name) for spec in network.graph.layers if not spec.tied}
+    layers = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)}
+    moments: dict[str, Tensor] = {}
+    inputs = list(batches)
+    with _watched(layers, moments, max(1, _SAMPLES // max(1, len(inputs)))):
+        training = network.training
+        network.eval()
+        for batch in inputs:
+            network(*(batch if isinstance(batch, tuple | list) else (batch,)))
+        network.train(training)
+    for name, moment in moments.items():
+        quantizer = network.weight_quantizers[name]
+        assert quantizer.bits is not None, "set_plan_ comes first"
+        weight = network.weight(name)
+        groups = moment.shape[0]
+        rows = weight.detach().float().reshape(groups, weight.shape[0] // groups, -1)
+        scales = quantizer.scale.detach().reshape(groups, -1)
+        qmax = weight_qmax(quantizer.bits)
+        rounded = torch.stack([_compensated(*part, qmax) for part in zip(rows, scales, moment, strict=True)])
+        weight.copy_(rounded.reshape(weight.shape))
+    return tuple(moments)
+
+
+@contextmanager
+def _watched(layers: dict[str, nn.Module], moments: dict[str, Tensor], samples: int) -> Iterator[None]:
+    """While active, sum up every layer's second moments of its inputs: [groups, K, K]."""
+
+    def watch(name: str) -> Any:
+        def see(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            vectors = input_vectors(module, arguments[0], samples)
+            moment = vectors.transpose(1, 2) @ vectors
+            moments[name] = moments[name] + moment if name in moments else moment
+
+        return see
+
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def input_vectors(module: nn.Module, x: Tensor, samples: int) -> Tensor:
+    """What a layer's weight rows are multiplied by: [groups, at most about `samples`, K], a regular sample."""
+    x = x.detach().float()
+    if isinstance(module, nn.Linear):
+        flat = x.reshape(-1, x.shape[-1])
+        return flat[:: max(1, len(flat) // samples)].unsqueeze(0)
+    assert isinstance(module, nn.Conv1d | nn.Conv2d), "linear and convolution only"
+    kernel, stride, dilation = list(module.kernel_size), list(module.stride), list(module.dilation)
+    if isinstance(module.padding, str):
+        total = [d * (k - 1) if module.padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
+        pads = [side for t in reversed(total) for side in (t // 2, t - t // 2)]
+    else:
+        pads = [side for p in reversed(module.padding) for side in (p, p)]
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    x = F.pad(x, pads, mode=mode)
+    if isinstance(module, nn.Conv1d):
+        x, kernel, stride, dilation = x.unsqueeze(2), [1, *kernel], [1, *stride], [1, *dilation]
+    per_image = max(1, samples // len(x))
+    columns = F.unfold(x, tuple(kernel), dilation=tuple(dilation), stride=tuple(stride))  # [N, C * k * k, positions]
+    columns = columns[:, :, :: max(1, columns.shape[2] // per_image) | 1]
+    grouped = columns.reshape(len(x), module.groups, -1, columns.shape[2])
+    return grouped.permute(1, 0, 3, 2).reshape(module.groups, -1, grouped.shape[2])
+
+
+def _compensated(rows: Tensor, scales: Tensor, moment: Tensor, qmax: int) -> Tensor:
+    """Rows [O, K] on their grid, such that ``(w - w^)' moment (w - w^)`` is small for every row.
+
+    Columns are rounded in the order of falling input power; what one rounds off, the later ones take over.
+    """
+    power = moment.diagonal().clone()
+    damping = _DAMPING * float(power.mean())
+    if damping == 0:  # the layer's inputs are all zero: nothing to compensate with
+        return (rows / scales[:, None]).round().clamp(-qmax, qmax) * scales[:, None]
+    order = power.argsort(descending=True, stable=True)
+    ordered = moment[order][:, order] + damping * torch.eye(len(order), device=moment.device)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered))
+    factor = torch.linalg.cholesky(inverse, upper=True)
+    left, result = rows[:, order].clone(), torch.empty_like(rows)
+    for column in range(len(order)):
+        result[:, column] = (left[:, column] / scales).round_().clamp_(-qmax, qmax).mul_(scales)
+        error = (left[:, column] - result[:, column]) / factor[column, column]
+        left[:, column + 1 :].addr_(error, factor[column, column + 1 :], alpha=-1)
+    return result[:, order.argsort()]

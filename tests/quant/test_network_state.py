@@ -1,0 +1,188 @@
+"""Saving and restoring a network, BatchNorm re-estimation, and models with functional weights."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from quant_cases import Residual, Tied, images, plan_of, quantized
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sigmaquant.errors import CheckpointError, CoverageError, DataError
+from sigmaquant.quant import prepare, reestimate_batch_norm_, restore_plan_, set_plan_
+from sigmaquant.quant.modules import QLinear, QParameter
+
+
+@pytest.fixture(scope="module")
+def network():
+    return quantized(Residual(), images())
+
+
+@pytest.fixture
+def fresh(network):
+    return copy.deepcopy(network)
+
+
+def saved(network):
+    return {key: value.clone() for key, value in network.state().items()}
+
+
+def test_restore_brings_back_bit_identical_outputs(fresh):
+    plan, state, x = fresh.plan, saved(fresh), images(5, seed=9)
+    expected = fresh(x)
+    set_plan_(fresh, plan.with_weights({"conv1": 2, "fc": 3}))
+    with torch.no_grad():
+        for parameter in fresh.parameters():
+            parameter.add_(0.01)
+    assert not torch.equal(fresh(x), expected)
+    restore_plan_(fresh, plan, state)
+    assert torch.equal(fresh(x), expected)
+    blank = prepare(fresh.graph).eval()
+    restore_plan_(blank, plan, state)
+    assert torch.equal(blank(x), expected)
+    assert blank.plan == plan
+
+
+@pytest.mark.parametrize("build", [Residual, Tied])
+def test_state_survives_a_safetensors_file(build, tmp_path):
+    x = images() if build is Residual else torch.randint(0, 7, (4, 3), generator=torch.Generator().manual_seed(1))
+    network = quantized(build(), x, bits=3)
+    save_file(saved(network), tmp_path / "state.safetensors")
+    blank = prepare(network.graph).eval()
+    restore_plan_(blank, network.plan, load_file(tmp_path / "state.safetensors"))
+    assert torch.equal(blank(x), network(x))
+
+
+def test_float_names_are_kept(network):
+    names = set(network.state())
+    assert set(Residual().state_dict()) <= names
+    assert {"conv1.weight_quantizer.scale", "activation_quantizers.relu.scale"} <= names
+
+
+def without(state):
+    del state["conv2.weight"], state["fc.bias"]
+
+
+def with_more(state):
+    state["conv9.weight"] = torch.zeros(1)
+
+
+def reshaped(state):
+    state["fc.weight"] = torch.zeros(5, 4)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without, "lacks 'conv2.weight' and 1 more tensors"),
+        (with_more, "has the unknown 'conv9.weight'"),
+        (reshaped, r"'fc.weight' has the shape \(5, 4\), this model's has \(3, 4\)"),
+    ],
+)
+def test_checkpoints_of_other_models_are_refused_and_change_nothing(fresh, damage, message):
+    before, plan, state = saved(fresh), fresh.plan, saved(fresh)
+    for value in state.values():
+        if value.is_floating_point():
+            value.add_(1)
+    damage(state)
+    with pytest.raises(CheckpointError, match=message):
+        fresh.load_state_(state)
+    with pytest.raises(CheckpointError, match=message):
+        restore_plan_(fresh, plan.with_weights({"fc": 2}), state)
+    assert all(torch.equal(value, before[key]) for key, value in fresh.state().items())
+    assert fresh.weight_quantizers["fc"].bits == 4
+    assert fresh.plan is plan
+
+
+def test_activation_bitwidths_must_agree_with_the_plan(fresh):
+    with pytest.raises(CoverageError, match=r"activation 'input' is planned at 4 bits but is at 8 bits"):
+        restore_plan_(fresh, plan_of(fresh.graph, 4, activation_bits=4), saved(fresh))
+
+
+def test_batch_norm_is_reestimated_as_by_hand(fresh):
+    batches = [images(6, seed=s) for s in (1, 2, 3)]
+    fresh.body.bn2.momentum = None
+    seen = {"bn1": [], "bn2": []}
+    hooks = [
+        fresh.body.get_submodule(name).register_forward_pre_hook(lambda _, args, kept=kept: kept.append(args[0]))
+        for name, kept in seen.items()
+    ]
+    before = saved(fresh)
+    reestimate_batch_norm_(fresh, [batches[0], (batches[1],), [batches[2]]])
+    for hook in hooks:
+        hook.remove()
+    for name, inputs in seen.items():
+        norm = fresh.body.get_submodule(name)
+        mean = torch.stack([x.double().mean((0, 2, 3)) for x in inputs]).mean(0)
+        var = torch.stack([x.double().var((0, 2, 3), correction=1) for x in inputs]).mean(0)
+        assert torch.allclose(norm.running_mean.double(), mean, atol=1e-6)
+        assert torch.allclose(norm.running_var.double(), var, rtol=1e-5)
+    assert (fresh.body.bn1.momentum, fresh.body.bn2.momentum) == (0.1, None)
+    assert not any(module.training for module in fresh.modules())
+    changed = {key for key, value in fresh.state().items() if not torch.equal(value, before[key])}
+    assert {key.rpartition(".")[2] for key in changed} <= {"running_mean", "running_var", "num_batches_tracked"}
+    assert len(changed) >= 4
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_without_batches_the_statistics_stay(fresh, failing):
+    def batches():
+        if failing:
+            yield images()
+            yield torch.zeros(2, 7, 5, 5)  # too many channels
+
+    before = saved(fresh)
+    fresh.train()
+    with pytest.raises(RuntimeError if failing else DataError):
+        reestimate_batch_norm_(fresh, batches())
+    assert all(torch.equal(value, before[key]) for key, value in fresh.state().items())
+    assert fresh.training
+    assert fresh.body.bn1.momentum == 0.1
+
+
+def test_networks_without_batch_norm_need_no_reestimation():
+    reestimate_batch_norm_(nn.Linear(2, 2), [])
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(8, 5, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(10, 3)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0].mean(1))
+
+
+@pytest.mark.parametrize(("build", "parameters"), [(Attention, 1), (Recurrent, 4)])
+def test_functional_weights_are_really_quantized(build, parameters):
+    x = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(0))
+    network = quantized(build(), x, bits=8)
+    modules = [network.body.get_submodule(name) for name in network.weight_quantizers]
+    assert sum(isinstance(module, QParameter) for module in modules) == parameters
+    assert isinstance(network.body.head, QLinear)
+    high = network(x)
+    for name in network.weight_quantizers:
+        set_plan_(network, network.plan.with_weights({name: 2}))
+        assert not torch.equal(network(x), high), name
+        set_plan_(network, network.plan.with_weights({name: 8}))
+        assert torch.equal(network(x), high), name
+    set_plan_(network, plan_of(network.graph, 4))
+    network.train()
+    network(x).square().sum().backward()
+    for name, quantizer in network.weight_quantizers.items():
+        assert bool(network.weight(name).grad.any()), name
+        assert bool(quantizer.scale.grad.any()), name
+    assert all(parameter.grad is None for parameter in network.graph.module.parameters())

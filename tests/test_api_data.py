@@ -1,0 +1,137 @@
+"""What `quantize` takes: data in every form, models with several inputs, metrics and losses of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import tiny
+from sigmaquant import Budget, evaluate_run, load_quantized, quantize
+
+QUICK = {**tiny.QUICK, "final_epochs": 0.5, "max_cycles": 1}
+
+
+def test_validation_data_are_held_out_and_that_is_said() -> None:
+    seen: list[int] = []
+
+    def counting(outputs: Tensor, targets: Tensor) -> float:
+        seen.append(len(targets))
+        return float((outputs.argmax(1) == targets).double().mean())
+
+    result = tiny.run("6x", validation_data=None, metric=counting, validation_fraction=0.25, post_training=True)
+    assert result.notes == (
+        "no validation data were given: 100 training examples were held out for validation, 300 are left for training",
+    )
+    assert result.to_dict()["notes"] == list(result.notes)
+    assert set(seen) == {100}
+
+
+def test_a_metric_of_the_users_own_judges_everything() -> None:
+    def negative_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return -nn.functional.cross_entropy(outputs, targets)
+
+    result = tiny.run(Budget(size="5x", accuracy=-0.3), metric=negative_loss)
+    assert result.float_scores.validation < 0
+    assert result.met
+    assert result.scores.validation >= result.limits["accuracy"] == pytest.approx(result.float_scores.validation - 0.3)
+
+
+def test_a_loss_of_the_users_own_is_minimised() -> None:
+    calls: list[tuple[int, ...]] = []
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        calls.append(tuple(outputs.shape))
+        return nn.functional.multi_margin_loss(outputs, targets).reshape(1)
+
+    result = tiny.run("6x", loss=loss, distill=0.0, **{"strategy": "uniform", "final_epochs": 0.5})
+    assert calls == [(50, 6)] * 4
+    assert result.notes == ()
+
+
+def test_a_loss_that_is_not_used_is_mentioned() -> None:
+    result = tiny.run("6x", loss=nn.CrossEntropyLoss(), strategy="uniform", final_epochs=0.1)
+    assert result.notes == ("the loss was not used: the networks learn from the float network alone (distill=1)",)
+
+
+def test_data_loaders_data_sets_and_lists_of_batches_give_a_network() -> None:
+    train, validation = tiny.train_data(), tiny.validation_data()
+    loader = DataLoader(TensorDataset(*train), batch_size=40, shuffle=True)
+    batches = list(DataLoader(TensorDataset(*validation), batch_size=100))
+    for data in (loader, TensorDataset(*train), list(loader)):
+        result = quantize(tiny.trained(), data, budget="6x", validation_data=batches, **QUICK)
+        assert result.met
+        assert result.scores.validation > 0.8
+        assert result.float_scores.validation == pytest.approx(0.92, abs=0.01)
+
+
+@pytest.mark.parametrize("form", ["pair", "list"])
+def test_batches_of_one_example_are_trained_on(form: str) -> None:
+    inputs, targets = (part[:40] for part in tiny.train_data())
+    data = (inputs, targets) if form == "pair" else [(inputs[i : i + 1], targets[i : i + 1]) for i in range(40)]
+    options = {**QUICK, "batch_size": 1, "cycle_examples": 20, "calibration_examples": 20, "batch_norm_examples": 20}
+    result = quantize(tiny.trained(), data, budget="6x", validation_data=tiny.validation_data(), **options)
+    assert result.met
+
+
+def test_a_last_batch_of_one_example_is_left_out(tmp_path: Path) -> None:
+    inputs, targets = tiny.train_data()
+    single = [(inputs[:1], targets[:1])]
+    batches = single + [(inputs[i : i + 50], targets[i : i + 50]) for i in range(1, 351, 50)] + single
+    options = {**QUICK, "cycle_examples": 500, "strategy": "uniform", "final_epochs": 2.0}
+    seen: list[int] = []
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.append(len(targets))
+        return nn.functional.cross_entropy(outputs, targets)
+
+    quantize(
+        tiny.trained(),
+        batches,
+        budget="6x",
+        validation_data=tiny.validation_data(),
+        loss=loss,
+        distill=0.5,
+        run_dir=tmp_path / "run",
+        **options,
+    )
+    assert min(seen) >= 2
+    assert sum(seen) == tiny.state(tmp_path / "run")["trained_examples"] == pytest.approx(2 * 352, abs=4)
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.image, self.vector, self.head = nn.Conv2d(1, 4, 3, stride=2), nn.Linear(5, 8), nn.Linear(44, 3)
+
+    def forward(self, image: Tensor, vector: Tensor) -> dict[str, Tensor]:
+        hidden = torch.cat((self.image(image).relu().flatten(1), self.vector(vector).relu()), 1)
+        return {"logits": self.head(hidden)}
+
+
+def test_a_model_with_several_inputs_and_a_mapping_as_output(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(200, 1, 8, 8, generator=generator), torch.randn(200, 5, generator=generator)
+    model = Two()
+    with torch.no_grad():
+        targets = model(*inputs)["logits"].argmax(1)
+    result = quantize(model, (inputs, targets), budget="3x", test_data=(inputs, targets), run_dir=tmp_path, **QUICK)
+    assert result.met
+    assert set(result.plan.weights) == {"image", "vector", "head"}
+    assert sum(row.elements for row in result.coverage) == sum(p.numel() for p in model.parameters())
+    assert evaluate_run(model, (inputs, targets), tmp_path)["quantized"] == result.scores.test
+
+
+def test_a_run_is_evaluated_and_loaded_exactly(tmp_path: Path) -> None:
+    result = tiny.run("8x", run_dir=tmp_path, test_data=tiny.test_data(), **{"max_cycles": 1})
+    scores = evaluate_run(tiny.trained(), tiny.test_data(), tmp_path)
+    assert scores == {"quantized": result.scores.test, "float": result.float_scores.test, "examples": 150}
+    other = tiny.untrained()  # the float weights do not matter
+    network = load_quantized(other, tiny.test_data()[0][:1], tmp_path)
+    assert tiny.same_tensors(network.state(), result.network.state())
+    assert network.plan == result.plan
+    assert not network.training

@@ -1,0 +1,173 @@
+"""A run that is killed at any moment and resumed ends exactly like one that was never interrupted."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sigmaquant
+import tiny
+from resume_cases import CASES, work
+from sigmaquant.training import student
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a process came to: its last message, and whether it was killed."""
+
+    message: Any
+    killed: bool
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Any]:
+    """Starts runs in processes forked from one that has loaded everything and trained nothing."""
+    folders = [str(Path(sigmaquant.__file__).parents[1]), str(tiny.HERE.parent)]
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([*folders, *([before] if before else [])])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["resume_cases"])
+
+    def start(path: Path, case: str, moment: str = "never", number: int = 0, kill_after: float | None = None) -> Ending:
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=work, args=(path, case, moment, number, sender))
+        process.start()
+        sender.close()
+        message = None
+        try:
+            assert receiver.recv() == "begins"
+            if kill_after is not None and not receiver.poll(kill_after):
+                process.kill()
+            message = receiver.recv()
+        except EOFError:
+            pass
+        process.join(60)
+        return Ending(message, process.exitcode == -signal.SIGKILL)
+
+    yield start
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+
+
+@pytest.fixture(scope="module")
+def unbroken(processes: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The run directory of each case, without any interruption."""
+    paths = {case: tmp_path_factory.mktemp("unbroken") / "run" for case in CASES}
+    for case, path in paths.items():
+        assert isinstance(processes(path, case).message, tuple)
+    return paths
+
+
+def check_same(path: Path, whole: Path) -> None:
+    for name in ("plan.json", "checkpoint.safetensors", "config.json"):
+        assert (path / name).read_bytes() == (whole / name).read_bytes(), name
+    results = [json.loads((folder / "result.json").read_text()) for folder in (path, whole)]
+    for result in results:
+        assert result.pop("seconds") > 0
+    assert results[0] == results[1]
+    assert tiny.trajectory(path) == tiny.trajectory(whole)
+    assert not list(path.glob("*.tmp"))
+    if (whole / "control").exists():
+        assert tiny.trajectory(path / "control") == tiny.trajectory(whole / "control")
+
+
+def test_the_cases_go_through_every_stage(unbroken: dict[str, Path]) -> None:
+    steps = [tiny.trajectory(path) for path in unbroken.values()]
+    kinds = {
+        (step["stage"], step["move"] in ("cluster", "batch norm"), step["accepted"]) for run in steps for step in run
+    }
+    assert len([step for step in steps[0] if step["stage"] == "phase1"]) == 3
+    assert {("phase2", False, True), ("phase2", False, False), ("final", False, True)} <= kinds
+    assert (unbroken["accuracy"] / "control" / "state.json").exists()
+
+
+@pytest.mark.parametrize("moment", ["after line", "after state"])
+def test_killed_in_every_single_step(processes: Any, unbroken: dict[str, Path], tmp_path: Path, moment: str) -> None:
+    """Each process does one step, its trajectory's line alone or with its state, before it is killed."""
+    case = "accuracy" if moment == "after state" else "three limits"
+    path, kills = tmp_path / "run", 0
+    while (ending := processes(path, case, moment, 1 if moment == "after state" else 2)).killed:
+        kills += 1
+        assert kills < 30
+    assert isinstance(ending.message, tuple), ending.message
+    assert kills >= (10 if moment == "after state" else 4)
+    check_same(path, unbroken[case])
+
+
+@pytest.mark.parametrize("number", [1, 4, 9, 17, 30, 46])
+def test_killed_while_a_file_is_written(processes: Any, unbroken: dict[str, Path], tmp_path: Path, number: int) -> None:
+    path = tmp_path / "run"
+    assert processes(path, "three limits", "before sync", number).killed
+    assert isinstance(processes(path, "three limits").message, tuple)
+    check_same(path, unbroken["three limits"])
+
+
+def test_killed_while_the_result_is_written(processes: Any, unbroken: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    for moment in ("write_plan", "write_checkpoint"):
+        assert processes(path, "three limits", moment, 1).killed
+        assert not (path / "result.json").exists()
+    assert processes(path, "three limits", "write_result", 1).killed
+    check_same(path, unbroken["three limits"])
+    assert isinstance(processes(path, "three limits").message, tuple)
+    check_same(path, unbroken["three limits"])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_random_times(processes: Any, unbroken: dict[str, Path], tmp_path: Path, seed: int) -> None:
+    path, delays = tmp_path / "run", random.Random(seed)
+    for attempt in range(12):
+        patience = delays.uniform(0.1, 0.5) * (1.3**attempt)  # however slow the machine, it ends
+        ending = processes(path, "accuracy", kill_after=patience)
+        if not ending.killed:
+            break
+    else:
+        ending = processes(path, "accuracy")
+    assert isinstance(ending.message, tuple), ending.message
+    check_same(path, unbroken["accuracy"])
+
+
+def test_a_finished_run_gives_its_result_again_without_training(
+    unbroken: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for case, path in unbroken.items():
+        before = {file: file.read_bytes() for file in path.glob("*.*") if file.name not in ("run.lock", "log.txt")}
+        with monkeypatch.context() as patched:
+            patched.setattr(student, "train_", lambda *_, **__: pytest.fail("trained"))
+            options = dict(CASES[case])
+            began = time.perf_counter()
+            result = tiny.run(options.pop("budget"), run_dir=path, resume=True, **options)
+            assert time.perf_counter() - began < 30
+        assert {file: file.read_bytes() for file in before} == before
+        assert result.to_dict()["scores"] == json.loads((path / "result.json").read_text())["scores"]
+        assert result.seconds > 0
+
+
+def test_a_resumed_run_must_be_the_same_run(unbroken: dict[str, Path]) -> None:
+    options = {**CASES["three limits"], "run_dir": unbroken["three limits"], "resume": True}
+    budget = options.pop("budget")
+    for changed, key in (
+        ({"seed": 1}, "settings.seed"),
+        ({"metric": lambda outputs, targets: 0.5}, "metric"),
+        ({"loss": lambda outputs, targets: outputs.sum()}, "loss"),
+        ({"model": tiny.fit_(tiny.untrained())}, "float_sha256"),
+        ({"validation_data": tiny.data(240, 5)}, "validation_examples"),
+    ):
+        with pytest.raises(sigmaquant.SigmaQuantError, match=f"another configuration: '{key}' was"):
+            tiny.run(budget, **{**options, **changed})
+    with pytest.raises(sigmaquant.SigmaQuantError, match=r"another configuration: 'budget\.size' was '9x'"):
+        tiny.run("8x", **options)

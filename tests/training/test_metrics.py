@@ -1,0 +1,98 @@
+"""Metrics and what they are given."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from training_cases import CPU
+
+from sigmaquant.errors import DataError, MetricError
+from sigmaquant.training.metrics import as_tensor, call, evaluate, outputs_of, score, top1
+
+X, Y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+
+
+def test_top1():
+    outputs = torch.tensor([[2.0, 1, 0], [0, 1, 0], [0, 1, 0], [1, 0, 0]])
+    assert top1(outputs, Y) == 0.75
+    for outputs, targets in ((torch.rand(4), Y), (torch.rand(4, 3), torch.rand(4, 3)), (torch.rand(3, 3), Y)):
+        with pytest.raises(MetricError, match=r"outputs \[N, C\]"):
+            top1(outputs, targets)
+
+
+@pytest.mark.parametrize("value", [0.5, torch.tensor(0.5), np.float32(0.5), torch.tensor([0.5])])
+def test_anything_that_is_one_number_is_a_score(value):
+    assert score(lambda outputs, targets: value, X, Y) == 0.5
+
+
+@pytest.mark.parametrize(
+    "value", [None, "high", (0.5, 0.6), {"top1": 0.5}, torch.tensor([0.5, 0.6]), np.array([1, 2]), 1 + 2j]
+)
+def test_anything_else_is_told(value):
+    with pytest.raises(MetricError, match="must return one number"):
+        score(lambda outputs, targets: value, X, Y)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), torch.tensor(float("nan"))])
+def test_scores_must_be_finite(value):
+    with pytest.raises(MetricError, match="must be finite"):
+        score(lambda outputs, targets: value, X, Y)
+
+
+def test_a_metric_that_raises_is_named_with_its_shapes():
+    def broken(outputs, targets):
+        return outputs[:, 17]
+
+    with pytest.raises(MetricError, match=r"'broken' failed on outputs \(4, 3\) and targets \(4,\): IndexError"):
+        score(broken, X, Y)
+    with pytest.raises(MetricError, match=r"outputs \[N, C\]"):
+        score(top1, X[0], Y)
+
+
+def test_the_scored_tensor_of_any_usual_output():
+    pair = namedtuple("pair", "first second")
+    outputs = (X, (X, Y), [X], {"logits": X, "loss": Y}, SimpleNamespace(logits=X), pair(X, Y))
+    assert all(as_tensor(output) is X for output in outputs)
+    for output in (None, {}, (), {"scores": X}, ("a",), 3.0):
+        with pytest.raises(DataError, match="Wrap the model"):
+            as_tensor(output)
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, a, b):
+        return {"logits": self.norm(a) + b}
+
+
+def test_outputs_are_collected_in_evaluation_mode_on_the_cpu_in_float32():
+    network = Two().train()
+    batches = [((X, X.bfloat16()), Y), ([X[:2], X[:2]], np.array([1, 2]))]
+    outputs, targets = outputs_of(network, batches, CPU)
+    assert outputs.shape == (6, 3)
+    assert outputs.dtype == torch.float32
+    assert targets.tolist() == [0, 1, 2, 0, 1, 2]
+    assert network.training
+    assert int(network.norm.num_batches_tracked) == 0
+    assert not call(network.eval(), (X, X)).requires_grad or outputs.grad_fn is None
+
+
+def test_empty_data_are_told():
+    with pytest.raises(DataError, match="empty"):
+        evaluate(nn.Linear(3, 3), [], top1, CPU)
+
+
+def test_evaluate():
+    model = nn.Linear(3, 3)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(3))
+        model.bias.zero_()
+    x = torch.eye(3)
+    assert evaluate(model, [(x, torch.tensor([0, 1, 2])), (x[:1], torch.tensor([1]))], top1, CPU) == 0.75
