@@ -42,10 +42,18 @@ METRICS: dict[str, Metric] = {"top1": top1}
 
 @dataclass(frozen=True)
 class Scores:
-    """The metric on validation and test data; None where there are no such data."""
+    """How good a network is.
+
+    Attributes:
+        validation: the metric on the validation data.
+        test: the metric on the test data; None where there are none.
+        divergence: distance of the outputs to the float network's on the validation data (KL in nats for class
+            logits): it tells networks apart whose metrics are equal.
+    """
 
     validation: float | None
     test: float | None = None
+    divergence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -355,9 +363,11 @@ def run_control(
 def _scores(session: Session, driver: Driver) -> Scores:
     test = session.data.test
     network = driver.student.network
+    judgement = session.judge(network)
     return Scores(
-        session.judge(network).accuracy,
+        judgement.accuracy,
         None if test is None else evaluate(network, test.batches(), session.metric, session.device),
+        judgement.divergence,
     )
 
 
@@ -383,7 +393,7 @@ def _result(
         cost=cost,
         reference=session.reference,
         scores=scores,
-        float_scores=Scores(session.float_accuracy, float_test),
+        float_scores=Scores(session.float_accuracy, float_test, 0.0),
         coverage=coverage(session.graph, plan),
         float_operators=session.graph.float_operators,
         control=control,

@@ -16,10 +16,6 @@ from sigmaquant.graph import trace
     [
         ("mlperf_resnet8_cifar10", {"input": 1, "activation": 7, "norm": 3, "layer": 3, "pool": 1}),
         ("akamaster_resnet20_cifar10", {"input": 1, "activation": 19, "norm": 9, "layer": 1, "pool": 1}),
-        (
-            "dice_densenet100_12_cifar10",
-            {"input": 1, "activation": 99, "layer": 52, "concatenation": 48, "pool": 3},
-        ),
     ],
 )
 def test_trained_networks_run_on_integers_throughout(shared_loader, name, kinds):
@@ -35,9 +31,20 @@ def test_trained_networks_run_on_integers_throughout(shared_loader, name, kinds)
         assert graph.layer["layer1.0.conv2"].inputs == ("layer1.0.relu",)
         assert graph.layer["layer1.1.conv1"].inputs == ("layer1.0.relu_1",)
         assert graph.layer["linear"].inputs == ("mean",)
-    if "densenet" in name:  # norm before convolution, on a concatenation
-        assert graph.layer["stages.0.conv1"].inputs == ("stages.0.relu",)
-        assert graph.layer["stages.0.conv2"].inputs == ("stages.0.relu_1",)
+
+
+def test_norms_before_convolutions(shared_loader):
+    import networks  # beside `load`
+
+    graph = trace(networks.DenseNetBC(num_classes=10, depth=10, growth=4), torch.zeros(1, 3, 32, 32))
+    assert graph.float_operators == ()
+    kinds = Counter(spec.producer for spec in graph.activations)
+    assert kinds == {"input": 1, "activation": 9, "layer": 7, "concatenation": 3, "pool": 3}
+    inputs = {name: spec.inputs for name, spec in graph.layer.items()}
+    assert inputs["stages.0.conv1"] == ("stages.0.relu",)  # its norm reads the quantized concatenation before it
+    assert inputs["stages.0.conv2"] == ("stages.0.relu_1",)
+    assert inputs["stages.1.2"] == ("stages.1.1",)
+    assert inputs["stages.2.conv1"] == ("stages.2.relu",)
 
 
 class InvertedResidual(nn.Module):

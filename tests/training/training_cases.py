@@ -44,6 +44,8 @@ def network(seed: int = 0) -> nn.Module:
         model.train()
         for _ in range(5):
             model(problem()[0])
+        with torch.no_grad():
+            model[-1].weight.mul_(8)  # logits far enough apart for a teacher to have something to say
     return model.eval()
 
 

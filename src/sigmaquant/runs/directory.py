@@ -129,9 +129,9 @@ class RunDirectory(RunFiles):
 
     def _withdraw(self) -> None:
         """Free the directory of a run that was refused before its first step: the corrected one may want it."""
-        for path in (self.log_path, self.trajectory_path, self.config_path):
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._discard()
+            self.config_path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release the lock; a second call does nothing."""

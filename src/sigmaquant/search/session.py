@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import fx
 
 from sigmaquant.budget import Budget, Cost, Limits
 from sigmaquant.data import DataSource
-from sigmaquant.errors import BudgetError, PlanError, UnreachableBudgetError
+from sigmaquant.errors import BudgetError, ModelError, PlanError, UnreachableBudgetError
 from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.hardware.costs import CostModel
 from sigmaquant.plan import BitwidthPlan, check_bitwidth, check_names
@@ -53,6 +54,7 @@ class Session:
 
     Raises:
         BudgetError, UnreachableBudgetError, PlanError, DataError, MetricError: see the parts.
+        ModelError: the float network's outputs are not finite.
     """
 
     def __init__(
@@ -87,6 +89,11 @@ class Session:
         self.teacher: fx.GraphModule = make_teacher(graph)
         device.put_module(self.teacher)
         self.judge = Judge.of(self.teacher, data.validation, metric, device)
+        if not bool(torch.isfinite(self.judge.reference).all()):
+            raise ModelError(
+                "the float network gives NaN or infinite outputs on the validation data. "
+                "Check its BatchNorm statistics, and the data's preprocessing for extreme values."
+            )
         self.float_accuracy = self.judge.float_accuracy
         self.limits: Limits = budget.resolve(self.reference, self.float_accuracy)
         self.problem: SearchProblem = self._problem(self.limits)

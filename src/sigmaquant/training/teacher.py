@@ -27,4 +27,4 @@ def make_teacher(graph: QuantGraph) -> fx.GraphModule:
             continue
         teacher.set_submodule(spec.name, folded)
         teacher.set_submodule(spec.batch_norm, nn.Identity())
-    return teacher.requires_grad_(False)
+    return teacher.eval().requires_grad_(False)
