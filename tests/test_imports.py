@@ -24,7 +24,7 @@ FLOORS = (
     {"export"},
     {"report"},
     {"frontends"},
-    {"inspection"},
+    {"inspection", "results"},
     {"api"},
     {"tables"},
     {"cli"},

@@ -1,11 +1,12 @@
 """SigmaQuant fits a trained neural network into an edge device: a bitwidth for every layer, within a budget."""
 
 from sigmaquant._version import __version__
-from sigmaquant.api import QuantizationResult, evaluate_run, load_quantized, quantize
+from sigmaquant.api import evaluate_run, load_quantized, quantize
 from sigmaquant.budget import Budget, Cost
 from sigmaquant.errors import SigmaQuantError
 from sigmaquant.graph import trace
 from sigmaquant.plan import BitwidthPlan
+from sigmaquant.results import QuantizationResult
 from sigmaquant.search.settings import Settings
 
 __all__ = [

@@ -8,7 +8,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from sigmaquant._version import __version__
-from sigmaquant.budget import Budget, Cost
+from sigmaquant.budget import Budget
 from sigmaquant.data import DataSource, as_source, split
 from sigmaquant.errors import CheckpointError, DataError, ModelError, SigmaQuantError, near_matches
 from sigmaquant.graph import QuantGraph, trace
 from sigmaquant.hardware.costs import cost_model
-from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import QuantizedNetwork, prepare, restore_plan_
-from sigmaquant.quant.coverage import CoverageRow, coverage
+from sigmaquant.quant.coverage import coverage
+from sigmaquant.results import Control, QuantizationResult, Scores
 from sigmaquant.runs import NullProgress, Progress, RunDirectory, RunFiles, logging_to, task
 from sigmaquant.search.driver import Driver, NullRecorder, Recorder
 from sigmaquant.search.session import Data, Session
@@ -38,100 +38,6 @@ log = logging.getLogger("sigmaquant")
 
 METRICS: dict[str, Metric] = {"top1": top1}
 """Metrics by name."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How good a network is.
-
-    Attributes:
-        validation: the metric on the validation data.
-        test: the metric on the test data; None where there are none.
-        divergence: distance of the outputs to the float network's on the validation data (KL in nats for class
-            logits): it tells networks apart whose metrics are equal.
-    """
-
-    validation: float | None
-    test: float | None = None
-    divergence: float | None = None
-
-
-@dataclass(frozen=True)
-class Control:
-    """The uniform plan under the same budget and training."""
-
-    plan: BitwidthPlan
-    cost: Cost
-    scores: Scores
-
-
-@dataclass(frozen=True)
-class QuantizationResult:
-    """What `quantize` returns and ``result.json`` holds.
-
-    Attributes:
-        network: the trained quantized network.
-        plan: its bitwidths.
-        met: whether every constraint of the budget holds.
-        violations: broken constraints, normalised: 0.1 is ten percent over the limit or below the floor.
-        cost: what the plan costs.
-        reference: what the float32 network costs.
-        scores: of the quantized network.
-        float_scores: of the float network.
-        coverage: every parameter: its bitwidth, or why it is not quantized.
-        float_operators: operators whose results are not quantized.
-        control: the uniform plan's result, when asked for.
-        seconds: wall time.
-        notes: what the user should know, such as where validation data came from.
-        run_dir: where the files are, or None.
-    """
-
-    network: QuantizedNetwork
-    plan: BitwidthPlan
-    met: bool
-    violations: Mapping[str, float]
-    cost: Cost
-    reference: Cost
-    scores: Scores
-    float_scores: Scores
-    coverage: tuple[CoverageRow, ...]
-    float_operators: tuple[str, ...]
-    control: Control | None
-    seconds: float
-    notes: tuple[str, ...] = ()
-    run_dir: Path | None = None
-    limits: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def status(self) -> str:
-        """``"met"`` or ``"not met"``."""
-        return "met" if self.met else "not met"
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; the network's tensors are not in it."""
-        control = self.control
-        return {
-            "status": self.status,
-            "violations": dict(self.violations),
-            "limits": dict(self.limits),
-            "scores": self.scores.__dict__,
-            "float_scores": self.float_scores.__dict__,
-            "cost": self.cost.to_dict(),
-            "reference": self.reference.to_dict(),
-            "weights": dict(self.plan.weights),
-            "activations": dict(self.plan.activations),
-            "control": None
-            if control is None
-            else {
-                "weights": dict(control.plan.weights),
-                "cost": control.cost.to_dict(),
-                "scores": control.scores.__dict__,
-            },
-            "coverage": [row.__dict__ for row in self.coverage],
-            "float_operators": list(self.float_operators),
-            "notes": list(self.notes),
-            "seconds": round(self.seconds, 3),
-        }
 
 
 def quantize(

@@ -9,10 +9,10 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from sigmaquant.api import QuantizationResult
 from sigmaquant.budget import Cost
 from sigmaquant.errors import RunDirectoryError
 from sigmaquant.inspection import ModelReport
+from sigmaquant.results import QuantizationResult
 from sigmaquant.runs import RunFiles
 from sigmaquant.units import format_bytes, format_count, format_seconds
 

@@ -85,7 +85,9 @@ def test_every_parameter_and_scale_moves_and_batch_norm_follows(fresh):
 
 
 def test_training_in_bf16_autocast(fresh):
-    report = train_(fresh, make_teacher(fresh.graph), batches(3), make_optimizer(fresh, TASK), TASK, Device("cpu", True))
+    report = train_(
+        fresh, make_teacher(fresh.graph), batches(3), make_optimizer(fresh, TASK), TASK, Device("cpu", True)
+    )
     assert math.isfinite(report.loss)
     assert all(parameter.dtype == torch.float32 for parameter in fresh.parameters())
 
@@ -107,7 +109,9 @@ def test_divergence_is_told_before_the_weights_are_spoilt(fresh, bad):
     data = batches(3)
     data[1] = (torch.full_like(data[1][0], bad), data[1][1])
     optimizer = make_optimizer(fresh, TASK)
-    with pytest.raises(TrainingError, match=r"diverged at step 1: loss .*, gradient norm nan.*learning rate \(now 0\.05\)"):
+    with pytest.raises(
+        TrainingError, match=r"diverged at step 1: loss .*, gradient norm nan.*learning rate \(now 0\.05\)"
+    ):
         train_(fresh, None, data, optimizer, TASK, CPU, schedule=lambda step: 0.1)
     assert all(bool(torch.isfinite(parameter).all()) for parameter in fresh.parameters())
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.05, 0.01]

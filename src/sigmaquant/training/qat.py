@@ -164,7 +164,7 @@ def train_(
             norm = nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
             if not check_finite(loss) or not check_finite(norm):
                 raise TrainingError(
-                    f"training diverged at step {step}: loss {float(loss.detach()):.3g}, gradient norm {float(norm):.3g}. "
+                    f"training diverged at step {step}: loss {float(loss.detach()):.3g}, gradient {float(norm):.3g}. "
                     f"Lower the learning rate (now {recipe.lr:g}) or check the data for NaN and extreme values."
                 )
             optimizer.step()

@@ -1,0 +1,107 @@
+"""What a run gives back: scores, costs, coverage, and whether the budget holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sigmaquant.budget import Cost
+from sigmaquant.plan import BitwidthPlan
+from sigmaquant.quant import QuantizedNetwork
+from sigmaquant.quant.coverage import CoverageRow
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good a network is.
+
+    Attributes:
+        validation: the metric on the validation data.
+        test: the metric on the test data; None where there are none.
+        divergence: distance of the outputs to the float network's on the validation data (KL in nats for class
+            logits): it tells networks apart whose metrics are equal.
+    """
+
+    validation: float | None
+    test: float | None = None
+    divergence: float | None = None
+
+
+@dataclass(frozen=True)
+class Control:
+    """The uniform plan under the same budget and training."""
+
+    plan: BitwidthPlan
+    cost: Cost
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class QuantizationResult:
+    """What `quantize` returns and ``result.json`` holds.
+
+    Attributes:
+        network: the trained quantized network.
+        plan: its bitwidths.
+        met: whether every constraint of the budget holds.
+        violations: broken constraints, normalised: 0.1 is ten percent over the limit or below the floor.
+        cost: what the plan costs.
+        reference: what the float32 network costs.
+        scores: of the quantized network.
+        float_scores: of the float network.
+        coverage: every parameter: its bitwidth, or why it is not quantized.
+        float_operators: operators whose results are not quantized.
+        control: the uniform plan's result, when asked for.
+        seconds: wall time.
+        notes: what the user should know, such as where validation data came from.
+        run_dir: where the files are, or None.
+    """
+
+    network: QuantizedNetwork
+    plan: BitwidthPlan
+    met: bool
+    violations: Mapping[str, float]
+    cost: Cost
+    reference: Cost
+    scores: Scores
+    float_scores: Scores
+    coverage: tuple[CoverageRow, ...]
+    float_operators: tuple[str, ...]
+    control: Control | None
+    seconds: float
+    notes: tuple[str, ...] = ()
+    run_dir: Path | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        """``"met"`` or ``"not met"``."""
+        return "met" if self.met else "not met"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the network's tensors are not in it."""
+        control = self.control
+        return {
+            "status": self.status,
+            "violations": dict(self.violations),
+            "limits": dict(self.limits),
+            "scores": self.scores.__dict__,
+            "float_scores": self.float_scores.__dict__,
+            "cost": self.cost.to_dict(),
+            "reference": self.reference.to_dict(),
+            "weights": dict(self.plan.weights),
+            "activations": dict(self.plan.activations),
+            "control": None
+            if control is None
+            else {
+                "weights": dict(control.plan.weights),
+                "cost": control.cost.to_dict(),
+                "scores": control.scores.__dict__,
+            },
+            "coverage": [row.__dict__ for row in self.coverage],
+            "float_operators": list(self.float_operators),
+            "notes": list(self.notes),
+            "seconds": round(self.seconds, 3),
+        }
