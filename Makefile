@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DIGITS := examples/digits.py
+# Idle threads that spin at barriers take the cores from the others: a step can then last ten times as long.
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: help venv demo test lint typecheck clean
 

@@ -12,8 +12,8 @@ import tiny
 from sigmaquant import cli
 
 BAD = Path(__file__).with_name("bad.py")
-MODEL, TRAIN, VALIDATION, TEST = (
-    f"{tiny.HERE}:{name}" for name in ("trained", "train_data", "validation_data", "test_data")
+MODEL, SINGLE, TRAIN, VALIDATION, TEST = (
+    f"{tiny.HERE}:{name}" for name in ("trained", "single", "train_data", "validation_data", "test_data")
 )
 QUICK = ("--cycle-examples", "100", "--epochs", "0.5", "--batch-size", "50", "--max-cycles", "1")
 

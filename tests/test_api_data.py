@@ -70,9 +70,9 @@ def test_data_loaders_data_sets_and_lists_of_batches_give_a_network() -> None:
 
 @pytest.mark.parametrize("form", ["pair", "list"])
 def test_batches_of_one_example_are_trained_on(form: str) -> None:
-    inputs, targets = (part[:40] for part in tiny.train_data())
-    data = (inputs, targets) if form == "pair" else [(inputs[i : i + 1], targets[i : i + 1]) for i in range(40)]
-    options = {**QUICK, "batch_size": 1, "cycle_examples": 20, "calibration_examples": 20, "batch_norm_examples": 20}
+    inputs, targets = (part[:24] for part in tiny.train_data())
+    data = (inputs, targets) if form == "pair" else [(inputs[i : i + 1], targets[i : i + 1]) for i in range(24)]
+    options = {**QUICK, "batch_size": 1, "cycle_examples": 12, "calibration_examples": 12, "batch_norm_examples": 12}
     result = quantize(tiny.trained(), data, budget="6x", validation_data=tiny.validation_data(), **options)
     assert result.met
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from command import BAD, MODEL, QUICK, TRAIN, main, quantize, refused
+from command import BAD, MODEL, QUICK, SINGLE, TRAIN, main, quantize, refused
 from sigmaquant import Budget, Settings, SigmaQuantError
 from sigmaquant import quantize as quantize_model
 from sigmaquant.training import student
@@ -55,7 +55,7 @@ def trains() -> None:
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_unusable_options(arguments: tuple[str, ...], message: str) -> None:
-    assert message in refused(quantize("--size", "8x", *arguments))
+    assert message in refused(quantize("--size", "8x", *arguments, model=SINGLE))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_unknown_layers(arguments: tuple[str, ...], message: str) -> None:
     "arguments", [("--objective", "tiny"), ("--sise", "8x"), ("--size-counts", "all"), ("--seed", "one")]
 )
 def test_what_the_parser_refuses(arguments: tuple[str, ...]) -> None:
-    message = refused(quantize("--size", "8x", *arguments))
+    message = refused(quantize("--size", "8x", *arguments, model=SINGLE))
     assert arguments[0] in message
     assert "Usage:" in message
 
@@ -120,7 +120,10 @@ def test_a_refused_run_leaves_its_directory_free(tmp_path: Path, trains: None) -
     [
         ("empty", "the training data has no examples."),
         ("no_batches", "the training data is empty."),
-        ("wrong_channels", "the model cannot run on the training data: a batch of (2, 3, 8, 8) torch.float32 gives"),
+        (
+            "wrong_channels",
+            "the model cannot run on the training data: a batch of (2, 3, 8, 8) torch.float32",
+        ),
         ("wrong_lengths", "100 inputs but targets of shape (90,). The first dimensions must be equal."),
         ("raw_images", "the inputs are uint8, which layers do not take."),
         ("without_targets", "the training data is one Tensor of shape (100, 1, 8, 8), without targets."),
@@ -131,7 +134,7 @@ def test_a_refused_run_leaves_its_directory_free(tmp_path: Path, trains: None) -
     ],
 )
 def test_data_that_cannot_be_used(factory: str, message: str) -> None:
-    assert message in refused(quantize("--size", "8x", train=f"{BAD}:{factory}"))
+    assert message in refused(quantize("--size", "8x", model=SINGLE, train=f"{BAD}:{factory}"))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +168,7 @@ def test_a_model_that_cannot_be_exported_is_shown_the_line() -> None:
     ],
 )
 def test_metrics_that_cannot_be_used(metric: str, message: str) -> None:
-    assert message in refused(quantize("--size", "8x", "--metric", f"{BAD}:{metric}"))
+    assert message in refused(quantize("--size", "8x", "--metric", f"{BAD}:{metric}", model=SINGLE))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +184,7 @@ def test_metrics_that_cannot_be_used(metric: str, message: str) -> None:
     ],
 )
 def test_losses_that_cannot_be_used(trains: None, loss: str, message: str) -> None:
-    assert message in refused(quantize("--size", "8x", "--distill", "0", "--loss", f"{BAD}:{loss}"))
+    assert message in refused(quantize("--size", "8x", "--distill", "0", "--loss", f"{BAD}:{loss}", model=SINGLE))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +195,7 @@ def test_losses_that_cannot_be_used(trains: None, loss: str, message: str) -> No
     ],
 )
 def test_targets_that_cross_entropy_does_not_take(trains: None, factory: str, message: str) -> None:
-    assert message in refused(quantize("--size", "8x", "--distill", "0.5", train=f"{BAD}:{factory}"))
+    assert message in refused(quantize("--size", "8x", "--distill", "0.5", model=SINGLE, train=f"{BAD}:{factory}"))
 
 
 def test_a_learning_rate_that_diverges(trains: None, tmp_path: Path) -> None:

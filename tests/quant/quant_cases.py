@@ -38,6 +38,7 @@ class Residual(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        torch.manual_seed(0)
         self.conv1 = nn.Conv2d(2, 4, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(4)
         self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
@@ -56,6 +57,7 @@ class Tied(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        torch.manual_seed(0)
         self.embedding = nn.Embedding(7, 6, padding_idx=0)
         self.middle = nn.Linear(6, 6)
         self.head = nn.Linear(6, 7, bias=False)

@@ -150,7 +150,7 @@ def test_an_accepted_move_is_kept_and_sensitivities_are_measured_anew(monkeypatc
 def test_the_best_state_of_the_final_training_is_kept(
     monkeypatch: pytest.MonkeyPatch, accuracies: tuple[float, ...], kept: int
 ) -> None:
-    search = driver(EIGHT, strategy="uniform")
+    search = driver(EIGHT, strategy="uniform", rounding="nearest")
     search.session.search_judge = Scripted(*accuracies, 0.9, 0.1)  # the last two: BatchNorm, before and after
     seen = []
 
@@ -178,7 +178,7 @@ def _network(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(("after", "kept"), [(0.8, False), (0.9, True), (0.95, True)])
 def test_batch_norm_statistics_are_re_estimated_where_that_does_no_harm(after: float, kept: bool) -> None:
-    search = driver(EIGHT, strategy="uniform", final_epochs=0.25)
+    search = driver(EIGHT, strategy="uniform", final_epochs=0.25, rounding="nearest")
     search.session.search_judge = Scripted(0.1, 0.5, 0.9, after)
     search.run()
     line = search.recorder.lines[-1]
@@ -209,7 +209,10 @@ def test_post_training_leaves_every_parameter_as_it_was() -> None:
     [
         (Budget(accuracy="97 %"), {}),
         (Budget(size="9x", bops="40x", accuracy="-1 %"), {}),
-        (Budget(size="6x"), {"post_training": True, "sensitivity": "fisher", "max_cycles": 2}),
+        (
+            Budget(size="6x"),
+            {"post_training": True, "sensitivity": "fisher", "max_cycles": 2, "calibration_examples": 50},
+        ),
         (EIGHT, {"strategy": "greedy"}),
     ],
 )

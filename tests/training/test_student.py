@@ -140,7 +140,7 @@ def test_cycles_and_segments_follow_their_learning_rates(graph):
     assert not any(key.endswith(("weight", "bias", "scale")) for key in still)  # only BatchNorm's statistics
     made.reset_momentum()
     assert not any(key.startswith("optimizer") for key in made.tensors())
-    report = made.segment(64, 0, first_step=4, total_steps=8)
+    report = made.segment(64, 0, before=64, total=128)
     assert (report.steps, report.examples) == (4, 64)
 
 

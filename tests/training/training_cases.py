@@ -59,7 +59,7 @@ def student(bits: int = 4, graph: QuantGraph | None = None, **options) -> Studen
     """A student at a uniform plan, calibrated."""
     graph = graph or trace(network(), problem()[0])
     options = {"calibration_examples": 32, "batch_size": 16, "seed": 0, "recipe": Recipe(lr=0.05), **options}
-    data = options.pop("train", None) or source(batch_size=options["batch_size"])
+    data = options.pop("train", None) or source(batch_size=options.pop("batch_size"))
     teacher = options.pop("teacher", CPU.put_module(make_teacher(graph)))
     made = Student(graph, teacher, data, options.pop("device", CPU), options.pop("recipe"), **options)
     made.apply(plan_of(graph, bits))

@@ -82,8 +82,8 @@ def affine_from_range(low: float, high: float, bits: int) -> tuple[float, int]:
     """Scale and zero-point that cover ``[low, high]``; zero is always representable exactly.
 
     Example:
-        >>> affine_from_range(0.0, 2.55, 8)
-        (0.01, -128)
+        >>> affine_from_range(0.0, 63.75, 8)
+        (0.25, -128)
     """
     qmin, qmax = activation_range(bits)
     low, high = min(low, 0.0), max(high, 0.0)

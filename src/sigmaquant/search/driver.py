@@ -141,16 +141,15 @@ class Driver:
         if not self.settings.post_training and self.settings.cycle_examples:
             seed = self.session.seed("cycle", self.state.step)
             torch.manual_seed(seed)
-            total = -(-self.settings.cycle_examples // self.settings.batch_size)
-            with task(self.progress, title, total):
+            with task(self.progress, title, self.settings.cycle_examples):
                 self.student.cycle(self.settings.cycle_examples, seed, self.settings.cycle_lr, self._tick)
         standing = self._standing(plan, self.session.search_judge(self.student.network))
         self._show(standing)
         return standing
 
-    def _tick(self, steps: int, loss: float) -> None:
+    def _tick(self, examples: int, loss: float) -> None:
         self.progress.note(loss=loss)
-        self.progress.advance()
+        self.progress.advance(examples)
 
     def _show(self, standing: Standing) -> None:
         self.progress.note(
@@ -341,16 +340,16 @@ class Driver:
         if state.segment == 0 and not self.student.trained_examples and settings.rounding == "compensated":
             self._compensate()
         segments, per_segment = self._segments()
-        steps = -(-per_segment // settings.batch_size)
-        with task(self.progress, "final training", max(1, steps * segments)):
-            self.progress.advance(state.segment * steps)
+        with task(self.progress, "final training", max(1, segments * per_segment)):
+            self.progress.advance(state.segment * per_segment)
             while state.segment < segments:
                 if state.segment == 0:
                     self._keep(self._present())  # training may also make it worse
                     self.student.reset_momentum()
                 seed = self.session.seed("final", state.segment)
                 torch.manual_seed(seed)
-                self.student.segment(per_segment, seed, state.segment * steps, steps * segments, self._tick)
+                before, total = state.segment * per_segment, segments * per_segment
+                self.student.segment(per_segment, seed, before, total, self._tick)
                 state.segment += 1
                 standing = self._judge_present()
                 kept = self.best_accuracy is None or standing.judgement.accuracy >= self.best_accuracy

@@ -74,7 +74,7 @@ class Session:
         self.activations = activation_bits(graph, settings)
         self.recipe = Recipe(
             lr=settings.lr,
-            scale_lr=settings.lr,
+            scale_lr=settings.scale_lr,
             weight_decay=settings.weight_decay,
             loss=Distillation(settings.distill, settings.temperature, loss),
         )
@@ -122,7 +122,6 @@ class Session:
             self.device,
             self.recipe,
             calibration_examples=self.settings.calibration_examples,
-            batch_size=self.settings.batch_size,
             seed=self.seed("calibration"),
         )
 

@@ -43,6 +43,8 @@ class Settings:
         batch_size: training and evaluation examples in a batch, where the data have no batches of their own.
         lr: peak learning rate of the final training.
         cycle_lr: peak learning rate of the search cycles.
+        scale_lr: learning rate of the scales, of weights and activations; at the weights' own rate, single activation
+            scales run away in short trainings.
         weight_decay: of weights with two or more dimensions.
         distill: weight of the float network's outputs in the loss, 0..1; the rest is the task's loss.
         temperature: of the distillation.
@@ -74,6 +76,7 @@ class Settings:
     batch_size: int = 128
     lr: float = 0.02
     cycle_lr: float = 0.01
+    scale_lr: float = 0.002
     weight_decay: float = 1e-4
     distill: float = 1.0
     temperature: float = 2.0
@@ -107,7 +110,7 @@ class Settings:
         ):
             if not least <= getattr(self, name) < math.inf:
                 raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be finite and at least {least}.")
-        for name in ("lr", "cycle_lr", "temperature"):
+        for name in ("lr", "cycle_lr", "scale_lr", "temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be finite and above zero.")
         if not 0 <= self.distill <= 1:

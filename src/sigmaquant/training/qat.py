@@ -34,7 +34,7 @@ class Recipe:
     """
 
     lr: float = 0.01
-    scale_lr: float = 0.01
+    scale_lr: float = 0.002
     momentum: float = 0.9
     weight_decay: float = 1e-4
     warmup: float = 0.05
@@ -103,17 +103,22 @@ def load_optimizer_tensors_(optimizer: torch.optim.Optimizer, tensors: dict[str,
         optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(value)
 
 
-def cosine_with_warmup(step: int, total: int, warmup: float) -> float:
-    """Factor of the learning rate at a step: linear rise, then half a cosine towards zero.
+def cosine_with_warmup(position: float, total: float, warmup: float) -> float:
+    """Factor of the learning rate at a position of a training: linear rise, then half a cosine to zero.
+
+    Args:
+        position: examples (or steps) so far; beyond `total` the factor stays at zero.
+        total: of the whole training, in the same unit.
+        warmup: share of `total` with a rising rate.
 
     Example:
-        >>> cosine_with_warmup(0, 100, 0.1), cosine_with_warmup(10, 100, 0.1), cosine_with_warmup(99, 100, 0.1) < 0.001
-        (0.1, 1.0, True)
+        >>> [cosine_with_warmup(position, 100, 0.1) for position in (5, 10, 100, 101)]
+        [0.5, 1.0, 0.0, 0.0]
     """
-    rising = max(1, round(total * warmup)) if warmup > 0 else 0
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+    rising = total * warmup
+    if position < rising:
+        return position / rising
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (position - rising) / max(total - rising, 1e-9))))
 
 
 def train_(
@@ -124,7 +129,7 @@ def train_(
     recipe: Recipe,
     device: Device,
     *,
-    schedule: Callable[[int], float] = lambda step: 1.0,
+    schedule: Callable[[float], float] = lambda position: 1.0,
     progress: Callable[[int, float], None] | None = None,
 ) -> TrainingReport:
     """Train in place over the given batches.
@@ -136,8 +141,8 @@ def train_(
         optimizer: from `make_optimizer`.
         recipe: the loss and the clipping.
         device: where to.
-        schedule: factor of the learning rates by step of this stretch.
-        progress: called after every step with the number of steps and the loss.
+        schedule: factor of the learning rates by position: examples of this stretch, to the middle of the batch.
+        progress: called after every step with the number of its examples and its loss.
 
     Raises:
         TrainingError: the loss or the gradient became NaN or infinite; the message says what to lower.
@@ -150,7 +155,8 @@ def train_(
     network.train()
     try:
         for step, (inputs, targets) in enumerate(batches):
-            factor = schedule(step)
+            count = len(targets)
+            factor = schedule(examples + count / 2)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
             inputs, targets = device.put(inputs), device.put(torch.as_tensor(targets))
@@ -170,9 +176,9 @@ def train_(
             optimizer.step()
             _keep_scales_positive_(network)
             losses.append(float(loss.detach()))
-            examples += len(targets)
+            examples += count
             if progress is not None:
-                progress(step + 1, losses[-1])
+                progress(count, losses[-1])
     finally:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate

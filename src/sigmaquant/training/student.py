@@ -125,7 +125,6 @@ class Student:
         device: where to compute.
         recipe: how to train.
         calibration_examples: training examples for activation ranges and BatchNorm statistics.
-        batch_size: of the training data.
         seed: of the calibration batches.
     """
 
@@ -138,14 +137,13 @@ class Student:
         recipe: Recipe,
         *,
         calibration_examples: int,
-        batch_size: int,
         seed: int,
     ) -> None:
         self.teacher, self.train_data, self.device, self.recipe = teacher, train, device, recipe
         self.network: QuantizedNetwork = prepare(graph)
         device.put_module(self.network)
         self.optimizer = make_optimizer(self.network, recipe)
-        self.batch_size, self.seed = batch_size, seed
+        self.seed = seed
         self.trained_examples = 0
         self._calibration = [device.put(x) for x, _ in stream(train, calibration_examples, seed)]
 
@@ -179,26 +177,25 @@ class Student:
         """One short training cycle with its own learning-rate arc."""
         if examples <= 0:
             return None
-        total = max(1, -(-examples // self.batch_size))
         factor = lr / self.recipe.lr
         return self._train(
             stream(self.train_data, examples, seed),
-            lambda step: factor * cosine_with_warmup(min(step, total - 1), total, self.recipe.warmup),
+            lambda seen: factor * cosine_with_warmup(seen, examples, self.recipe.warmup),
             progress,
         )
 
     def segment(
-        self, examples: int, seed: int, first_step: int, total_steps: int, progress: StepProgress | None = None
+        self, examples: int, seed: int, before: int, total: int, progress: StepProgress | None = None
     ) -> TrainingReport:
-        """A part of the final training, on one learning-rate arc over `total_steps`."""
+        """A part of a training of `total` examples, `before` of which have been seen, on one learning-rate arc."""
         return self._train(
             stream(self.train_data, examples, seed),
-            lambda step: cosine_with_warmup(min(first_step + step, total_steps - 1), total_steps, self.recipe.warmup),
+            lambda seen: cosine_with_warmup(before + seen, total, self.recipe.warmup),
             progress,
         )
 
     def _train(
-        self, batches: Iterator[tuple[Any, Any]], schedule: Callable[[int], float], progress: StepProgress | None
+        self, batches: Iterator[tuple[Any, Any]], schedule: Callable[[float], float], progress: StepProgress | None
     ) -> TrainingReport:
         report = train_(
             self.network,
