@@ -73,7 +73,7 @@ def test_batches_of_one_example_are_trained_on(form: str) -> None:
     inputs, targets = (part[:24] for part in tiny.train_data())
     data = (inputs, targets) if form == "pair" else [(inputs[i : i + 1], targets[i : i + 1]) for i in range(24)]
     options = {**QUICK, "batch_size": 1, "cycle_examples": 12, "calibration_examples": 12, "batch_norm_examples": 12}
-    result = quantize(tiny.trained(), data, budget="6x", validation_data=tiny.validation_data(), **options)
+    result = quantize(tiny.trained(), data, budget="6x", validation_data=tiny.data(40, 2), **options)
     assert result.met
 
 

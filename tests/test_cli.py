@@ -23,7 +23,10 @@ FACTORIES = {name: f"{NOISY}:{name}" for name in ("trained", "train_data", "vali
 
 def environment() -> dict[str, str]:
     folders = [str(Path(sigmaquant.__file__).parents[1]), str(tiny.HERE.parent), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders)), "OMP_NUM_THREADS": "1"}
+    inherited = {
+        key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"
+    }  # C's buffer would go too
+    return {**inherited, "PYTHONPATH": os.pathsep.join(filter(None, folders)), "OMP_NUM_THREADS": "1"}
 
 
 def program(*arguments: object) -> subprocess.CompletedProcess[str]:

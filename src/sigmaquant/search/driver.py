@@ -271,8 +271,9 @@ class Driver:
                 move = self._propose(table, per_element)
                 if move is None:
                     break
-                must = not self.problem.fits(state.weights)  # limits are kept, however many cycles that takes
-                if state.cycle >= settings.max_cycles and not must:
+                fits = self.problem.fits(state.weights)
+                # A limit is worth more cycles than an improvement, but not any number of rejected ones.
+                if state.cycle >= (settings.max_cycles if fits else 2 * settings.max_cycles + 4):
                     break
                 accepted = self._try(move)
                 self.progress.advance()

@@ -12,6 +12,7 @@ from torch import fx
 
 from sigmaquant.budget import Budget, Cost, Limits
 from sigmaquant.data import DataSource
+from sigmaquant.data.indexed import IndexedSource
 from sigmaquant.errors import BudgetError, ModelError, PlanError, UnreachableBudgetError
 from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.hardware.costs import CostModel
@@ -102,9 +103,8 @@ class Session:
     @cached_property
     def search_judge(self) -> Judge:
         """Scores the steps of the search, on at most `Settings.search_examples` of the validation data."""
-        return Judge.of(
-            self.teacher, self.data.validation.take(self.settings.search_examples), self.metric, self.device
-        )
+        examples = some(self.data.validation, self.settings.search_examples, self.seed("search"))
+        return Judge.of(self.teacher, examples, self.metric, self.device)
 
     @property
     def objective(self) -> str:
@@ -142,7 +142,7 @@ class Session:
         batches = None
         if name != "divergence":
             batches = list(
-                self.data.train.take(self.settings.sensitivity_examples).batches(
+                some(self.data.train, self.settings.sensitivity_examples, self.seed("sensitivity")).batches(
                     shuffle=True, seed=self.seed("sensitivity")
                 )
             )
@@ -173,6 +173,14 @@ class Session:
                 )
         elements = {spec.name: spec.elements for spec in self.graph.layers}
         return SearchProblem(self.choices, costs, fixed, dict(limits.upper), elements)
+
+
+def some(source: DataSource, count: int, seed: int) -> DataSource:
+    """At most `count` examples: drawn, since data are often sorted by class; of a stream, the first ones."""
+    if not isinstance(source, IndexedSource) or source.examples <= count:
+        return source.take(count)
+    drawn = torch.randperm(source.examples, generator=torch.Generator().manual_seed(seed))[:count]
+    return source.select(drawn.sort().values)
 
 
 def layer_choices(graph: QuantGraph, settings: Settings) -> dict[str, tuple[int, ...]]:

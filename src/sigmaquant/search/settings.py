@@ -122,7 +122,6 @@ class Settings:
             ("rounding", get_args(Rounding)),
             ("sigma", get_args(SigmaVariant)),
             ("sensitivity", tuple(SENSITIVITIES)),
-            ("rounding", ("compensated", "nearest")),
         ):
             if getattr(self, name) not in known:
                 value = str(getattr(self, name))

@@ -37,12 +37,17 @@ class Standing:
         return not self.violations
 
     def better_than(self, other: Standing, objective: str, limits: Limits) -> bool:
-        """Feasible beats infeasible; else the smaller violation; else what the objective wants."""
+        """Feasible beats infeasible; else the smaller violation of costs, then of the floor; else what is wanted.
+
+        Costs come first because they are certain: a cost that is over its limit stays there, while the accuracy of a
+        plan that fits still rises in the final training.
+        """
         return self._rank(objective, limits) > other._rank(objective, limits)
 
     def _rank(self, objective: str, limits: Limits) -> tuple[float, ...]:
         if self.violations:
-            return (0.0, -sum(self.violations.values()), self.judgement.accuracy)
+            costs = sum(excess for name, excess in self.violations.items() if name != "accuracy")
+            return (0.0, -costs, -self.violations.get("accuracy", 0.0), self.judgement.accuracy)
         if objective == "smallest":
             ratios = limits.ratios(self.cost)
             size = max(ratios.values()) if ratios else float(self.cost.total_bytes)

@@ -1,0 +1,113 @@
+"""The end of the driver's work: the final training, the best state, and going on from any saved state."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from driver_cases import Memory, Scripted, driver, graph, without_seconds
+
+import tiny
+from sigmaquant import Budget
+
+EIGHT = Budget(size="8x")
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "kept"),
+    [
+        ((0.5, 0.6, 0.7), 2),
+        ((0.5, 0.7, 0.6), 1),
+        ((0.5, 0.6, 0.6), 2),  # the later of two equals has trained longer
+        ((0.7, 0.6, 0.5), 0),
+    ],
+)
+def test_the_best_state_of_the_final_training_is_kept(
+    monkeypatch: pytest.MonkeyPatch, accuracies: tuple[float, ...], kept: int
+) -> None:
+    search = driver(EIGHT, strategy="uniform", rounding="nearest")
+    search.session.search_judge = Scripted(*accuracies, 0.9, 0.1)  # the last two: BatchNorm, before and after
+    seen = []
+
+    def recorded(method):
+        def call(*given):
+            method(*given)
+            seen.append(search.student.tensors())
+
+        return call
+
+    for name in ("reset_momentum", "segment"):
+        monkeypatch.setattr(search.student, name, recorded(getattr(search.student, name)))
+    search.run()
+    assert len(seen) == 3, "before the training, and after each of two segments"
+    assert tiny.same_tensors(search.student.network.state(), _network(seen[kept]))
+    assert [line["accepted"] for line in search.recorder.lines][1:3] == [
+        accuracies[1] >= accuracies[0],
+        accuracies[2] >= max(accuracies[:2]),
+    ]
+
+
+def _network(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
+
+
+@pytest.mark.parametrize(("after", "kept"), [(0.8, False), (0.9, True), (0.95, True)])
+def test_batch_norm_statistics_are_re_estimated_where_that_does_no_harm(after: float, kept: bool) -> None:
+    search = driver(EIGHT, strategy="uniform", final_epochs=0.25, rounding="nearest")
+    search.session.search_judge = Scripted(0.1, 0.5, 0.9, after)
+    search.run()
+    line = search.recorder.lines[-1]
+    assert (line["move"], line["accepted"], line["accuracy"]) == ("batch norm", kept, after)
+    assert search.state.accuracy == (after if kept else 0.9)
+
+
+def test_extra_examples_lengthen_the_final_training() -> None:
+    plain, longer = driver(EIGHT, strategy="uniform"), driver(EIGHT, strategy="uniform", extra=300)
+    plain.run()
+    longer.run()
+    assert plain.student.trained_examples == 400
+    assert longer.student.trained_examples == 700
+
+
+def test_post_training_leaves_every_parameter_as_it_was() -> None:
+    search = driver(Budget(size="6x", accuracy="-1 %"), post_training=True, rounding="nearest")
+    search.run()
+    assert search.student.trained_examples == 0
+    network = search.student.network.body
+    for name, parameter in graph().module.named_parameters():
+        assert torch.equal(network.get_parameter(name), parameter), name
+    assert search.recorder.lines[-1]["move"] == "post-training"
+
+
+@pytest.mark.parametrize(
+    ("budget", "options"),
+    [
+        (Budget(accuracy="97 %"), {}),
+        (Budget(size="9x", bops="40x", accuracy="-1 %"), {}),
+        (
+            Budget(size="6x"),
+            {"post_training": True, "sensitivity": "fisher", "max_cycles": 2, "calibration_examples": 50},
+        ),
+        (EIGHT, {"strategy": "greedy"}),
+    ],
+)
+def test_a_run_continued_from_any_saved_state_ends_like_the_unbroken_one(budget: Budget, options: dict) -> None:
+    recorder = Memory()
+    whole = driver(budget, recorder, **options)
+    whole.run()
+    for saved in recorder.states[:-1]:
+        again = Memory(saved)
+        part = driver(budget, again, **options)
+        part.run()
+        assert without_seconds(recorder.lines[: saved[0]] + again.lines) == without_seconds(recorder.lines)
+        assert tiny.same_tensors(part.student.tensors(), whole.student.tensors()), saved[2]["stage"]
+        assert part.state.weights == whole.state.weights
+
+
+def test_a_finished_run_is_not_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Memory()
+    whole = driver(EIGHT, recorder)
+    whole.run()
+    again = driver(EIGHT, Memory(recorder.states[-1]))
+    monkeypatch.setattr(again.student, "_train", lambda *_: pytest.fail("trained"))
+    again.run()
+    assert tiny.same_tensors(again.student.tensors(), whole.student.tensors())
