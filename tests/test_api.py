@@ -123,6 +123,12 @@ def test_post_training_trains_nothing(monkeypatch: pytest.MonkeyPatch, rounding:
     assert result.scores.validation > 0.8
 
 
+def test_the_control_may_use_bitwidths_between_the_allowed_ones() -> None:
+    result = tiny.run(Budget(size="10x", size_counts="weights"), post_training=True, control=True)
+    assert result.control is not None
+    assert set(result.control.plan.weights.values()) == {3}, "32 / 10 bits, although only 2, 4, 6 and 8 are searched"
+
+
 def test_a_uniform_control_is_trained_for_as_many_examples(tmp_path: Path) -> None:
     result = tiny.run(Budget(size="7x", accuracy="-1 %"), control=True, run_dir=tmp_path / "run", batch_size=64)
     control = result.control

@@ -248,13 +248,11 @@ def run_control(
     session: Session, recorder: RunDirectory | None, progress: Progress, extra_examples: int, resume: bool
 ) -> tuple[Control, float]:
     """The largest uniform plan that fits, trained for as many examples as the search and its final training."""
-    settings = replace(session.settings, strategy="uniform", control=False)
-    twin = copy.copy(session)
-    twin.settings = settings
+    twin = session.for_control()
     with contextlib.ExitStack() as stack:
         inner: Recorder = NullRecorder()
         if recorder is not None:
-            config = {**recorder.read_config(), "settings": settings.to_dict(), "extra_examples": extra_examples}
+            config = {**recorder.read_config(), "settings": twin.settings.to_dict(), "extra_examples": extra_examples}
             path = recorder.path / "control"
             inner = stack.enter_context(
                 RunDirectory(path, config=config, resume=resume, overwrite=path.exists() and not resume)

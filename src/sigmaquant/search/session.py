@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -134,6 +135,19 @@ class Session:
         import zlib
 
         return zlib.crc32(repr((self.settings.seed, *what)).encode())
+
+    def for_control(self) -> Session:
+        """The same session for the uniform plan.
+
+        Every bitwidth between the lowest and the highest allowed one is open to it: with 2, 4, 6 and 8 bits alone a
+        uniform plan would often stay far below the limit, and compare badly for no merit of the search.
+        """
+        twin = copy.copy(self)
+        widths = range(self.settings.bitwidths[0], self.settings.bitwidths[-1] + 1)
+        twin.settings = replace(self.settings, strategy="uniform", control=False, bitwidths=tuple(widths))
+        twin.choices = layer_choices(twin.graph, twin.settings)
+        twin.problem = twin._problem(twin.limits)
+        return twin
 
     def sensitivity(self, graph: QuantGraph) -> tuple[Sensitivity, bool]:
         """The chosen sensitivity of a network's present weights, and whether it is per weight."""
