@@ -135,3 +135,14 @@ def test_a_run_is_evaluated_and_loaded_exactly(tmp_path: Path) -> None:
     assert tiny.same_tensors(network.state(), result.network.state())
     assert network.plan == result.plan
     assert not network.training
+
+
+def test_other_float_weights_than_the_runs_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tiny.run("4x", post_training=True, run_dir=tmp_path)
+    evaluate_run(tiny.trained(), tiny.test_data(), tmp_path)
+    assert "float model's weights" not in caplog.text
+    other = tiny.trained()
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.5)
+    evaluate_run(other, tiny.test_data(), tmp_path)
+    assert "float model's weights are not those" in caplog.text

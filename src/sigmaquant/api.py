@@ -374,6 +374,8 @@ def evaluate_run(
     example = source.example()
     small = tuple(x[:2] for x in (example if isinstance(example, tuple) else (example,)))
     network = load_quantized(model, small, run)
+    if RunFiles(run).read_config().get("float_sha256") not in (None, weights_digest(model)):
+        log.warning("the float model's weights are not those that the run in %s began with", run)
     where.put_module(network)
     teacher = make_teacher(network.graph)
     where.put_module(teacher)
