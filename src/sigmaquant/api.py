@@ -369,12 +369,13 @@ def evaluate_run(
     """
     where, scorer = choose_device(device), find_metric(metric)
     # The same batches as in the run: how a sum of floats is rounded depends on them.
-    size = RunFiles(run).read_config().get("settings", {}).get("batch_size", Settings.batch_size)
+    config = RunFiles(run).read_config()
+    size = config.get("settings", {}).get("batch_size", Settings.batch_size)
     source = as_source(data, batch_size=size, name="evaluation data")
     example = source.example()
     small = tuple(x[:2] for x in (example if isinstance(example, tuple) else (example,)))
     network = load_quantized(model, small, run)
-    if RunFiles(run).read_config().get("float_sha256") not in (None, weights_digest(model)):
+    if config.get("float_sha256") not in (None, weights_digest(model)):
         log.warning("the float model's weights are not those that the run in %s began with", run)
     where.put_module(network)
     teacher = make_teacher(network.graph)

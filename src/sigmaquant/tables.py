@@ -25,11 +25,6 @@ def _shape(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape)) or "scalar"
 
 
-def mean_bits(weights: Mapping[str, int], elements: Mapping[str, int]) -> float:
-    """Mean bitwidth of the weights, each weight counted once."""
-    return sum(weights[name] * count for name, count in elements.items()) / sum(elements.values())
-
-
 def summary(result: QuantizationResult) -> Table:
     """Float, uniform control and quantized network beside each other."""
     table = Table(title=f"Budget {result.status}", title_justify="left")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from sigmaquant.graph.nodes import arguments
+from sigmaquant.graph.nodes import arguments, operator
 
 PASS_THROUGH = {
     "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
@@ -77,10 +77,7 @@ def operator_name(node: fx.Node) -> str:
     """The operator without overload and in-place underscore (``"relu"``), or the class of the module that is called."""
     if node.op == "call_module":
         return type(called_module(node)).__name__
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        return str(target._opname).removesuffix("_")
-    return str(getattr(target, "__name__", target))
+    return operator(node).removesuffix("_")
 
 
 def called_module(node: fx.Node) -> nn.Module:

@@ -353,7 +353,7 @@ class Driver:
                 self.student.segment(per_segment, seed, before, total, self._tick)
                 state.segment += 1
                 standing = self._judge_present()
-                kept = self.best_accuracy is None or standing.judgement.accuracy >= self.best_accuracy
+                kept = state.best_accuracy is None or standing.judgement.accuracy >= state.best_accuracy
                 if kept:
                     self._keep(standing)
                 self._save(self._line(standing, "final training", kept, {}))
@@ -377,11 +377,6 @@ class Driver:
         log.info(
             "rounding: divergence %.4g, %.4g with compensation", before.judgement.divergence, after.judgement.divergence
         )
-
-    @property
-    def best_accuracy(self) -> float | None:
-        """Accuracy of the best segment so far."""
-        return self.state.best_accuracy
 
     def _segments(self) -> tuple[int, int]:
         """Number of segments (two for each pass over the data) and examples in each."""

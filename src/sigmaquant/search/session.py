@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -104,6 +105,9 @@ class Session:
     @cached_property
     def search_judge(self) -> Judge:
         """Scores the steps of the search, on at most `Settings.search_examples` of the validation data."""
+        known = self.data.validation.examples
+        if known is not None and known <= self.settings.search_examples:
+            return self.judge  # all of them: the float network need not run again
         examples = some(self.data.validation, self.settings.search_examples, self.seed("search"))
         return Judge.of(self.teacher, examples, self.metric, self.device)
 
@@ -132,8 +136,6 @@ class Session:
 
     def seed(self, *what: Any) -> int:
         """A seed for one purpose, the same in an unbroken and in a resumed run."""
-        import zlib
-
         return zlib.crc32(repr((self.settings.seed, *what)).encode())
 
     def for_control(self) -> Session:
