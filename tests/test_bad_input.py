@@ -90,7 +90,7 @@ def test_what_the_parser_refuses(arguments: tuple[str, ...]) -> None:
         (("--energy", "2 mJ"), "the budget limits energy_pj, which this hardware profile does not give."),
         (("--energy", "2x"), "the budget asks for a 2x reduction of energy_pj, which this hardware profile does not"),
         (("--latency", "15 ms"), "the budget limits latency_ms, which this hardware profile does not give."),
-        (("--ram", "64 KB"), "the budget limits ram_bytes, which this hardware profile does not give."),
+        (("--ram", "20 B"), "no weight bitwidth changes it. Raise the limit, or lower the activation bitwidths."),
         (
             ("--size", "900 B"),
             "the smallest reachable size is 963 B. Raise the limit to 963 B",

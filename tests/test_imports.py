@@ -24,7 +24,7 @@ FLOORS = (
     {"export"},
     {"report"},
     {"frontends"},
-    {"inspection", "results"},
+    {"inspection", "results", "loading"},
     {"api"},
     {"tables"},
     {"cli"},

@@ -37,6 +37,7 @@ def test_golden_json() -> None:
         "schema": "sigmaquant.plan",
         "version": 1,
         "model": "f00d",
+        "midrise_up_to": 0,
         "weights": {"conv1": 8, "layer1.conv": 4, "fc": 2},
         "activations": {"input": 8},
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -13,31 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sigmaquant._version import __version__
-from sigmaquant.budget import Budget
+from sigmaquant.budget import Budget, Cost
 from sigmaquant.data import DataSource, as_source, split
-from sigmaquant.errors import CheckpointError, DataError, ModelError, SigmaQuantError, near_matches
+from sigmaquant.errors import DataError, ModelError, SigmaQuantError, near_matches
 from sigmaquant.graph import QuantGraph, trace
-from sigmaquant.hardware.costs import cost_model
-from sigmaquant.quant import QuantizedNetwork, prepare, restore_plan_
+from sigmaquant.hardware.profile import HardwareProfile, load_profile, shipped_profiles
+from sigmaquant.hardware.profiled import ProfiledCosts
+from sigmaquant.loading import weights_digest
+from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant.coverage import coverage
 from sigmaquant.results import Control, QuantizationResult, Scores
-from sigmaquant.runs import NullProgress, Progress, RunDirectory, RunFiles, logging_to, task
+from sigmaquant.runs import NullProgress, Progress, RunDirectory, logging_to, task
 from sigmaquant.search.driver import Driver, NullRecorder, Recorder
 from sigmaquant.search.session import Data, Session
 from sigmaquant.search.settings import Settings
 from sigmaquant.search.strategies import STRATEGIES
 from sigmaquant.training.devices import Device, choose_device
 from sigmaquant.training.losses import TaskLoss
-from sigmaquant.training.metrics import Metric, evaluate, outputs_of, score, top1
-from sigmaquant.training.teacher import make_teacher
+from sigmaquant.training.metrics import Metric, evaluate, find_metric
 
 log = logging.getLogger("sigmaquant")
-
-METRICS: dict[str, Metric] = {"top1": top1}
-"""Metrics by name."""
 
 
 def quantize(
@@ -49,7 +46,7 @@ def quantize(
     test_data: Any = None,
     metric: Metric | str = "top1",
     loss: TaskLoss | None = None,
-    hardware: str = "ideal",
+    hardware: str | Path | HardwareProfile = "ideal",
     run_dir: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -71,7 +68,7 @@ def quantize(
         metric: ``"top1"`` or a callable ``(outputs, targets) -> float`` on a whole data set, higher is better.
         loss: the task's loss ``(outputs, targets) -> scalar``; None: cross-entropy. Only used where `Settings.distill`
             is below 1.
-        hardware: name of the profile that gives the costs.
+        hardware: the profile that gives the costs: a shipped one by name, a file by path, or a `HardwareProfile`.
         run_dir: where plan, checkpoint, trajectory and result go; None: nothing is written.
         resume: continue the run in `run_dir` from its last complete step.
         overwrite: discard the run in `run_dir`.
@@ -106,11 +103,12 @@ def quantize(
     data, notes = gather_data(train_data, validation_data, test_data, settings)
     if loss is not None and (settings.distill == 1 or not settings.trains):
         notes += ("the loss was not used: the networks learn from the float network alone (distill=1)",)
+    profile = hardware if isinstance(hardware, HardwareProfile) else load_profile(hardware)
     graph = trace_copy(model, data.train, where)
     config = {
         "settings": settings.to_dict(),
         "budget": (budget if isinstance(budget, Budget) else Budget(size=budget)).to_dict(),
-        "hardware": hardware,
+        "hardware": hardware if hardware in shipped_profiles() else profile.to_dict(),
         "metric": metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__),
         "loss": None if loss is None else getattr(loss, "__name__", type(loss).__name__),
         "model": graph.fingerprint,
@@ -134,7 +132,7 @@ def quantize(
                 data,
                 budget if isinstance(budget, Budget) else Budget(size=budget),
                 settings,
-                cost_model(hardware, graph),
+                ProfiledCosts(graph, profile),
                 scorer,
                 loss,
                 where,
@@ -166,19 +164,6 @@ def make_settings(settings: Settings | None, options: Mapping[str, Any]) -> Sett
         if name not in known:
             raise SigmaQuantError(f"there is no option {name!r}. {near_matches(name, sorted(known))}")
     return replace(settings or Settings(), **options)
-
-
-def find_metric(metric: Metric | str) -> Metric:
-    """The metric itself, or the one of that name.
-
-    Raises:
-        SigmaQuantError: no such metric.
-    """
-    if not isinstance(metric, str):
-        return metric
-    if metric not in METRICS:
-        raise SigmaQuantError(f"there is no metric {metric!r}. {near_matches(metric, METRICS)} Or pass a callable.")
-    return METRICS[metric]
 
 
 def gather_data(train: Any, validation: Any, test: Any, settings: Settings) -> tuple[Data, tuple[str, ...]]:
@@ -234,16 +219,6 @@ def trace_copy(model: nn.Module, data: DataSource, device: Device) -> QuantGraph
     return trace(twin, tuple(device.put(x) for x in small))
 
 
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and values of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def run_control(
     session: Session, recorder: RunDirectory | None, progress: Progress, extra_examples: int, resume: bool
 ) -> tuple[Control, float]:
@@ -261,7 +236,13 @@ def run_control(
             driver = Driver(twin, inner, progress, extra_examples)
             state = driver.run()
         plan = session.plan(state.weights)
-        return Control(plan, session.costs.cost(plan), _scores(session, driver)), state.seconds
+        return Control(plan, _final_cost(session, driver, plan), _scores(session, driver)), state.seconds
+
+
+def _final_cost(session: Session, driver: Driver, plan: BitwidthPlan) -> Cost:
+    """Costs of the network as it is now: of its own integer codes, where digits count."""
+    network = driver.student.network
+    return session.costs.cost(plan, {name: network.codes(name) for name in network.graph.layer})
 
 
 def _scores(session: Session, driver: Driver) -> Scores:
@@ -284,7 +265,7 @@ def _result(
     recorder: RunDirectory | None,
 ) -> QuantizationResult:
     plan = session.plan(driver.state.weights)
-    cost, scores = session.costs.cost(plan), _scores(session, driver)
+    cost, scores = _final_cost(session, driver, plan), _scores(session, driver)
     violations = session.limits.violations(cost, scores.validation)
     limits = dict(session.limits.upper)
     if session.limits.accuracy_floor is not None:
@@ -323,66 +304,3 @@ def write_run(directory: RunDirectory, result: QuantizationResult) -> None:
     }
     directory.write_checkpoint(result.network.state(), metadata)
     directory.write_result({"sigmaquant": __version__, "torch": torch.__version__, **result.to_dict()})
-
-
-def load_quantized(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], run: str | Path) -> QuantizedNetwork:
-    """The quantized network of a finished run.
-
-    Args:
-        model: the float model's architecture; its weights do not matter.
-        example_inputs: as for `sigmaquant.graph.trace`.
-        run: the run directory.
-
-    Raises:
-        CheckpointError: the checkpoint is missing, damaged, or of another model.
-        PlanError: the plan is malformed or of another model.
-    """
-    files = RunFiles(run)
-    plan = files.read_plan()
-    tensors, metadata = files.read_checkpoint()
-    if metadata.get("format") != "sigmaquant.checkpoint":
-        raise CheckpointError(f"{files.checkpoint_path} is no checkpoint of this program: its metadata do not say so.")
-    if metadata.get("plan") != plan.to_json():
-        raise CheckpointError(f"{files.checkpoint_path} was made under another plan than {files.plan_path}.")
-    network = prepare(trace(copy.deepcopy(model), example_inputs))
-    restore_plan_(network, plan, tensors)
-    return network.eval()
-
-
-def evaluate_run(
-    model: nn.Module, data: Any, run: str | Path, *, metric: Metric | str = "top1", device: str = "auto"
-) -> dict[str, float]:
-    """The metric of a run's network and of the float model on data.
-
-    Args:
-        model: the trained float model.
-        data: as for `quantize`.
-        run: the run directory.
-        metric: as for `quantize`.
-        device: as for `quantize`.
-
-    Returns:
-        ``{"quantized": …, "float": …, "examples": …}``.
-
-    Raises:
-        SigmaQuantError: bad input.
-    """
-    where, scorer = choose_device(device), find_metric(metric)
-    # The same batches as in the run: how a sum of floats is rounded depends on them.
-    config = RunFiles(run).read_config()
-    size = config.get("settings", {}).get("batch_size", Settings.batch_size)
-    source = as_source(data, batch_size=size, name="evaluation data")
-    example = source.example()
-    small = tuple(x[:2] for x in (example if isinstance(example, tuple) else (example,)))
-    network = load_quantized(model, small, run)
-    if config.get("float_sha256") not in (None, weights_digest(model)):
-        log.warning("the float model's weights are not those that the run in %s began with", run)
-    where.put_module(network)
-    teacher = make_teacher(network.graph)
-    where.put_module(teacher)
-    outputs, targets = outputs_of(network, source.batches(), where)
-    return {
-        "quantized": score(scorer, outputs, targets),
-        "float": evaluate(teacher, source.batches(), scorer, where),
-        "examples": float(len(targets)),
-    }

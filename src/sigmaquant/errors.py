@@ -32,6 +32,10 @@ class UnreachableBudgetError(BudgetError):
     """No plan can meet the budget; the message gives the smallest reachable cost."""
 
 
+class HardwareProfileError(SigmaQuantError, ValueError):
+    """A hardware profile is missing, malformed, or does not give what is asked of it."""
+
+
 class PlanError(SigmaQuantError, ValueError):
     """A bitwidth plan is malformed or does not fit the model."""
 

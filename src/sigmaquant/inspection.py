@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from sigmaquant.graph import LayerSpec, QuantGraph, trace
 from sigmaquant.hardware.costs import packed_bytes
-from sigmaquant.plan import check_bitwidth
+from sigmaquant.hardware.profile import HardwareProfile
+from sigmaquant.hardware.profiled import HardwareCost, LayerCost, ProfiledCosts
+from sigmaquant.plan import BitwidthPlan, check_bitwidth
 from sigmaquant.statistics import SigmaVariant, divergences, layer_sigmas
 
 
@@ -24,21 +26,31 @@ class LayerReport:
         sigma: standard deviation of the weights, in the chosen variant.
         divergence: D at each bitwidth, in nats per weight.
         weight_bytes: packed codes at each bitwidth.
+        hardware: costs at each bitwidth on a device, with 8-bit activations; empty where none was asked for.
     """
 
     spec: LayerSpec
     sigma: float
     divergence: dict[int, float]
     weight_bytes: dict[int, int]
+    hardware: dict[int, LayerCost] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ModelReport:
-    """A whole model."""
+    """A whole model.
+
+    Attributes:
+        graph: its layers and activations.
+        layers: one row for each layer.
+        bitwidths: those shown.
+        hardware: costs of the whole network with all weights at each bitwidth, on the device asked for.
+    """
 
     graph: QuantGraph
     layers: tuple[LayerReport, ...]
     bitwidths: tuple[int, ...]
+    hardware: dict[int, HardwareCost] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -51,6 +63,9 @@ class ModelReport:
                     "sigma": row.sigma,
                     "divergence": row.divergence,
                     "weight_bytes": row.weight_bytes,
+                    "hardware": {
+                        bits: {**asdict(cost), "energy_pj": cost.energy_pj} for bits, cost in row.hardware.items()
+                    },
                 }
                 for row in self.layers
             ],
@@ -58,29 +73,44 @@ class ModelReport:
             "float_parameters": [asdict(spec) for spec in self.graph.float_parameters],
             "float_operators": list(self.graph.float_operators),
             "weightless_macs": self.graph.weightless_macs,
+            "hardware": {bits: cost.to_dict() for bits, cost in self.hardware.items()},
         }
 
 
 def inspect_model(
-    model: nn.Module, example_inputs: tuple[Tensor, ...], bitwidths: Sequence[int], sigma: SigmaVariant = "raw"
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    bitwidths: Sequence[int],
+    sigma: SigmaVariant = "raw",
+    hardware: HardwareProfile | None = None,
 ) -> ModelReport:
     """Trace a model and measure its weights.
 
     Raises:
+        HardwareProfileError: the profile lacks a bitwidth.
         ModelError: see `sigmaquant.graph.trace`.
         PlanError: a bitwidth outside 2..8.
         DataError: an unknown variant of sigma.
     """
     widths = tuple(sorted({check_bitwidth(bits, "bitwidths") for bits in bitwidths}))
     graph = trace(copy.deepcopy(model).eval(), example_inputs)
-    sigmas, table = layer_sigmas(graph, sigma), divergences(graph, widths)
+    costs: dict[int, HardwareCost] = {}
+    midrise_up_to = 2
+    if hardware is not None:
+        device = ProfiledCosts(graph, hardware)
+        midrise_up_to = device.midrise_up_to
+        for bits in widths:
+            activations = dict.fromkeys(graph.activation_names, 8)
+            costs[bits] = device.report(BitwidthPlan(dict.fromkeys(graph.layer, bits), activations, "", midrise_up_to))
+    sigmas, table = layer_sigmas(graph, sigma), divergences(graph, widths, midrise_up_to)
     rows = tuple(
         LayerReport(
             spec,
             sigmas[spec.name],
             dict(table[spec.name]),
             {bits: packed_bytes(spec.elements, bits) for bits in widths},
+            {bits: cost.layers[index] for bits, cost in costs.items()},
         )
-        for spec in graph.layers
+        for index, spec in enumerate(graph.layers)
     )
-    return ModelReport(graph, rows, widths)
+    return ModelReport(graph, rows, widths, costs)

@@ -15,6 +15,8 @@ SCHEMA = "sigmaquant.plan"
 SCHEMA_VERSION = 1
 BITWIDTHS = (2, 3, 4, 5, 6, 7, 8)
 """Every bitwidth a weight or an activation can have."""
+MIDRISE_LARGEST = 4
+"""Most bits of a weight on a mid-rise grid: beyond, the one code that a mid-tread grid wastes does not matter."""
 
 
 def check_bitwidth(bits: object, where: str) -> int:
@@ -25,6 +27,17 @@ def check_bitwidth(bits: object, where: str) -> int:
     """
     if isinstance(bits, bool) or not isinstance(bits, int) or bits not in BITWIDTHS:
         raise PlanError(f"{where}: bitwidth {bits!r} is not one of {BITWIDTHS[0]}..{BITWIDTHS[-1]}.")
+    return bits
+
+
+def check_midrise(bits: object) -> int:
+    """`bits` as a valid `BitwidthPlan.midrise_up_to`.
+
+    Raises:
+        PlanError: not an integer in 0..4.
+    """
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 0 <= bits <= MIDRISE_LARGEST:
+        raise PlanError(f"midrise_up_to is {bits!r}; it must be an integer in 0..{MIDRISE_LARGEST}.")
     return bits
 
 
@@ -58,9 +71,11 @@ class BitwidthPlan:
         weights: bitwidth of each layer's weight, by `LayerSpec.name`.
         activations: bitwidth of each quantized activation, by `ActivationSpec.name`.
         model: fingerprint of the graph the plan belongs to (`QuantGraph.fingerprint`), or ``""`` when unknown.
+        midrise_up_to: weights of at most so many bits lie on a mid-rise grid (odd codes, no zero), the others on a
+            mid-tread grid (all codes of a symmetric range); 0: all mid-tread. See `sigmaquant.quant.numerics`.
 
     Raises:
-        PlanError: a bitwidth outside 2..8.
+        PlanError: a bitwidth outside 2..8, or `midrise_up_to` outside 0..4.
 
     Example:
         >>> plan = BitwidthPlan({"conv1": 8, "fc": 4}, {"input": 8})
@@ -73,25 +88,31 @@ class BitwidthPlan:
     weights: Mapping[str, int]
     activations: Mapping[str, int] = field(default_factory=dict)
     model: str = ""
+    midrise_up_to: int = 0
 
     def __post_init__(self) -> None:
         for role, table in (("weight", self.weights), ("activation", self.activations)):
             for name, bits in table.items():
                 check_bitwidth(bits, f"{role} {name!r}")
+        check_midrise(self.midrise_up_to)
         object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
         object.__setattr__(self, "activations", MappingProxyType(dict(self.activations)))
 
     def __hash__(self) -> int:
-        return hash((tuple(self.weights.items()), tuple(self.activations.items()), self.model))
+        return hash((tuple(self.weights.items()), tuple(self.activations.items()), self.model, self.midrise_up_to))
 
     def __reduce__(self) -> tuple[Any, ...]:  # a mappingproxy cannot be copied or sent to a worker
-        return (BitwidthPlan, (dict(self.weights), dict(self.activations), self.model))
+        return (BitwidthPlan, (dict(self.weights), dict(self.activations), self.model, self.midrise_up_to))
 
     def __iter__(self) -> Iterator[LayerBits]:
         for name, bits in self.weights.items():
             yield LayerBits("weight", name, bits)
         for name, bits in self.activations.items():
             yield LayerBits("activation", name, bits)
+
+    def is_midrise(self, layer: str) -> bool:
+        """Whether a layer's weight lies on a mid-rise grid."""
+        return self.weights[layer] <= self.midrise_up_to
 
     def with_weights(self, changes: Mapping[str, int]) -> BitwidthPlan:
         """A copy with other weight bitwidths.
@@ -148,6 +169,7 @@ class BitwidthPlan:
             "schema": SCHEMA,
             "version": SCHEMA_VERSION,
             "model": self.model,
+            "midrise_up_to": self.midrise_up_to,
             "weights": dict(self.weights),
             "activations": dict(self.activations),
         }
@@ -171,7 +193,7 @@ class BitwidthPlan:
                 f"the plan has version {document.get('version')!r}, this program reads {SCHEMA_VERSION}. "
                 "Update sigmaquant or write the plan anew."
             )
-        unknown = set(document) - {"schema", "version", "model", "weights", "activations"}
+        unknown = set(document) - {"schema", "version", "model", "midrise_up_to", "weights", "activations"}
         if unknown:
             raise PlanError(f"the plan has the unknown key {sorted(unknown)[0]!r}.")
         tables = []
@@ -180,4 +202,4 @@ class BitwidthPlan:
             if not isinstance(table, dict):
                 raise PlanError(f"the plan's key {key!r} must map names to bitwidths.")
             tables.append(table)
-        return cls(tables[0], tables[1], str(document.get("model", "")))
+        return cls(tables[0], tables[1], str(document.get("model", "")), document.get("midrise_up_to", 0))

@@ -11,14 +11,23 @@ from rich.table import Table
 
 from sigmaquant.budget import Cost
 from sigmaquant.errors import RunDirectoryError
+from sigmaquant.hardware.profile import Compute, HardwareProfile
 from sigmaquant.inspection import ModelReport
 from sigmaquant.results import QuantizationResult
 from sigmaquant.runs import RunFiles
+from sigmaquant.search.reach import format_cost
 from sigmaquant.units import format_bytes, format_count, format_seconds
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
+
+
+_DEVICE = {"ram_bytes": "RAM", "energy_pj": "energy", "latency_ms": "latency"}
+
+
+def _cost(resource: str, value: float | None) -> str:
+    return "–" if value is None else format_cost(resource, value)
 
 
 def _shape(shape: Sequence[int]) -> str:
@@ -28,7 +37,9 @@ def _shape(shape: Sequence[int]) -> str:
 def summary(result: QuantizationResult) -> Table:
     """Float, uniform control and quantized network beside each other."""
     table = Table(title=f"Budget {result.status}", title_justify="left")
-    for name in ("", "validation", "test", "weights", "scales", "other", "total", "smaller", "BOPs"):
+    given = [name for name in _DEVICE if result.cost.resource(name) is not None]
+    titles = [_DEVICE[name] for name in given]
+    for name in ("", "validation", "test", "weights", "scales", "other", "total", "smaller", "BOPs", *titles):
         table.add_column(name, justify="left" if not name else "right")
 
     def row(title: str, scores: Any, cost: Cost) -> None:
@@ -42,6 +53,7 @@ def summary(result: QuantizationResult) -> Table:
             format_bytes(cost.total_bytes),
             f"{result.reference.total_bytes / cost.total_bytes:.2f}×",
             "–" if cost.bops is None else format_count(cost.bops),
+            *(_cost(name, cost.resource(name)) for name in given),
         )
 
     row("float32", result.float_scores, result.reference)
@@ -115,7 +127,95 @@ def inspection(report: ModelReport) -> list[Table]:
         floats.add_row(escape(parameter.name), f"{parameter.elements:,}", escape(parameter.reason))
     for operator in report.graph.float_operators:
         floats.add_row(escape(operator), "", "operator without an integer form")
-    return [table, floats]
+    return [table, *_device_tables(report), floats]
+
+
+def _device_tables(report: ModelReport) -> list[Table]:
+    """Energy, latency and cycles of every layer at each bitwidth, as far as the profile gives them."""
+    if not report.hardware:
+        return []
+    first = next(iter(report.hardware.values()))
+    wanted = {
+        name: title
+        for name, title in (("energy_pj", "energy"), ("latency_ms", "latency"), ("cycles", "cycles"))
+        if getattr(first.total, name) is not None
+    }
+    table = Table(title=f"On {escape(first.profile)}, activations at 8 bits", title_justify="left")
+    table.add_column("layer")
+    for title in wanted.values():
+        for bits in report.bitwidths:
+            table.add_column(f"{title} at {bits}", justify="right")
+    for row in report.layers:
+        cells = []
+        for name in wanted:
+            for bits in report.bitwidths:
+                cost = row.hardware[bits]
+                cells.append(_cost(name, getattr(cost, name)) + (" *" if cost.interpolated else ""))
+        table.add_row(escape(row.spec.name), *cells)
+    totals = [_cost(name, getattr(report.hardware[b].total, name)) for name in wanted for b in report.bitwidths]
+    table.add_row("network", *totals, style="bold")
+    marks = (
+        "; * interpolated between measured bitwidths" if any(c.interpolated for c in report.hardware.values()) else ""
+    )
+    table.caption = f"peak activation RAM {format_bytes(float(first.total.ram_bytes or 0))}{marks}"
+    table.caption_justify = "left"
+    return [table]
+
+
+def profiles(found: Sequence[HardwareProfile]) -> Table:
+    """Profiles by name."""
+    table = Table("profile", "what it is", "made")
+    for item in found:
+        table.add_row(escape(item.name), escape(item.description), item.method.date)
+    return table
+
+
+def profile(found: HardwareProfile) -> list[Table]:
+    """How a profile was made, and its MACs."""
+    facts = Table(title=escape(found.name), title_justify="left", show_header=False)
+    facts.add_row("description", escape(found.description))
+    if found.technology is not None:
+        t = found.technology
+        facts.add_row("technology", escape(f"{t.library}, {t.voltage_v:g} V, {t.corner}, {t.layout}"))
+        facts.add_row("Liberty SHA-256", t.liberty_sha256)
+    if found.compute is not None:
+        facts.add_row("clock", f"{found.compute.clock_mhz:g} MHz, {found.compute.parallel_macs} MACs at once")
+        unit = found.compute.unit
+        if unit is not None:
+            facts.add_row(
+                "unit",
+                escape(unit.name)
+                + f" ({unit.organisation.replace('_', ' ')}): {unit.area_um2:,.0f} µm², "
+                + f"shortest period {unit.min_period_ps:,.0f} ps, leakage {unit.leakage_nw:,.1f} nW",
+            )
+    memory = found.memory
+    facts.add_row("weights live in", memory.weights_in.replace("_", "-"))
+    for macro in memory.on_chip:
+        facts.add_row("memory", escape(f"{macro.macro}: read {macro.read_energy_fj_per_bit:.1f} fJ a bit"))
+    if memory.dram is not None:
+        facts.add_row("DRAM", escape(f"{memory.dram.read_energy_fj_per_bit:,.0f} fJ a bit ({memory.dram.source})"))
+    facts.add_row("baseline", escape(found.baseline or "–"))
+    facts.add_row("made", escape(f"{found.method.date}: {found.method.command}"))
+    for note in found.method.notes:
+        facts.add_row("note", escape(note))
+    return [facts, *([] if found.compute is None else [_entries(found.compute)])]
+
+
+def _entries(compute: Compute) -> Table:
+    table = Table(title="One MAC", title_justify="left")
+    for name in ("layers", "weight bits", "activation bits", "digits", "cycles", "energy fJ", "verified"):
+        table.add_column(name, justify="left" if name in ("layers", "verified") else "right")
+    for entry in compute.table:
+        table.add_row(
+            entry.layer or "all",
+            str(entry.w_bits),
+            str(entry.a_bits),
+            "–" if entry.digits_per_mac is None else f"{entry.digits_per_mac:.3f}",
+            f"{entry.cycles_per_mac:.3f}",
+            "–" if entry.energy_per_mac_fj is None else f"{entry.energy_per_mac_fj:,.1f}",
+            f"{entry.vectors:,} vectors" if entry.verified else "–",
+        )
+    return table
 
 
 def read_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:

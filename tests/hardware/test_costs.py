@@ -9,15 +9,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sigmaquant.budget import Cost
-from sigmaquant.errors import BudgetError
 from sigmaquant.graph import QuantGraph, trace
 from sigmaquant.graph.layers import LayerSpec
 from sigmaquant.hardware.costs import (
     IdealCosts,
     constant_bytes,
-    cost_model,
     input_bits,
-    missing_resources,
     output_channels,
     packed_bytes,
 )
@@ -158,17 +155,3 @@ def test_products_between_activations_count_with_the_widest_of_them():
     assert graph.weightless_macs == 3 * 3 * 4
     assert costs.cost(plan_of(graph, 2, 4)).bops == 2 * (3 * 16 * 2 * 4) + 36 * 4 * 4
     assert costs.reference().bops == (2 * 48 + 36) * 1024
-
-
-def test_profiles_are_known_by_name(graph):
-    assert isinstance(cost_model("ideal", graph), IdealCosts)
-    with pytest.raises(BudgetError, match=r"no hardware profile 'idael'\. Did you mean 'ideal'"):
-        cost_model("idael", graph)
-
-
-def test_resources_that_a_profile_lacks_are_named(graph):
-    cost = IdealCosts(graph).reference()
-    assert missing_resources(cost, {"energy_pj": 1.0, "size_bytes": 1.0, "latency_ms": 2.0}) == [
-        "energy_pj",
-        "latency_ms",
-    ]

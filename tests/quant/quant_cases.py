@@ -93,3 +93,7 @@ def quantized(model: nn.Module, *examples: Tensor, bits: int = 4) -> QuantizedNe
     set_plan_(network, plan_of(network.graph, bits))
     calibrate_(network, [examples])
     return network.eval()
+
+
+GRIDS = st.one_of(st.tuples(BITS, st.just(False)), st.tuples(st.integers(2, 4), st.just(True)))
+"""Bitwidth and whether mid-rise."""

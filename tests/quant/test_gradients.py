@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quant_cases import BITS
+from quant_cases import BITS, GRIDS
 
 from sigmaquant.quant.numerics import activation_range, fake_quantize_activation, fake_quantize_weight, weight_qmax
 
@@ -26,19 +26,23 @@ def noise(shape, seed):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@given(SEEDS, BITS, st.integers(0, 2))
+@given(SEEDS, GRIDS, st.integers(0, 2))
 @QUICK
-def test_weight_gradients_follow_lsq(seed, bits, axis):
-    shape, qmax = (3, 4, 5), weight_qmax(bits)
+def test_weight_gradients_follow_lsq(seed, grid, axis):
+    bits, midrise = grid
+    shape, qmax = (3, 4, 5), weight_qmax(bits, midrise)
     weight, grad = noise(shape, seed), noise(shape, seed + 1)
     scale = (torch.rand(shape[axis], generator=torch.Generator().manual_seed(seed)) + 0.5) / qmax
     weight.requires_grad_()
     scale.requires_grad_()
-    fake_quantize_weight(weight, scale, bits, axis).backward(grad)
+    fake_quantize_weight(weight, scale, bits, axis, midrise).backward(grad)
 
     v, g = weight.detach().double().numpy(), grad.double().numpy()
     s = scale.detach().double().numpy().reshape([-1 if d == axis else 1 for d in range(3)])
     inside, by_scale = lsq(v, s, -qmax, qmax, 0.0)
+    if midrise:
+        nearest = np.clip(2 * np.round((v / s - 1) / 2) + 1, -qmax, qmax)
+        by_scale = nearest - v / s * inside
     per_channel = v.size // shape[axis]
     others = tuple(d for d in range(3) if d != axis)
     expected = (g * by_scale).sum(axis=others) / np.sqrt(per_channel * qmax)

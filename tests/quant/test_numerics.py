@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quant_cases import BITS, scales_for, weights
+from quant_cases import BITS, GRIDS, scales_for, weights
 
 from sigmaquant.errors import PlanError
 from sigmaquant.quant import numerics
@@ -29,9 +29,10 @@ from sigmaquant.quant.numerics import (
 QUICK = settings(max_examples=60, deadline=None)
 
 
-def errors(weight, scale, bits, axis=0, importance=None):
+def errors(weight, scale, bits, axis=0, importance=None, midrise=False):
     """Squared error of each channel, in float64."""
-    difference = (dequantize_weight(quantize_weight(weight, scale, bits, axis), scale, axis) - weight).double() ** 2
+    codes = quantize_weight(weight, scale, bits, axis, midrise)
+    difference = (dequantize_weight(codes, scale, axis) - weight).double() ** 2
     if importance is not None:
         difference = difference * importance.double()
     return difference.movedim(axis, 0).flatten(1).sum(1)
@@ -48,13 +49,33 @@ def test_weight_codes_stay_in_the_narrow_range(weight, bits, data):
     assert int(codes.abs().max()) <= 2 ** (bits - 1) - 1
 
 
-@given(weights(), BITS, st.data())
+@given(weights(), st.integers(2, 4), st.data())
 @QUICK
-def test_fake_quantized_weight_is_the_dequantized_code_exactly(weight, bits, data):
+def test_midrise_codes_are_the_nearest_odd_numbers(weight, bits, data):
+    scale = data.draw(scales_for(weight.shape[0], float(weight.abs().max())))
+    codes = quantize_weight(weight, scale, bits, 0, True)
+    levels = torch.arange(-(2**bits) + 1, 2**bits, 2)
+    assert len(levels) == 2**bits
+    assert torch.isin(codes, levels.to(torch.int8)).all()
+    ratio = weight / scale.view(-1, *[1] * (weight.dim() - 1))
+    distance = (ratio.double()[..., None] - levels).abs().amin(-1)
+    # float32 cannot tell a ratio of 1e-9 from 0, which is as near to -1 as to 1
+    assert bool(((ratio.double() - codes).abs() <= distance + 2e-7).all())
+
+
+def test_midrise_needs_few_bits():
+    with pytest.raises(PlanError, match="at most 4 bits"):
+        weight_qmax(5, midrise=True)
+
+
+@given(weights(), GRIDS, st.data())
+@QUICK
+def test_fake_quantized_weight_is_the_dequantized_code_exactly(weight, grid, data):
+    bits, midrise = grid
     axis = data.draw(st.integers(0, weight.dim() - 1))
     scale = data.draw(scales_for(weight.shape[axis], float(weight.abs().max())))
-    expected = dequantize_weight(quantize_weight(weight, scale, bits, axis), scale, axis)
-    assert torch.equal(fake_quantize_weight(weight, scale, bits, axis), expected)
+    expected = dequantize_weight(quantize_weight(weight, scale, bits, axis, midrise), scale, axis)
+    assert torch.equal(fake_quantize_weight(weight, scale, bits, axis, midrise), expected)
 
 
 @given(weights(), BITS, st.floats(1e-3, 10), st.data())
@@ -106,18 +127,20 @@ def test_other_bitwidths_are_refused(bits):
             call(bits)
 
 
-@given(weights(), BITS, st.booleans(), st.data())
+@given(weights(), GRIDS, st.booleans(), st.data())
 @QUICK
-def test_mse_scales_beat_every_clipping_ratio(weight, bits, weighted, data):
+def test_mse_scales_beat_every_clipping_ratio(weight, grid, weighted, data):
+    bits, midrise = grid
+    qmax = weight_qmax(bits, midrise)
     axis = data.draw(st.integers(0, weight.dim() - 1))
     importance = torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) if weighted else None
-    found = mse_weight_scales(weight, bits, axis, importance)
+    found = mse_weight_scales(weight, bits, axis, importance, midrise)
     assert found.shape == (weight.shape[axis],)
     assert float(found.min()) >= SCALE_FLOOR
-    reached = errors(weight, found, bits, axis, importance)
-    largest = weight.movedim(axis, 0).flatten(1).abs().amax(1).clamp_min(SCALE_FLOOR * weight_qmax(bits))
+    reached = errors(weight, found, bits, axis, importance, midrise)
+    largest = weight.movedim(axis, 0).flatten(1).abs().amax(1).clamp_min(SCALE_FLOOR * qmax)
     for ratio in (*numerics._CLIP_RATIOS.tolist(), 1.0):
-        naive = errors(weight, (largest * ratio / weight_qmax(bits)).clamp_min(SCALE_FLOOR), bits, axis, importance)
+        naive = errors(weight, (largest * ratio / qmax).clamp_min(SCALE_FLOOR), bits, axis, importance, midrise)
         assert bool((reached <= naive * (1 + 1e-4) + 1e-30).all()), f"ratio {ratio}: {reached} above {naive}"
 
 

@@ -11,7 +11,8 @@ import tiny
 from sigmaquant import Budget, Settings
 from sigmaquant.data import as_source
 from sigmaquant.graph import QuantGraph, trace
-from sigmaquant.hardware.costs import cost_model
+from sigmaquant.hardware.profile import load_profile
+from sigmaquant.hardware.profiled import ProfiledCosts
 from sigmaquant.runs import NullProgress
 from sigmaquant.search.driver import Driver
 from sigmaquant.search.session import Data, Session
@@ -48,7 +49,7 @@ def session(budget: Budget, **options: Any) -> Session:
     settings = Settings(**{**tiny.QUICK, **options})
     size = settings.batch_size
     data = Data(as_source(tiny.train_data(), batch_size=size), as_source(tiny.validation_data(), batch_size=size))
-    costs = cost_model("ideal", graph())
+    costs = ProfiledCosts(graph(), load_profile("ideal"))
     return Session(graph(), data, budget, settings, costs, top1, None, Device("cpu", bf16=False))
 
 

@@ -10,7 +10,7 @@ from statistics_cases import resnet20
 
 from sigmaquant.errors import ModelError, PlanError
 from sigmaquant.statistics import divergences, weight_divergence
-from sigmaquant.statistics.divergence import best_step, expanded_divergence, level_edges, power_sums
+from sigmaquant.statistics.divergence import best_step, expanded_divergence, level_edges, positive_levels, power_sums
 from sigmaquant.statistics.histogram import HALF_BINS, density, weight_histogram
 
 ALL = (2, 3, 4, 5, 6, 7, 8)
@@ -117,24 +117,27 @@ def test_pruned_weights_count_by_their_share_only():
     assert weight_divergence(pruned, ALL) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_step_has_the_least_squared_error_of_its_grid(bits):
+@pytest.mark.parametrize(("bits", "midrise"), [(2, False), (3, False), (4, False), (8, False), (2, True), (3, True)])
+def test_step_has_the_least_squared_error_of_its_grid(bits, midrise):
     counts = weight_histogram(gaussian(40, 50)).counts
     position = np.arange(-HALF_BINS, HALF_BINS + 1)
-    qmax = 2 ** (bits - 1) - 1
+    codes = positive_levels(bits, midrise)
+    qmax = codes[-1]
+
+    def nearest(step):
+        # Ties go to the level nearer to zero.
+        distance = np.abs(np.abs(position)[:, None] / step - codes)
+        return np.where(position < 0, -1, 1) * codes[distance.argmin(1)]
 
     def error(step):
-        # Ties go to the level nearer to zero.
-        level = np.sign(position) * np.minimum(np.ceil(np.abs(position) / step - 0.5), qmax) * step
-        return counts @ (position - level) ** 2
+        return counts @ (position - nearest(step) * step) ** 2
 
     candidates = np.linspace(0.06, 1, 48) * HALF_BINS / qmax
-    step = best_step(power_sums(counts), qmax)
+    step = best_step(power_sums(counts), codes)
     assert error(step) == pytest.approx(min(error(candidate) for candidate in candidates), rel=1e-9)
-    level = np.sign(position) * np.minimum(np.ceil(np.abs(position) / step - 0.5), qmax)
-    edges = level_edges(step, qmax)
-    for index in range(2 * qmax + 1):
-        assert (level[edges[index] : edges[index + 1]] == index - qmax).all()
+    level, edges = nearest(step), level_edges(step, codes)
+    for index, code in enumerate(sorted({*codes, *-codes})):
+        assert (level[edges[index] : edges[index + 1]] == code).all()
 
 
 def test_axis_and_precision():

@@ -43,7 +43,7 @@ def place_activations(graph: QuantGraph) -> QuantGraph:
             name = _unique(_readable_name(node, parents), names)
             quantized[node] = name
             specs.append(ActivationSpec(name, node.name, example_shape(tensor_value(node)), kind))
-        elif node in live and _stays_float(node):
+        elif node in live and stays_float(node):
             floats.append(f"{_owner(node) or 'model'}: {operator_name(picked_from(node))}")
     feeds = _layer_inputs(graph, quantized)
     layers = tuple(replace(spec, inputs=feeds.get(spec.name, ())) for spec in graph.layers)
@@ -104,7 +104,8 @@ def _is_bias_add(node: fx.Node) -> bool:
     return any(isinstance(arg, fx.Node) and arg.op == "get_attr" for arg in node.args)
 
 
-def _stays_float(node: fx.Node) -> bool:
+def stays_float(node: fx.Node) -> bool:
+    """Whether the node yields a floating-point tensor that is on no activation's grid."""
     if node.op not in ("call_function", "call_module") or not is_float_tensor(node):
         return False
     if _is_masked_score(node):

@@ -1,4 +1,4 @@
-"""What a plan costs: the protocol of all hardware profiles, and ``ideal``, which counts bytes and bit operations."""
+"""What a plan costs: the protocol of all cost models, and what needs no device: bytes and bit operations."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from sigmaquant.budget import RESOURCES, Cost, SizeCounts
-from sigmaquant.errors import BudgetError, near_matches
+from sigmaquant.budget import Cost, SizeCounts
 from sigmaquant.graph.layers import LayerSpec, QuantGraph
 from sigmaquant.plan import BitwidthPlan
 
@@ -21,9 +20,11 @@ class CostModel(Protocol):
     """Costs of one network on one piece of hardware."""
 
     name: str
+    midrise_up_to: int
+    """What suits the hardware where the user does not say, see `BitwidthPlan.midrise_up_to`."""
 
-    def cost(self, plan: BitwidthPlan) -> Cost:
-        """What the whole network costs under a plan."""
+    def cost(self, plan: BitwidthPlan, codes: Mapping[str, Tensor] | None = None) -> Cost:
+        """What the whole network costs under a plan; `codes`: its integer weights by layer name, if it has any."""
 
     def reference(self) -> Cost:
         """What the float32 network costs; reductions such as ``"8x"`` divide it."""
@@ -127,20 +128,3 @@ def packed_bytes(elements: int, bits: int) -> int:
 def input_bits(spec: LayerSpec, plan: BitwidthPlan) -> int:
     """Bitwidth of what feeds a layer: the widest of its inputs, 32 where one stays in float."""
     return max((plan.activations[name] for name in spec.inputs), default=FLOAT_BITS)
-
-
-def cost_model(hardware: str, graph: QuantGraph) -> CostModel:
-    """The cost model of a profile's name.
-
-    Raises:
-        BudgetError: no such profile.
-    """
-    known = {"ideal": IdealCosts}
-    if hardware not in known:
-        raise BudgetError(f"there is no hardware profile {hardware!r}. {near_matches(hardware, known)}")
-    return known[hardware](graph)
-
-
-def missing_resources(cost: Cost, wanted: Mapping[str, float]) -> list[str]:
-    """Resources that are limited but that the profile does not give."""
-    return [name for name in RESOURCES if name in wanted and cost.resource(name) is None]

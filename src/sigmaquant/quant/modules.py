@@ -28,6 +28,7 @@ class WeightQuantizer(nn.Module):
 
     Attributes:
         bits: current bitwidth, or None for float.
+        midrise: which grid, see `sigmaquant.quant.numerics`.
         axis: the weight's channel axis.
         scale: [C] parameter.
     """
@@ -35,29 +36,30 @@ class WeightQuantizer(nn.Module):
     def __init__(self, channels: int, axis: int) -> None:
         super().__init__()
         self.bits: int | None = None
+        self.midrise = False
         self.axis = axis
         self.scale = nn.Parameter(torch.ones(channels))
 
-    def set_bits_(self, bits: int, weight: Tensor) -> None:
-        """Change the bitwidth; the scales start anew at the MSE optimum, the float weight stays as it is."""
-        self.bits = check_bitwidth(bits, "weight")
+    def set_bits_(self, bits: int, weight: Tensor, midrise: bool = False) -> None:
+        """Change the grid; the scales start anew at the MSE optimum, the float weight stays as it is."""
+        self.bits, self.midrise = check_bitwidth(bits, "weight"), midrise
         with torch.no_grad():
-            self.scale.copy_(mse_weight_scales(weight, bits, self.axis))
+            self.scale.copy_(mse_weight_scales(weight, bits, self.axis, midrise=midrise))
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight on its grid, of `weight`'s shape."""
         if self.bits is None:
             return weight
-        return fake_quantize_weight(weight, self.scale, self.bits, self.axis)
+        return fake_quantize_weight(weight, self.scale, self.bits, self.axis, self.midrise)
 
     def codes(self, weight: Tensor) -> Tensor:
         """Integer codes, int8; the network must be quantized."""
         assert self.bits is not None, "a float weight has no codes"
-        return quantize_weight(weight, self.scale, self.bits, self.axis)
+        return quantize_weight(weight, self.scale, self.bits, self.axis, self.midrise)
 
     def extra_repr(self) -> str:
         """Shown by ``print(network)``."""
-        return f"bits={self.bits}, channels={self.scale.numel()}"
+        return f"bits={self.bits}, midrise={self.midrise}, channels={self.scale.numel()}"
 
 
 class ActivationQuantizer(nn.Module):

@@ -58,6 +58,10 @@ class QuantizedNetwork(nn.Module):
         """The trained float weight behind a layer's codes."""
         return self.body.get_submodule(name).get_parameter("weight")
 
+    def codes(self, name: str) -> Tensor:
+        """The layer's integer weight codes, int8, of the weight's shape; the network is at its plan."""
+        return self.weight_quantizers[name].codes(self.weight(name))
+
     def scales(self) -> list[nn.Parameter]:
         """All learned scales, of weights and activations; not what the user's own modules call so."""
         return [m.scale for m in self.body.modules() if isinstance(m, WeightQuantizer | ActivationQuantizer)]
@@ -169,8 +173,9 @@ def set_plan_(network: QuantizedNetwork, plan: BitwidthPlan) -> None:
     plan.check(network.graph.layer, network.graph.activation_names, network.graph.fingerprint)
     for name, quantizer in network.weight_quantizers.items():
         bits = plan.weights[name]
-        if quantizer.bits != bits:
-            quantizer.set_bits_(bits, network.weight(name))
+        midrise = plan.is_midrise(name)
+        if (quantizer.bits, quantizer.midrise) != (bits, midrise):
+            quantizer.set_bits_(bits, network.weight(name), midrise)
     network.plan = plan
 
 
@@ -184,7 +189,7 @@ def restore_plan_(network: QuantizedNetwork, plan: BitwidthPlan, tensors: Mappin
     plan.check(network.graph.layer, network.graph.activation_names, network.graph.fingerprint)
     network.load_state_(tensors)
     for name, quantizer in network.weight_quantizers.items():
-        quantizer.bits = plan.weights[name]  # the scales came with the tensors
+        quantizer.bits, quantizer.midrise = plan.weights[name], plan.is_midrise(name)  # scales came with the tensors
     network.plan = plan
     network.check_coverage(plan)
 

@@ -1,7 +1,14 @@
 """Integer grids, rounding and scales: the arithmetic that every other module must agree with to the bit.
 
-Weights: ``code = clamp(round(w / s_c), -qmax, qmax)``, symmetric, one scale per output channel, narrow range
-``qmax = 2**(bits-1) - 1`` (so that a negative BatchNorm gamma is a plain sign flip), zero-point 0.
+Weights: ``w = code * s_c``, symmetric, one scale per output channel, zero-point 0, on one of two uniform grids (named
+as by Gersho and Gray, Vector Quantization and Signal Compression, 1992):
+
+- mid-tread: every integer in ``-qmax..qmax`` with ``qmax = 2**(bits-1) - 1``, ``code = clamp(round(w / s_c))``. Its
+  range is narrow, so that a negative BatchNorm gamma is a plain sign flip. It has a zero and leaves one of the
+  ``2**bits`` codes unused.
+- mid-rise: every odd integer in ``-qmax..qmax`` with ``qmax = 2**bits - 1``. No zero, no code unused: at 2 bits
+  {-3, -1, 1, 3} in place of {-1, 0, 1} (ParetoQ, arXiv 2502.02631, finds the same at 2 bits for language models).
+
 Activations: ``code = clamp(round(x / s) + z, qmin, qmax)``, affine, one scale per tensor, signed storage
 ``qmin = -2**(bits-1)``. Rounding is half to even, as in IEEE 754 and ONNX QuantizeLinear.
 """
@@ -11,7 +18,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sigmaquant.plan import check_bitwidth
+from sigmaquant.errors import PlanError
+from sigmaquant.plan import MIDRISE_LARGEST, check_bitwidth
 
 SCALE_FLOOR = 2.0**-40
 """Smallest scale: a channel of zeros still needs a positive one."""
@@ -20,14 +28,28 @@ _CLIP_RATIOS = torch.linspace(0.06, 1.0, 48)
 _CHUNK_ELEMENTS = 1 << 20
 
 
-def weight_qmax(bits: int) -> int:
+def weight_qmax(bits: int, midrise: bool = False) -> int:
     """Largest weight code; the smallest is its negative.
 
+    Raises:
+        PlanError: a bitwidth outside 2..8, or 8 bits mid-rise, whose codes would not fit into int8.
+
     Example:
-        >>> weight_qmax(2), weight_qmax(8)
-        (1, 127)
+        >>> weight_qmax(2), weight_qmax(8), weight_qmax(2, midrise=True)
+        (1, 127, 3)
     """
-    return int(2 ** (check_bitwidth(bits, "weight") - 1)) - 1
+    if midrise and bits > MIDRISE_LARGEST:
+        raise PlanError(f"a mid-rise weight has at most {MIDRISE_LARGEST} bits, not {bits}.")
+    return int(2 ** (check_bitwidth(bits, "weight") - (not midrise))) - 1
+
+
+def round_to_codes_(ratio: Tensor, qmax: int, midrise: bool = False) -> Tensor:
+    """The nearest codes, in place; ties go to the even integer, mid-rise to the even pair."""
+    if midrise:
+        ratio.sub_(1).mul_(0.5).round_().mul_(2).add_(1)
+    else:
+        ratio.round_()
+    return ratio.clamp_(-qmax, qmax)
 
 
 def activation_range(bits: int) -> tuple[int, int]:
@@ -48,7 +70,7 @@ def channel_view(scale: Tensor, dims: int, axis: int) -> Tensor:
     return scale.view(shape)
 
 
-def quantize_weight(weight: Tensor, scale: Tensor, bits: int, axis: int = 0) -> Tensor:
+def quantize_weight(weight: Tensor, scale: Tensor, bits: int, axis: int = 0, midrise: bool = False) -> Tensor:
     """Integer codes, int8, of `weight`'s shape.
 
     Args:
@@ -56,10 +78,10 @@ def quantize_weight(weight: Tensor, scale: Tensor, bits: int, axis: int = 0) -> 
         scale: [C] positive, C = weight.shape[axis].
         bits: 2..8.
         axis: the channel axis.
+        midrise: which grid.
     """
-    qmax = weight_qmax(bits)
     ratio = weight.detach().float() / channel_view(scale.detach().float(), weight.dim(), axis)
-    return ratio.round_().clamp_(-qmax, qmax).to(torch.int8)
+    return round_to_codes_(ratio, weight_qmax(bits, midrise), midrise).to(torch.int8)
 
 
 def dequantize_weight(codes: Tensor, scale: Tensor, axis: int = 0) -> Tensor:
@@ -91,7 +113,9 @@ def affine_from_range(low: float, high: float, bits: int) -> tuple[float, int]:
     return scale, int(max(qmin, min(qmax, round(qmin - low / scale))))
 
 
-def mse_weight_scales(weight: Tensor, bits: int, axis: int = 0, importance: Tensor | None = None) -> Tensor:
+def mse_weight_scales(
+    weight: Tensor, bits: int, axis: int = 0, importance: Tensor | None = None, midrise: bool = False
+) -> Tensor:
     """Per-channel scales that minimise the squared quantization error.
 
     A grid over clipping ratios of the channel's largest magnitude, then alternating refinement: at fixed codes the
@@ -102,6 +126,7 @@ def mse_weight_scales(weight: Tensor, bits: int, axis: int = 0, importance: Tens
         bits: 2..8.
         axis: the channel axis, C channels.
         importance: optional non-negative weights of the squared errors, of `weight`'s shape.
+        midrise: which grid.
 
     Returns:
         [C] float32, at least `SCALE_FLOOR`.
@@ -112,18 +137,19 @@ def mse_weight_scales(weight: Tensor, bits: int, axis: int = 0, importance: Tens
     step = max(1, _CHUNK_ELEMENTS // max(1, rows.shape[1]))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        scale[part] = _mse_rows(rows[part], weight_qmax(bits), None if factors is None else factors[part])
+        weights = None if factors is None else factors[part]
+        scale[part] = _mse_rows(rows[part], weight_qmax(bits, midrise), midrise, weights)
     return scale
 
 
-def _mse_rows(rows: Tensor, qmax: int, importance: Tensor | None) -> Tensor:
+def _mse_rows(rows: Tensor, qmax: int, midrise: bool, importance: Tensor | None) -> Tensor:
     largest = rows.abs().amax(1).clamp_min_(SCALE_FLOOR * qmax)
     best = largest / qmax
     codes = torch.empty_like(rows)
     error = torch.empty_like(rows)
 
     def measure(scale: Tensor) -> Tensor:
-        torch.div(rows, scale[:, None], out=codes).round_().clamp_(-qmax, qmax)
+        round_to_codes_(torch.div(rows, scale[:, None], out=codes), qmax, midrise)
         torch.mul(codes, scale[:, None], out=error).sub_(rows).square_()
         return (error if importance is None else error.mul_(importance)).sum(1)
 
@@ -149,10 +175,10 @@ class _FakeQuantizeWeight(torch.autograd.Function):
     """LSQ (Esser et al., ICLR 2020) for a weight with one scale per channel."""
 
     @staticmethod
-    def forward(ctx, weight: Tensor, scale: Tensor, qmax: int, axis: int) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx, weight: Tensor, scale: Tensor, qmax: int, axis: int, midrise: bool) -> Tensor:  # type: ignore[no-untyped-def]
         view = channel_view(scale, weight.dim(), axis)
         ratio = weight / view
-        codes = ratio.round().clamp_(-qmax, qmax)
+        codes = round_to_codes_(ratio.clone(), qmax, midrise)
         ctx.save_for_backward(ratio, codes)
         ctx.qmax, ctx.axis = qmax, axis
         return codes * view
@@ -167,7 +193,7 @@ class _FakeQuantizeWeight(torch.autograd.Function):
         axes = [d for d in range(grad.dim()) if d != ctx.axis % grad.dim()]
         # LSQ's gradient scale keeps the step sizes of scale and weight comparable.
         grad_scale = per_element.sum(axes) * (ctx.qmax * per_element.numel() / codes.shape[ctx.axis]) ** -0.5
-        return grad_weight, grad_scale, None, None
+        return grad_weight, grad_scale, None, None, None
 
 
 class _FakeQuantizeActivation(torch.autograd.Function):
@@ -212,7 +238,7 @@ class _FakeQuantizeActivation(torch.autograd.Function):
         return grad_x, grad_scale, None, None, None
 
 
-def fake_quantize_weight(weight: Tensor, scale: Tensor, bits: int, axis: int = 0) -> Tensor:
+def fake_quantize_weight(weight: Tensor, scale: Tensor, bits: int, axis: int = 0, midrise: bool = False) -> Tensor:
     """`dequantize_weight(quantize_weight(...))`, differentiable: straight-through, with LSQ's scale gradient.
 
     Args:
@@ -220,8 +246,10 @@ def fake_quantize_weight(weight: Tensor, scale: Tensor, bits: int, axis: int = 0
         scale: [C] positive.
         bits: 2..8.
         axis: the channel axis.
+        midrise: which grid.
     """
-    result: Tensor = _FakeQuantizeWeight.apply(weight, scale, weight_qmax(bits), axis)  # type: ignore[no-untyped-call]
+    qmax = weight_qmax(bits, midrise)
+    result: Tensor = _FakeQuantizeWeight.apply(weight, scale, qmax, axis, midrise)  # type: ignore[no-untyped-call]
     return result
 
 

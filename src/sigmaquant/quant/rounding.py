@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigmaquant.quant.network import QuantizedNetwork
-from sigmaquant.quant.numerics import weight_qmax
+from sigmaquant.quant.numerics import round_to_codes_, weight_qmax
 
 _SAMPLES = 16384
 """Input vectors of a layer that are looked at; many more than a layer has inputs to a channel."""
@@ -52,8 +52,8 @@ def compensate_rounding_(network: QuantizedNetwork, batches: Iterable[Any]) -> t
         groups = moment.shape[0]
         rows = weight.detach().float().reshape(groups, weight.shape[0] // groups, -1)
         scales = quantizer.scale.detach().reshape(groups, -1)
-        qmax = weight_qmax(quantizer.bits)
-        rounded = torch.stack([_compensated(*part, qmax) for part in zip(rows, scales, moment, strict=True)])
+        grid = weight_qmax(quantizer.bits, quantizer.midrise), quantizer.midrise
+        rounded = torch.stack([_compensated(*part, *grid) for part in zip(rows, scales, moment, strict=True)])
         weight.copy_(rounded.reshape(weight.shape))
     return tuple(moments)
 
@@ -102,7 +102,7 @@ def input_vectors(module: nn.Module, x: Tensor, samples: int) -> Tensor:
     return grouped.permute(1, 0, 3, 2).reshape(module.groups, -1, grouped.shape[2])
 
 
-def _compensated(rows: Tensor, scales: Tensor, moment: Tensor, qmax: int) -> Tensor:
+def _compensated(rows: Tensor, scales: Tensor, moment: Tensor, qmax: int, midrise: bool) -> Tensor:
     """Rows [O, K] on their grid, such that ``(w - w^)' moment (w - w^)`` is small for every row.
 
     Columns are rounded in the order of falling input power; what one rounds off, the later ones take over.
@@ -110,14 +110,14 @@ def _compensated(rows: Tensor, scales: Tensor, moment: Tensor, qmax: int) -> Ten
     power = moment.diagonal().clone()
     damping = _DAMPING * float(power.mean())
     if damping == 0:  # the layer's inputs are all zero: nothing to compensate with
-        return (rows / scales[:, None]).round().clamp(-qmax, qmax) * scales[:, None]
+        return round_to_codes_(rows / scales[:, None], qmax, midrise) * scales[:, None]
     order = power.argsort(descending=True, stable=True)
     ordered = moment[order][:, order] + damping * torch.eye(len(order), device=moment.device)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered))
     factor = torch.linalg.cholesky(inverse, upper=True)
     left, result = rows[:, order].clone(), torch.empty_like(rows)
     for column in range(len(order)):
-        result[:, column] = (left[:, column] / scales).round_().clamp_(-qmax, qmax).mul_(scales)
+        result[:, column] = round_to_codes_(left[:, column] / scales, qmax, midrise).mul_(scales)
         error = (left[:, column] - result[:, column]) / factor[column, column]
         left[:, column + 1 :].addr_(error, factor[column, column + 1 :], alpha=-1)
     return result[:, order.argsort()]

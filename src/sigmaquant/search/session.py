@@ -75,6 +75,8 @@ class Session:
         self.costs, self.metric, self.device = costs, metric, device
         self.choices = layer_choices(graph, settings)
         self.activations = activation_bits(graph, settings)
+        chosen = settings.midrise_up_to
+        self.midrise_up_to: int = costs.midrise_up_to if chosen is None else chosen
         self.recipe = Recipe(
             lr=settings.lr,
             scale_lr=settings.scale_lr,
@@ -132,7 +134,7 @@ class Session:
 
     def plan(self, bits: Bits) -> BitwidthPlan:
         """A full plan from weight bitwidths."""
-        return BitwidthPlan(dict(bits), self.activations, self.graph.fingerprint)
+        return BitwidthPlan(dict(bits), self.activations, self.graph.fingerprint, self.midrise_up_to)
 
     def seed(self, *what: Any) -> int:
         """A seed for one purpose, the same in an unbroken and in a resumed run."""
@@ -163,7 +165,8 @@ class Session:
                 )
             )
             batches = [(self.device.put(x), self.device.put(y)) for x, y in batches]
-        return sensitivity(name, graph, bitwidths, batches, seed=self.seed("labels")), name == "divergence"
+        table = sensitivity(name, graph, bitwidths, batches, seed=self.seed("labels"), midrise_up_to=self.midrise_up_to)
+        return table, name == "divergence"
 
     def _problem(self, limits: Limits) -> SearchProblem:
         base = self.plan({name: allowed[0] for name, allowed in self.choices.items()})

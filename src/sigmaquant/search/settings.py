@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from sigmaquant.errors import SigmaQuantError, near_matches
-from sigmaquant.plan import BITWIDTHS, check_bitwidth
+from sigmaquant.plan import BITWIDTHS, check_bitwidth, check_midrise
 from sigmaquant.statistics import SENSITIVITIES, SigmaVariant
 
 Objective = Literal["auto", "feasible", "smallest", "accurate"]
@@ -24,6 +24,9 @@ class Settings:
         bitwidths: allowed weight bitwidths, any of 2..8.
         activation_bits: bitwidth of every activation.
         activation_pin: other bitwidths for some activations, by name.
+        midrise_up_to: weights of at most so many bits lie on a mid-rise grid, without a zero but with one level more
+            (`BitwidthPlan.midrise_up_to`), 0..4; None: 2, or 0 on hardware whose cost depends on the weights' digits,
+            where zeros are what is cheap.
         pin: fixed weight bitwidths, by layer name.
         allowed: allowed bitwidths of single layers, by layer name.
         objective: ``"feasible"`` stops when the budget is met; ``"smallest"`` then keeps shrinking until the accuracy
@@ -60,12 +63,13 @@ class Settings:
     strategy: str = "sigma"
     bitwidths: tuple[int, ...] = (2, 4, 6, 8)
     activation_bits: int = 8
+    midrise_up_to: int | None = None
     activation_pin: Mapping[str, int] = field(default_factory=dict)
     pin: Mapping[str, int] = field(default_factory=dict)
     allowed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     objective: Objective = "auto"
     sigma: SigmaVariant = "raw"
-    sensitivity: str = "divergence"
+    sensitivity: str = "curvature"
     phase2: bool = True
     max_cycles: int = 12
     phase1_cycles: int = 3
@@ -94,6 +98,8 @@ class Settings:
         unique = {check_bitwidth(bits, "bitwidths") for bits in self.bitwidths}
         object.__setattr__(self, "bitwidths", tuple(sorted(unique)))
         check_bitwidth(self.activation_bits, "activation_bits")
+        if self.midrise_up_to is not None:
+            check_midrise(self.midrise_up_to)
         for layer, bits in self.pin.items():
             check_bitwidth(bits, f"pin of {layer!r}")
         for name, least in (

@@ -6,9 +6,9 @@ calibration does (Migacz, "8-bit inference with TensorRT", GTC 2017). Spreading 
 and zero. Every non-empty bin of P has a positive Q, so no epsilon is needed; as the levels become as fine as the bins,
 D tends to 0.
 
-Exact zeros (pruned weights) are an event of their own: every grid represents them exactly, so they contribute nothing,
-and D is that of the other weights times their share. D belongs to one weight's distribution: it is per weight, not per
-layer.
+Exact zeros (pruned weights) are an event of their own: a mid-tread grid represents them exactly, so they contribute
+nothing, and D is that of the other weights times their share. On a mid-rise grid they are weights like others. D
+belongs to one weight's distribution: it is per weight, not per layer.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Sensitivity = dict[str, dict[int, float]]
 _CLIP_RATIOS = np.linspace(0.06, 1.0, 48)
 
 
-def divergences(graph: QuantGraph, bitwidths: Sequence[int]) -> Sensitivity:
-    """D of every layer at every bitwidth, in nats per weight.
+def divergences(graph: QuantGraph, bitwidths: Sequence[int], midrise_up_to: int = 0) -> Sensitivity:
+    """D of every layer at every bitwidth, in nats per weight; weights of at most `midrise_up_to` bits are mid-rise.
 
     Raises:
         ModelError: a weight contains NaN or infinity.
@@ -40,13 +40,15 @@ def divergences(graph: QuantGraph, bitwidths: Sequence[int]) -> Sensitivity:
     table: Sensitivity = {}
     for spec in graph.layers:
         try:
-            table[spec.name] = weight_divergence(graph.weight(spec.name), bitwidths, spec.channel_axis)
+            table[spec.name] = weight_divergence(graph.weight(spec.name), bitwidths, spec.channel_axis, midrise_up_to)
         except ModelError as error:
             raise ModelError(f"layer {spec.name!r}: {error}") from None
     return table
 
 
-def weight_divergence(weight: Tensor, bitwidths: Sequence[int], axis: int = 0) -> dict[int, float]:
+def weight_divergence(
+    weight: Tensor, bitwidths: Sequence[int], axis: int = 0, midrise_up_to: int = 0
+) -> dict[int, float]:
     """D of one weight at every bitwidth.
 
     Two passes over the weight's memory whatever the number of bitwidths: the clipping that minimises the squared
@@ -57,6 +59,7 @@ def weight_divergence(weight: Tensor, bitwidths: Sequence[int], axis: int = 0) -
         weight: any shape, one scale per element of `axis`.
         bitwidths: each 2..8.
         axis: the channel axis.
+        midrise_up_to: weights of at most so many bits lie on a mid-rise grid.
 
     Returns:
         Nats, not negative, by bitwidth.
@@ -72,18 +75,32 @@ def weight_divergence(weight: Tensor, bitwidths: Sequence[int], axis: int = 0) -
         >>> d[2] > 10 * d[4] > 100 * d[8] > 0
         True
     """
-    limits = {bits: weight_qmax(bits) for bits in bitwidths}
+    levels = {bits: positive_levels(bits, bits <= midrise_up_to) for bits in bitwidths}
     histogram = weight_histogram(weight, axis)
     rest = int(histogram.counts.sum())
     if rest == 0:
-        return dict.fromkeys(limits, 0.0)
-    share = rest / (rest + histogram.zeros)
-    masses = density(histogram.counts)
-    powers = power_sums(histogram.counts)
-    return {
-        bits: share * expanded_divergence(masses, level_edges(best_step(powers, qmax), qmax))
-        for bits, qmax in limits.items()
-    }
+        return dict.fromkeys(levels, 0.0)
+    found = {}
+    for midrise in {bool(codes[0]) for codes in levels.values()}:
+        counts = histogram.counts.copy()
+        counts[HALF_BINS] += histogram.zeros * midrise
+        share = 1.0 if midrise else rest / (rest + histogram.zeros)
+        masses, powers = density(counts), power_sums(counts)
+        for bits, codes in levels.items():
+            if bool(codes[0]) == midrise:
+                edges = level_edges(best_step(powers, codes), codes)
+                found[bits] = share * expanded_divergence(masses, edges)
+    return {bits: found[bits] for bits in levels}
+
+
+def positive_levels(bits: int, midrise: bool) -> NDArray[np.int64]:
+    """The codes that are not negative, ascending.
+
+    Example:
+        >>> positive_levels(3, midrise=False).tolist(), positive_levels(3, midrise=True).tolist()
+        ([0, 1, 2, 3], [1, 3, 5, 7])
+    """
+    return np.arange(int(midrise), weight_qmax(bits, midrise) + 1, 1 + midrise)
 
 
 def power_sums(counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -102,34 +119,41 @@ def power_sums(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return sums
 
 
-def best_step(powers: NDArray[np.float64], qmax: int) -> float:
-    """Distance of two levels, in bins, that minimises the squared quantization error of a histogram.
+def best_step(powers: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
+    """Distance of two integers, in bins, that minimises the squared quantization error of a histogram.
 
     Args:
         powers: `power_sums` of the histogram. They turn each level's error, ``sum c (x - level)²``, into a few
             look-ups: the cost of a candidate is the number of its levels, not of the bins.
-        qmax: largest code; the smallest is its negative.
+        codes: `positive_levels`.
     """
-    codes = np.arange(qmax + 1)
-    steps = _CLIP_RATIOS[:, None] * (HALF_BINS / qmax)
-    edges = np.full((len(steps), qmax + 2), HALF_BINS + 1)
+    steps = _CLIP_RATIOS[:, None] * (HALF_BINS / codes[-1])
+    edges = np.full((len(steps), len(codes) + 1), HALF_BINS + 1)
     edges[:, 0] = 0
-    edges[:, 1:-1] = (steps * (codes[1:] - 0.5)).astype(np.int64) + 1
+    edges[:, 1:-1] = (steps * _between(codes)).astype(np.int64) + 1
     level = steps * codes
     mass, first, second = np.diff(powers[:, edges])
     error = second - 2 * level * first + level**2 * mass
     return float(steps[error.sum(1).argmin(), 0])
 
 
-def level_edges(step: float, qmax: int) -> NDArray[np.int64]:
-    """First bin of every level ``-qmax..qmax`` and the end of the last: [2 * qmax + 2]; symmetric about the centre.
+def _between(codes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Where one level ends and the next begins, in units of a code."""
+    return (codes[1:] + codes[:-1]) / 2
+
+
+def level_edges(step: float, codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """First bin of every level and the end of the last: [levels + 1].
+
+    Symmetric about the centre; the centre bin itself, which a mid-rise grid would split, belongs to its upper half.
 
     Example:
-        >>> (level_edges(HALF_BINS, 1) - HALF_BINS).tolist()
+        >>> (level_edges(HALF_BINS, np.array([0, 1])) - HALF_BINS).tolist()
         [-2048, -1024, 1025, 2049]
     """
-    inner = (step * (np.arange(1, qmax + 1) - 0.5)).astype(np.int64)
-    ends = [0], HALF_BINS - inner[::-1], HALF_BINS + 1 + inner, [2 * HALF_BINS + 1]
+    inner = (step * _between(codes)).astype(np.int64)
+    middle = [HALF_BINS] if codes[0] else []
+    ends = [0], HALF_BINS - inner[::-1], middle, HALF_BINS + 1 + inner, [2 * HALF_BINS + 1]
     return np.concatenate(ends).astype(np.int64)
 
 

@@ -64,6 +64,7 @@ def fisher_sensitivities(
     micro_batch: int = 8,
     loss: Loss | None = None,
     outputs: OutputKind = "auto",
+    midrise_up_to: int = 0,
 ) -> FisherSensitivities:
     """Second-order sensitivities for all layers and all bitwidths at once.
 
@@ -74,6 +75,7 @@ def fisher_sensitivities(
     Args:
         graph: the network.
         bitwidths: each 2..8.
+        midrise_up_to: weights of at most so many bits lie on a mid-rise grid.
         batches: calibration data; targets are needed only with `loss`.
         seed: of the random signs.
         draws: random signs (backward passes) per micro-batch.
@@ -90,7 +92,7 @@ def fisher_sensitivities(
     """
     if draws < 1 or micro_batch < 1:
         raise DataError(f"draws ({draws}) and micro_batch ({micro_batch}) must be at least 1.")
-    quantized = QuantizedWeights(graph, bitwidths)
+    quantized = QuantizedWeights(graph, bitwidths, midrise_up_to)
     generator = torch.Generator().manual_seed(seed)
     # Leaves that share the parameters' memory: frozen parameters get gradients too, and none is left on the user's.
     leaves = {spec.name: graph.weight(spec.name).detach().requires_grad_() for spec in graph.layers}

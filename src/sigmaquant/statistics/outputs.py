@@ -29,6 +29,7 @@ def output_sensitivity(
     batches: Iterable[Batch],
     *,
     outputs: OutputKind = "auto",
+    midrise_up_to: int = 0,
 ) -> Sensitivity:
     """Distance between the float network's outputs and those with one layer's weight quantized at MSE scales.
 
@@ -39,6 +40,7 @@ def output_sensitivity(
     Args:
         graph: the network; it runs in evaluation mode and is left as it was.
         bitwidths: each 2..8.
+        midrise_up_to: weights of at most so many bits lie on a mid-rise grid.
         batches: calibration data; targets are not used.
         outputs: ``"logits"``, ``"values"``, or ``"auto"``, which takes two-dimensional outputs for logits.
 
@@ -47,7 +49,7 @@ def output_sensitivity(
         ModelError: a weight contains NaN or infinity.
         PlanError: a bitwidth outside 2..8.
     """
-    quantized = QuantizedWeights(graph, bitwidths)
+    quantized = QuantizedWeights(graph, bitwidths, midrise_up_to)
     places = {spec.name: LayerPlace(graph, spec.name) for spec in graph.layers}
     # A sweep cannot go back; the result keeps the graph's order of layers.
     order = sorted(places, key=lambda name: places[name].first)

@@ -23,9 +23,10 @@ class QuantizedWeights:
         PlanError: a bitwidth outside 2..8.
     """
 
-    def __init__(self, graph: QuantGraph, bitwidths: Sequence[int]) -> None:
+    def __init__(self, graph: QuantGraph, bitwidths: Sequence[int], midrise_up_to: int = 0) -> None:
         self._graph = graph
         self._bitwidths = tuple(bitwidths)
+        self._midrise_up_to = midrise_up_to
         self._scales: dict[tuple[str, int], Tensor] = {}
         self._errors: dict[str, Tensor] = {}
         self._kept_bytes = 0
@@ -34,14 +35,17 @@ class QuantizedWeights:
             if not bool(weight.isfinite().all()):
                 raise ModelError(f"layer {spec.name!r}: its weight contains NaN or infinity. Check the checkpoint.")
             for bits in bitwidths:
-                self._scales[spec.name, bits] = mse_weight_scales(weight, bits, spec.channel_axis)
+                self._scales[spec.name, bits] = mse_weight_scales(
+                    weight, bits, spec.channel_axis, midrise=bits <= midrise_up_to
+                )
 
     def weight(self, name: str, bits: int) -> Tensor:
         """The layer's weight as `bits` bits represent it, in the float weight's shape and type."""
         axis = self._graph.layer[name].channel_axis
         weight = self._graph.weight(name).detach()
         scale = self._scales[name, bits]
-        return dequantize_weight(quantize_weight(weight, scale, bits, axis), scale, axis).to(weight.dtype)
+        codes = quantize_weight(weight, scale, bits, axis, midrise=bits <= self._midrise_up_to)
+        return dequantize_weight(codes, scale, axis).to(weight.dtype)
 
     def error(self, name: str, bits: int) -> Tensor:
         """Quantized minus float weight."""

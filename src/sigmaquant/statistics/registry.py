@@ -21,14 +21,26 @@ class SensitivityFunction(Protocol):
     """Harm of quantizing each layer to each bitwidth; `batches` is None when no calibration data was given."""
 
     def __call__(
-        self, graph: QuantGraph, bitwidths: Sequence[int], batches: Iterable[Batch] | None, *, seed: int
+        self,
+        graph: QuantGraph,
+        bitwidths: Sequence[int],
+        batches: Iterable[Batch] | None,
+        *,
+        seed: int,
+        midrise_up_to: int = 0,
     ) -> Sensitivity:
         """The table, by layer name and bitwidth."""
         ...
 
 
 def sensitivity(
-    name: str, graph: QuantGraph, bitwidths: Sequence[int], batches: Iterable[Batch] | None = None, *, seed: int = 0
+    name: str,
+    graph: QuantGraph,
+    bitwidths: Sequence[int],
+    batches: Iterable[Batch] | None = None,
+    *,
+    seed: int = 0,
+    midrise_up_to: int = 0,
 ) -> Sensitivity:
     """The named sensitivity of every layer at every bitwidth.
 
@@ -50,6 +62,7 @@ def sensitivity(
         bitwidths: each 2..8.
         batches: calibration data, see `batches`.
         seed: of everything random.
+        midrise_up_to: weights of at most so many bits lie on a mid-rise grid.
 
     Raises:
         DataError: an unknown name; calibration data missing, empty or unusable.
@@ -58,29 +71,35 @@ def sensitivity(
     """
     if name not in SENSITIVITIES:
         raise DataError(f"there is no sensitivity {name!r}. {near_matches(name, SENSITIVITIES)}")
-    return SENSITIVITIES[name](graph, bitwidths, batches, seed=seed)
+    return SENSITIVITIES[name](graph, bitwidths, batches, seed=seed, midrise_up_to=midrise_up_to)
 
 
 def _divergence(
-    graph: QuantGraph, bitwidths: Sequence[int], batches: Iterable[Batch] | None, *, seed: int
+    graph: QuantGraph, bitwidths: Sequence[int], batches: Iterable[Batch] | None, *, seed: int, midrise_up_to: int = 0
 ) -> Sensitivity:
-    return divergences(graph, bitwidths)
+    return divergences(graph, bitwidths, midrise_up_to)
 
 
 def _output_kl(
-    graph: QuantGraph, bitwidths: Sequence[int], batches: Iterable[Batch] | None, *, seed: int
+    graph: QuantGraph, bitwidths: Sequence[int], batches: Iterable[Batch] | None, *, seed: int, midrise_up_to: int = 0
 ) -> Sensitivity:
-    return output_sensitivity(graph, bitwidths, _given(batches, "output_kl"))
+    return output_sensitivity(graph, bitwidths, _given(batches, "output_kl"), midrise_up_to=midrise_up_to)
 
 
-def _fisher(graph: QuantGraph, bitwidths: Sequence[int], batches: Iterable[Batch] | None, *, seed: int) -> Sensitivity:
-    return fisher_sensitivities(graph, bitwidths, _given(batches, "fisher"), seed=seed).fisher
+def _fisher(
+    graph: QuantGraph, bitwidths: Sequence[int], batches: Iterable[Batch] | None, *, seed: int, midrise_up_to: int = 0
+) -> Sensitivity:
+    return fisher_sensitivities(
+        graph, bitwidths, _given(batches, "fisher"), seed=seed, midrise_up_to=midrise_up_to
+    ).fisher
 
 
 def _curvature(
-    graph: QuantGraph, bitwidths: Sequence[int], batches: Iterable[Batch] | None, *, seed: int
+    graph: QuantGraph, bitwidths: Sequence[int], batches: Iterable[Batch] | None, *, seed: int, midrise_up_to: int = 0
 ) -> Sensitivity:
-    return fisher_sensitivities(graph, bitwidths, _given(batches, "curvature"), seed=seed).curvature
+    return fisher_sensitivities(
+        graph, bitwidths, _given(batches, "curvature"), seed=seed, midrise_up_to=midrise_up_to
+    ).curvature
 
 
 def _given(batches: Iterable[Batch] | None, name: str) -> Iterable[Batch]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigmaquant.errors import DataError, MetricError
+from sigmaquant.errors import DataError, MetricError, SigmaQuantError, near_matches
 from sigmaquant.training.devices import Device
 
 Metric = Callable[[Tensor, Tensor], float]
@@ -118,3 +118,20 @@ def evaluate(network: nn.Module, batches: Iterable[tuple[Any, Any]], metric: Met
         DataError, MetricError: see `outputs_of` and `score`.
     """
     return score(metric, *outputs_of(network, batches, device))
+
+
+METRICS: dict[str, Metric] = {"top1": top1}
+"""Metrics by name."""
+
+
+def find_metric(metric: Metric | str) -> Metric:
+    """The metric itself, or the one of that name.
+
+    Raises:
+        SigmaQuantError: no such metric.
+    """
+    if not isinstance(metric, str):
+        return metric
+    if metric not in METRICS:
+        raise SigmaQuantError(f"there is no metric {metric!r}. {near_matches(metric, METRICS)} Or pass a callable.")
+    return METRICS[metric]

@@ -1,13 +1,7 @@
-"""The command line: parses, calls the same public functions, prints. Results on stdout, everything else on stderr."""
+"""The verbs of a run: quantize, inspect, evaluate, compare."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import json
-import os
-import sys
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -15,28 +9,34 @@ from typing import Annotated, Any, cast
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from sigmaquant import tables
-from sigmaquant._version import __version__
-from sigmaquant.api import evaluate_run, quantize
+from sigmaquant.api import quantize
 from sigmaquant.budget import Budget
+from sigmaquant.cli.common import (
+    DeviceOption,
+    JsonOption,
+    MetricOption,
+    ModelArgument,
+    QuietOption,
+    WeightsOption,
+    interruptible,
+    named_values,
+    one_bitwidth,
+    print_json,
+    print_parts,
+    stdout_is_ours,
+    whole_numbers,
+)
 from sigmaquant.data import as_source
 from sigmaquant.errors import SigmaQuantError
 from sigmaquant.frontends.factories import load_data, load_model, load_object
+from sigmaquant.hardware.profile import load_profile
 from sigmaquant.inspection import inspect_model
+from sigmaquant.loading import evaluate_run
 from sigmaquant.runs import make_progress
 from sigmaquant.search.settings import Settings
 from sigmaquant.statistics import SigmaVariant
-
-app = typer.Typer(
-    name="sigmaquant",
-    help="Fit a trained neural network into an edge device: a bitwidth for every layer, within a budget.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
 _DEFAULTS = Settings()
 
@@ -57,78 +57,6 @@ class ObjectiveOption(StrEnum):
     accurate = "accurate"
 
 
-ModelArgument = Annotated[str, typer.Argument(help="package.module:factory or path/file.py:factory")]
-WeightsOption = Annotated[
-    Path | None, typer.Option(help="weights for the model: .safetensors, or a state_dict saved by torch.save")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress display")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
-MetricOption = Annotated[str, typer.Option(help="top1, or a callable as package.module:function")]
-
-
-def _pairs(items: list[str], option: str) -> dict[str, str]:
-    result = {}
-    for item in items:
-        name, separator, value = item.rpartition("=")
-        if not separator or not name or not value:
-            raise SigmaQuantError(f"{option} {item!r} is not NAME=VALUE, like {option} conv1=8.")
-        result[name] = value
-    return result
-
-
-def _numbers(text: str, option: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise SigmaQuantError(f"{option} {text!r} is no list of whole numbers, like 2,4,6,8.") from None
-
-
-def _number(text: str, option: str) -> int:
-    numbers = _numbers(text, option)
-    if len(numbers) != 1:
-        raise SigmaQuantError(f"{option} {text!r} is no single bitwidth. Several go with --allow NAME=4,8.")
-    return numbers[0]
-
-
-@contextlib.contextmanager
-def _stdout_is_ours(active: bool) -> Iterator[None]:
-    """Send to stderr what else is printed on stdout, so that --json stays one document.
-
-    The user's factories print, and so do C libraries: the solver of `ilp`.
-    """
-    if not active:
-        yield
-        return
-    sys.stdout.flush()
-    saved = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        _flush_c()
-        os.dup2(saved, 1)
-        os.close(saved)
-
-
-def _flush_c() -> None:
-    """Empty C's own buffer of stdout, which is full of lines where stdout is no terminal."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # Windows finds no C library this way
-        ctypes.CDLL(None).fflush(None)
-
-
-@contextlib.contextmanager
-def _interruptible(out: Path | None) -> Iterator[None]:
-    """Ctrl-C ends in one line and the exit code that shells expect."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        remedy = "" if out is None else f" Continue with the same command and --resume; the run is in {out}."
-        typer.secho(f"stopped.{remedy}", err=True)
-        raise typer.Exit(130) from None
-
-
 def _budget(limits: dict[str, Any], size_counts: SizeCountsOption) -> Budget:
     given = {name: value for name, value in limits.items() if value is not None}
     if not given:
@@ -136,7 +64,6 @@ def _budget(limits: dict[str, Any], size_counts: SizeCountsOption) -> Budget:
     return Budget(**given, size_counts=size_counts.value)
 
 
-@app.command("quantize")
 def quantize_command(
     model: ModelArgument,
     train: Annotated[str, typer.Option(help="training data: a factory, or cifar10:DIR")],
@@ -155,11 +82,16 @@ def quantize_command(
     size_counts: Annotated[
         SizeCountsOption, typer.Option(help="a size counts everything stored, or the packed weights alone")
     ] = SizeCountsOption.total,
-    hardware: Annotated[str, typer.Option(help="hardware profile that gives the costs")] = "ideal",
+    hardware: Annotated[
+        str, typer.Option(help="hardware profile that gives the costs: a shipped one's name, or a file")
+    ] = "ideal",
     strategy: Annotated[str, typer.Option(help="sigma, uniform, greedy, ilp, random")] = _DEFAULTS.strategy,
     objective: Annotated[ObjectiveOption, typer.Option()] = ObjectiveOption.auto,
     bitwidths: Annotated[str, typer.Option(help="allowed weight bitwidths")] = "2,4,6,8",
     activation_bits: Annotated[int, typer.Option(help="bitwidth of every activation")] = _DEFAULTS.activation_bits,
+    midrise_up_to: Annotated[
+        int | None, typer.Option(help="weights of at most so many bits have no zero but one level more, 0..4")
+    ] = _DEFAULTS.midrise_up_to,
     pin: Annotated[list[str] | None, typer.Option(help="fixed bitwidth of a layer: conv1=8; repeatable")] = None,
     allow: Annotated[list[str] | None, typer.Option(help="allowed bitwidths of a layer: fc=4,8; repeatable")] = None,
     sigma: Annotated[str, typer.Option(help="raw, folded or normalised")] = _DEFAULTS.sigma,
@@ -190,10 +122,11 @@ def quantize_command(
     budget = _budget(limits, size_counts)
     settings = Settings(
         strategy=strategy,
-        bitwidths=_numbers(bitwidths, "--bitwidths"),
+        bitwidths=whole_numbers(bitwidths, "--bitwidths"),
         activation_bits=activation_bits,
-        pin={name: _number(value, "--pin") for name, value in _pairs(pin or [], "--pin").items()},
-        allowed={name: _numbers(value, "--allow") for name, value in _pairs(allow or [], "--allow").items()},
+        midrise_up_to=midrise_up_to,
+        pin={name: one_bitwidth(value, "--pin") for name, value in named_values(pin or [], "--pin").items()},
+        allowed={name: whole_numbers(value, "--allow") for name, value in named_values(allow or [], "--allow").items()},
         objective=objective.value,
         sigma=cast(SigmaVariant, sigma),
         sensitivity=sensitivity,
@@ -207,7 +140,7 @@ def quantize_command(
         control=control,
         seed=seed,
     )
-    with _stdout_is_ours(json_output), _interruptible(out):
+    with stdout_is_ours(json_output), interruptible(out):
         result = quantize(
             load_model(model, weights),
             load_data(train, "train", "the training data"),
@@ -225,15 +158,14 @@ def quantize_command(
             progress=make_progress(show=not quiet),
         )
     if json_output:
-        _print_json({"run": str(out) if out else None, **result.to_dict()})
+        print_json({"run": str(out) if out else None, **result.to_dict()})
     else:
-        _print(tables.summary(result), tables.layers(result))
+        print_parts(tables.summary(result), tables.layers(result))
         if out is not None:
             Console().print(f"Files: {out}", soft_wrap=True)
     raise typer.Exit(0 if result.met else 1)
 
 
-@app.command("inspect")
 def inspect_command(
     model: ModelArgument,
     data: Annotated[str | None, typer.Option(help="data with the model's input: a factory, or cifar10:DIR")] = None,
@@ -243,23 +175,26 @@ def inspect_command(
     weights: WeightsOption = None,
     bitwidths: Annotated[str, typer.Option(help="bitwidths to show")] = "2,4,6,8",
     sigma: Annotated[str, typer.Option(help="raw, folded or normalised")] = "raw",
+    hardware: Annotated[str | None, typer.Option(help="also costs on this hardware profile")] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Show every layer: shapes, MACs, sigma, divergence and bytes at each bitwidth; and what stays in float."""
+    """Show every layer: shapes, MACs, sigma, divergence, bytes and device costs at each bitwidth; what stays float."""
     if (data is None) == (input_shape is None):
         raise SigmaQuantError("give either --data or --input-shape, so that the model can be traced.")
-    with _stdout_is_ours(json_output):
+    with stdout_is_ours(json_output):
         network = load_model(model, weights)
         if data is not None:
             example = as_source(load_data(data, "test", "the data"), batch_size=2, name="data").example()
             inputs = example if isinstance(example, tuple) else (example,)
         else:
             inputs = (torch.zeros(2, *_shape(str(input_shape))),)
-        report = inspect_model(network, inputs, _numbers(bitwidths, "--bitwidths"), cast(SigmaVariant, sigma))
+        profile = None if hardware is None else load_profile(hardware)
+        widths = whole_numbers(bitwidths, "--bitwidths")
+        report = inspect_model(network, inputs, widths, cast(SigmaVariant, sigma), profile)
     if json_output:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
     else:
-        _print(*tables.inspection(report))
+        print_parts(*tables.inspection(report))
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -272,7 +207,6 @@ def _shape(text: str) -> tuple[int, ...]:
     return shape
 
 
-@app.command("evaluate")
 def evaluate_command(
     run: Annotated[Path, typer.Argument(help="run directory")],
     model: Annotated[str, typer.Option(help="the float model: package.module:factory or path/file.py:factory")],
@@ -283,7 +217,7 @@ def evaluate_command(
     json_output: JsonOption = False,
 ) -> None:
     """Score a run's plan and checkpoint on data, beside the float model."""
-    with _stdout_is_ours(json_output):
+    with stdout_is_ours(json_output):
         scores = evaluate_run(
             load_model(model, weights),
             load_data(data, "test", "the data"),
@@ -292,12 +226,11 @@ def evaluate_command(
             device=device,
         )
     if json_output:
-        _print_json({"run": str(run), **scores})
+        print_json({"run": str(run), **scores})
     else:
-        _print(tables.scores(scores))
+        print_parts(tables.scores(scores))
 
 
-@app.command("compare")
 def compare_command(
     runs: Annotated[list[Path], typer.Argument(help="two or more run directories")],
     json_output: JsonOption = False,
@@ -307,44 +240,6 @@ def compare_command(
         raise SigmaQuantError("compare needs two or more run directories.")
     rows = tables.read_runs(runs)
     if json_output:
-        _print_json(rows)
+        print_json(rows)
     else:
-        _print(*tables.comparison(rows))
-
-
-def _version(show: bool) -> None:
-    if show:
-        typer.echo(f"sigmaquant {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
-    ] = False,
-) -> None:
-    pass
-
-
-def _print(*parts: Table | str) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    for part in parts:
-        console.print(part)
-
-
-def _print_json(document: Any) -> None:
-    typer.echo(json.dumps(document, indent=2, default=str))
-
-
-def main() -> None:
-    """Entry point: a user's mistake ends in one message and exit code 2, never in a traceback."""
-    try:
-        app()
-    except SigmaQuantError as error:
-        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
-        sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    main()
+        print_parts(*tables.comparison(rows))

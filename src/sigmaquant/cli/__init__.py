@@ -1,0 +1,5 @@
+"""The command line."""
+
+from sigmaquant.cli.app import app, main
+
+__all__ = ["app", "main"]

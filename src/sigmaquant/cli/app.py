@@ -1,0 +1,51 @@
+"""The command line: parses, calls the same public functions, prints. Results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from sigmaquant._version import __version__
+from sigmaquant.cli import hardware, runs
+from sigmaquant.errors import SigmaQuantError
+
+app = typer.Typer(
+    name="sigmaquant",
+    help="Fit a trained neural network into an edge device: a bitwidth for every layer, within a budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("quantize")(runs.quantize_command)
+app.command("inspect")(runs.inspect_command)
+app.command("evaluate")(runs.evaluate_command)
+app.command("compare")(runs.compare_command)
+app.add_typer(hardware.app, name="hardware")
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"sigmaquant {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends in one message and exit code 2, never in a traceback."""
+    try:
+        app()
+    except SigmaQuantError as error:
+        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        sys.exit(error.exit_code)

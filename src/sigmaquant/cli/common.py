@@ -1,0 +1,104 @@
+"""What all commands share: options, reading of option values, and who may write to stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sigmaquant.errors import SigmaQuantError
+
+ModelArgument = Annotated[str, typer.Argument(help="package.module:factory or path/file.py:factory")]
+WeightsOption = Annotated[
+    Path | None, typer.Option(help="weights for the model: .safetensors, or a state_dict saved by torch.save")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress display")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+MetricOption = Annotated[str, typer.Option(help="top1, or a callable as package.module:function")]
+
+
+def named_values(items: list[str], option: str) -> dict[str, str]:
+    """``NAME=VALUE`` of a repeatable option."""
+    result = {}
+    for item in items:
+        name, separator, value = item.rpartition("=")
+        if not separator or not name or not value:
+            raise SigmaQuantError(f"{option} {item!r} is not NAME=VALUE, like {option} conv1=8.")
+        result[name] = value
+    return result
+
+
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """``2,4,6,8``."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise SigmaQuantError(f"{option} {text!r} is no list of whole numbers, like 2,4,6,8.") from None
+
+
+def one_bitwidth(text: str, option: str) -> int:
+    """A single number."""
+    numbers = whole_numbers(text, option)
+    if len(numbers) != 1:
+        raise SigmaQuantError(f"{option} {text!r} is no single bitwidth. Several go with --allow NAME=4,8.")
+    return numbers[0]
+
+
+@contextlib.contextmanager
+def stdout_is_ours(active: bool) -> Iterator[None]:
+    """Send to stderr what else is printed on stdout, so that --json stays one document.
+
+    The user's factories print, and so do C libraries: the solver of `ilp`.
+    """
+    if not active:
+        yield
+        return
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _flush_c()
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def _flush_c() -> None:
+    """Empty C's own buffer of stdout, which is full of lines where stdout is no terminal."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # Windows finds no C library this way
+        ctypes.CDLL(None).fflush(None)
+
+
+@contextlib.contextmanager
+def interruptible(out: Path | None) -> Iterator[None]:
+    """Ctrl-C ends in one line and the exit code that shells expect."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        remedy = "" if out is None else f" Continue with the same command and --resume; the run is in {out}."
+        typer.secho(f"stopped.{remedy}", err=True)
+        raise typer.Exit(130) from None
+
+
+def print_parts(*parts: Table | str) -> None:
+    """Tables on stdout, wide where it is no terminal."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for part in parts:
+        console.print(part)
+
+
+def print_json(document: Any) -> None:
+    """One document on stdout."""
+    typer.echo(json.dumps(document, indent=2, default=str))

@@ -1,0 +1,97 @@
+"""A finished run's network, back from its files, and its score on data."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigmaquant.data import as_source
+from sigmaquant.errors import CheckpointError
+from sigmaquant.graph import trace
+from sigmaquant.quant import QuantizedNetwork, prepare, restore_plan_
+from sigmaquant.runs import RunFiles
+from sigmaquant.search.settings import Settings
+from sigmaquant.training.devices import choose_device
+from sigmaquant.training.metrics import Metric, evaluate, find_metric, outputs_of, score
+from sigmaquant.training.teacher import make_teacher
+
+log = logging.getLogger("sigmaquant")
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and values of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_quantized(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], run: str | Path) -> QuantizedNetwork:
+    """The quantized network of a finished run.
+
+    Args:
+        model: the float model's architecture; its weights do not matter.
+        example_inputs: as for `sigmaquant.graph.trace`.
+        run: the run directory.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged, or of another model.
+        PlanError: the plan is malformed or of another model.
+    """
+    files = RunFiles(run)
+    plan = files.read_plan()
+    tensors, metadata = files.read_checkpoint()
+    if metadata.get("format") != "sigmaquant.checkpoint":
+        raise CheckpointError(f"{files.checkpoint_path} is no checkpoint of this program: its metadata do not say so.")
+    if metadata.get("plan") != plan.to_json():
+        raise CheckpointError(f"{files.checkpoint_path} was made under another plan than {files.plan_path}.")
+    network = prepare(trace(copy.deepcopy(model), example_inputs))
+    restore_plan_(network, plan, tensors)
+    return network.eval()
+
+
+def evaluate_run(
+    model: nn.Module, data: Any, run: str | Path, *, metric: Metric | str = "top1", device: str = "auto"
+) -> dict[str, float]:
+    """The metric of a run's network and of the float model on data.
+
+    Args:
+        model: the trained float model.
+        data: as for `quantize`.
+        run: the run directory.
+        metric: as for `quantize`.
+        device: as for `quantize`.
+
+    Returns:
+        ``{"quantized": …, "float": …, "examples": …}``.
+
+    Raises:
+        SigmaQuantError: bad input.
+    """
+    where, scorer = choose_device(device), find_metric(metric)
+    # The same batches as in the run: how a sum of floats is rounded depends on them.
+    config = RunFiles(run).read_config()
+    size = config.get("settings", {}).get("batch_size", Settings.batch_size)
+    source = as_source(data, batch_size=size, name="evaluation data")
+    example = source.example()
+    small = tuple(x[:2] for x in (example if isinstance(example, tuple) else (example,)))
+    network = load_quantized(model, small, run)
+    if config.get("float_sha256") not in (None, weights_digest(model)):
+        log.warning("the float model's weights are not those that the run in %s began with", run)
+    where.put_module(network)
+    teacher = make_teacher(network.graph)
+    where.put_module(teacher)
+    outputs, targets = outputs_of(network, source.batches(), where)
+    return {
+        "quantized": score(scorer, outputs, targets),
+        "float": evaluate(teacher, source.batches(), scorer, where),
+        "examples": float(len(targets)),
+    }
