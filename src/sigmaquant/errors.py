@@ -59,6 +59,10 @@ class CoverageError(ModelError):
     """A layer is not at the bitwidth its plan asks for."""
 
 
+class LoweringError(ModelError):
+    """A trained network has no form in integers; the message names the layer."""
+
+
 class DataError(SigmaQuantError, ValueError):
     """Data are empty, mis-shaped, of the wrong type, or contain NaN."""
 
