@@ -22,7 +22,7 @@ FLOORS = (
     {"search"},
     {"lowering"},
     {"export"},
-    {"report"},
+    {"report", "measurement"},
     {"frontends"},
     {"inspection", "results", "loading"},
     {"api"},

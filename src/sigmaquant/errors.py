@@ -36,6 +36,10 @@ class HardwareProfileError(SigmaQuantError, ValueError):
     """A hardware profile is missing, malformed, or does not give what is asked of it."""
 
 
+class MeasurementError(SigmaQuantError):
+    """A device could not be measured: its runner failed, or printed no latency."""
+
+
 class PlanError(SigmaQuantError, ValueError):
     """A bitwidth plan is malformed or does not fit the model."""
 

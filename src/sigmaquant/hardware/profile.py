@@ -152,10 +152,11 @@ class Memory(_Part):
 
 
 class Overhead(_Part):
-    """Time that no MAC explains."""
+    """Time that no MAC explains: once, for each layer, and for each byte of a layer's input and output."""
 
     latency_ms_per_inference: NonNegative = 0.0
     latency_ms_per_layer: NonNegative = 0.0
+    latency_ns_per_activation_byte: NonNegative = 0.0
 
 
 class Method(_Part):

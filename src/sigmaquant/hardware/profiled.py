@@ -184,7 +184,8 @@ class ProfiledCosts:
         if compute is None:
             return base
         midrise = bits <= plan.midrise_up_to
-        width = bits + midrise  # of the codes as integers
+        # Units that see the codes themselves see one bit more; a processor unpacks them into its own containers.
+        width = bits + (midrise and compute.cycles is not None)
         entry, interpolated = find_entry(compute, layer_class(spec), width, a_bits, f"layer {spec.name!r}")
         digits, cycles, energy_fj = entry.digits_per_mac, entry.cycles_per_mac, entry.energy_per_mac_fj
         if compute.digits is not None:
@@ -199,11 +200,13 @@ class ProfiledCosts:
         container = self._container
         inputs = prod(spec.input_shape) * spec.calls * max(a_bits, container)
         outputs = prod(spec.output_shape) * spec.calls * max(_widest(plan), container)
+        overhead = self._profile.overhead
+        moving_ms = (inputs + outputs) / 8 * overhead.latency_ns_per_activation_byte / 1e6
         return replace(
             base,
             digits_per_mac=digits,
             cycles=total_cycles,
-            latency_ms=_latency_ms(total_cycles, compute) + self._profile.overhead.latency_ms_per_layer,
+            latency_ms=_latency_ms(total_cycles, compute) + overhead.latency_ms_per_layer + moving_ms,
             mac_energy_pj=None if energy_fj is None else spec.macs * energy_fj / _FJ_PER_PJ,
             on_chip_energy_pj=self._on_chip_pj(weight_bits, inputs, outputs, plan),
             dram_energy_pj=self._dram_pj(weight_bits),

@@ -1,0 +1,1 @@
+"""Profiles of real devices, from latencies that a command of the user's measures."""

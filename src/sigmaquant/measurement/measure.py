@@ -1,0 +1,112 @@
+"""From a runner to a profile: write micro-models, run them, keep every figure, fit."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from sigmaquant.errors import MeasurementError
+from sigmaquant.hardware.profile import Method
+from sigmaquant.lowering import IntegerModel
+from sigmaquant.measurement.fit import Fit, Measured, fit_profile
+from sigmaquant.measurement.micro import build, micro_models
+from sigmaquant.measurement.runner import CommandRunner
+from sigmaquant.runs import NullProgress, Progress, task
+from sigmaquant.runs.atomic import write_text_atomic
+
+Write = Callable[[IntegerModel, Path], None]
+
+
+def measure_device(
+    runner: CommandRunner,
+    write: Write,
+    suffix: str,
+    *,
+    name: str,
+    out: Path,
+    weight_bits: Sequence[int] = (2, 4, 8),
+    runs: int = 50,
+    models: Path | None = None,
+    progress: Progress | None = None,
+) -> Fit:
+    """Measure a device and write its profile.
+
+    Every latency is kept beside the profile, in ``<out>.measurements.jsonl``: an interrupted measurement goes on where
+    it was, as long as runner and number of runs are the same.
+
+    Args:
+        runner: runs one file.
+        write: writes a model's file, such as `sigmaquant.export.onnx.export_onnx`.
+        suffix: of the file, such as ``".onnx"``.
+        name: of the profile.
+        out: the profile's file.
+        weight_bits: bitwidths to measure; those between are interpolated.
+        runs: inferences for each model.
+        models: where the models go and stay; None: a temporary folder.
+        progress: display.
+
+    Raises:
+        MeasurementError: the runner fails or prints no latency; fewer than two bitwidths are not an error.
+        ExportError, MissingExtraError: the models cannot be written.
+    """
+    progress = progress or NullProgress()
+    micros = micro_models(tuple(weight_bits))
+    notes = out.with_name(out.name + ".measurements.jsonl")
+    known = _read(notes, runner.template, runs)
+    measured = []
+    with ExitStack() as stack:
+        if models is None:
+            models = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sigmaquant-")))
+        models.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(task(progress, "measuring", len(micros)))
+        for micro in micros:
+            graph, plan, integers = build(micro)
+            if micro.name not in known:
+                path = models / (micro.name + suffix)
+                write(integers, path)
+                known[micro.name] = runner(path, runs)
+                _append(notes, runner.template, runs, micro.name, known[micro.name])
+            measured.append(Measured(micro.name, graph, plan, known[micro.name]))
+            progress.note(model=micro.name, latency_ms=known[micro.name])
+            progress.advance(1)
+    method = Method(
+        date=datetime.date.today().isoformat(),
+        command=f"sigmaquant hardware measure --runner {runner.template!r} --runs {runs}",
+        stimuli=f"{len(micros)} micro-models of 1 and 4 equal layers, weights of {sorted(weight_bits)} bits",
+        notes=("a cycle is a nanosecond; fitted to latencies, each with equal weight on its relative error",),
+    )
+    fit = fit_profile(measured, name, f"Measured with {runner.template!r}.", method)
+    write_text_atomic(out, json.dumps(fit.profile.to_dict(), indent=2) + "\n")
+    return fit
+
+
+def planned_commands(runner: CommandRunner, suffix: str, weight_bits: Sequence[int], runs: int) -> list[str]:
+    """What `measure_device` would run, for a look beforehand."""
+    return [" ".join(runner.command(Path(m.name + suffix), runs)) for m in micro_models(tuple(weight_bits))]
+
+
+def _read(path: Path, template: str, runs: int) -> dict[str, float]:
+    if not path.exists():
+        return {}
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+            if row["runner"] == template and row["runs"] == runs:
+                found[str(row["model"])] = float(row["latency_ms"])
+        except (ValueError, KeyError, TypeError):
+            continue  # the last line of a process that was killed while it wrote
+    return found
+
+
+def _append(path: Path, template: str, runs: int, name: str, latency_ms: float) -> None:
+    row = {"model": name, "latency_ms": latency_ms, "runner": template, "runs": runs}
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise MeasurementError(f"the measurement could not be kept in {path}: {error.strerror or error}.") from None

@@ -1,0 +1,123 @@
+"""Runners and the fit of a profile; the devices are made of numbers or of tiny programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+
+import pytest
+
+from sigmaquant.errors import MeasurementError
+from sigmaquant.hardware.profile import Method, load_profile
+from sigmaquant.hardware.profiled import ProfiledCosts
+from sigmaquant.measurement.fit import Measured, fit_profile
+from sigmaquant.measurement.measure import measure_device, planned_commands
+from sigmaquant.measurement.micro import build, micro_models
+from sigmaquant.measurement.runner import CommandRunner, parse_latency_ms
+
+METHOD = Method(date="2026-01-01", command="made up")
+
+
+def true_latency(graph, plan):
+    """A device: 0.01 ms a layer, 1 ns a byte, 2 ns a MAC of a convolution, 5 of a depthwise one, at 8 bits."""
+    total = 0.002
+    for spec in graph.layers:
+        per_mac = 5 if spec.groups > 1 else 2
+        total += 0.01 + 1e-6 * (math.prod(spec.input_shape) + math.prod(spec.output_shape))
+        total += 1e-6 * per_mac * spec.macs * (0.5 + plan.weights[spec.name] / 16)
+    return total
+
+
+@pytest.fixture(scope="module")
+def built():
+    return [(micro, *build(micro)[:2]) for micro in micro_models((2, 8))]
+
+
+def test_a_linear_device_is_found_again(built):
+    measured = [Measured(micro.name, graph, plan, true_latency(graph, plan)) for micro, graph, plan in built]
+    fit = fit_profile(measured, "toy", "for tests", METHOD)
+    assert fit.mean_error < 1e-3
+    entries = {(entry.layer, entry.w_bits): entry for entry in fit.profile.compute.table}
+    assert entries["conv", 8].cycles_per_mac == pytest.approx(2.0, rel=0.01)
+    assert entries["depthwise", 8].cycles_per_mac == pytest.approx(5.0, rel=0.01)
+    assert entries["conv", 2].cycles_per_mac == pytest.approx(2 * (0.5 + 2 / 16), rel=0.01)
+    assert fit.profile.overhead.latency_ms_per_layer == pytest.approx(0.01, rel=0.01)
+    # the profile predicts what the fit does
+    _, graph, plan = built[0]
+    found = ProfiledCosts(graph, fit.profile).cost(plan).latency_ms
+    assert found == pytest.approx(true_latency(graph, plan), rel=0.01)
+
+
+def test_too_few_measurements_are_told(built):
+    _, graph, plan = built[0]
+    with pytest.raises(MeasurementError, match="cannot tell 4 unknowns apart"):
+        fit_profile([Measured("x", graph, plan, 1.0)], "toy", "", METHOD)
+
+
+def test_a_runner_s_words():
+    runner = CommandRunner("ssh 'my board' bench --n={runs} {model}")
+    assert runner.command("a b.onnx", 7) == ["ssh", "my board", "bench", "--n=7", "a b.onnx"]
+    with pytest.raises(MeasurementError, match="does not say where the model goes"):
+        CommandRunner("bench")
+    with pytest.raises(MeasurementError, match="cannot be split"):
+        CommandRunner("bench '{model}")
+
+
+@pytest.mark.parametrize("text", ["", "done\n", "latency: nan", "-3", '{"latency": 3}', "0"])
+def test_output_without_a_latency_is_told(text):
+    with pytest.raises(MeasurementError, match="printed no latency"):
+        parse_latency_ms(text, "./bench")
+
+
+def python(code):
+    return f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {{model}} {{runs}}"
+
+
+def test_runners_that_fail_are_told(tmp_path):
+    model = tmp_path / "m"
+    assert CommandRunner(python("print('warm', 2.5)"))(model, 3) == 2.5
+    with pytest.raises(MeasurementError, match="exit code 3; it said: no such board"):
+        CommandRunner(python("import sys; print('no such board', file=sys.stderr); sys.exit(3)"))(model, 3)
+    with pytest.raises(MeasurementError, match="was not found"):
+        CommandRunner("no-such-program {model}")(model, 3)
+    with pytest.raises(MeasurementError, match=r"took longer than 0\.2 s"):
+        CommandRunner(python("import time; time.sleep(9)"), timeout_s=0.2)(model, 3)
+
+
+def test_a_measurement_goes_on_where_it_was(tmp_path, monkeypatch):
+    calls = []
+
+    class Device:
+        template, timeout_s = "device {model}", 1.0
+
+        def __call__(self, model, runs):
+            calls.append(model.name)
+            if len(calls) == 5:
+                raise MeasurementError("the cable fell out")
+            return 0.1 + len(calls) / 100
+
+    out, device = tmp_path / "toy.json", Device()
+
+    def write(integers, path):
+        path.write_bytes(b"model")
+
+    options = {"name": "toy", "out": out, "weight_bits": (2, 8), "models": tmp_path / "models"}
+    with pytest.raises(MeasurementError, match="cable"):
+        measure_device(device, write, ".onnx", **options)
+    assert not out.exists()
+    measure_device(device, write, ".onnx", **options)
+    assert len(calls) == len(micro_models((2, 8))) + 1
+    assert len(set(calls)) == len(micro_models((2, 8)))
+    profile = load_profile(out)
+    assert profile.name == "toy"
+    assert {entry.w_bits for entry in profile.compute.table} == {2, 8}
+    lines = [json.loads(line) for line in (tmp_path / "toy.json.measurements.jsonl").read_text().splitlines()]
+    assert len(lines) == len(micro_models((2, 8)))
+
+
+def test_planned_commands_name_every_model():
+    commands = planned_commands(CommandRunner("run {model} {runs}"), ".onnx", (8,), 5)
+    assert len(commands) == len(micro_models((8,))) == len(set(commands))
+    assert commands[0] == "run conv-c8-s32-d1-w8.onnx 5"
