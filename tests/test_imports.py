@@ -25,7 +25,7 @@ FLOORS = (
     {"report", "measurement"},
     {"frontends"},
     {"inspection", "results", "loading"},
-    {"api"},
+    {"api", "exporting"},
     {"tables"},
     {"cli"},
     {"__init__", "__main__"},

@@ -67,6 +67,10 @@ class LoweringError(ModelError):
     """A trained network has no form in integers; the message names the layer."""
 
 
+class ExportError(SigmaQuantError):
+    """A network cannot be written in the form asked for; the message names the layer and the remedy."""
+
+
 class DataError(SigmaQuantError, ValueError):
     """Data are empty, mis-shaped, of the wrong type, or contain NaN."""
 

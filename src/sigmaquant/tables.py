@@ -11,6 +11,7 @@ from rich.table import Table
 
 from sigmaquant.budget import Cost
 from sigmaquant.errors import RunDirectoryError
+from sigmaquant.export.verification import Verification
 from sigmaquant.hardware.profile import Compute, HardwareProfile
 from sigmaquant.inspection import ModelReport
 from sigmaquant.results import QuantizationResult
@@ -160,6 +161,43 @@ def _device_tables(report: ModelReport) -> list[Table]:
     table.caption = f"peak activation RAM {format_bytes(float(first.total.ram_bytes or 0))}{marks}"
     table.caption_justify = "left"
     return [table]
+
+
+def verifications(verdicts: Sequence[Verification]) -> Table:
+    """Every exported file: whether it computes what the reference does, its bytes and its speed."""
+    table = Table(title="Exported files", title_justify="left")
+    for name in (
+        "file",
+        "verdict",
+        "argmax",
+        "as deployed",
+        "codes equal",
+        "largest",
+        "bytes",
+        "ideal",
+        "time / float",
+    ):
+        table.add_column(name, justify="left" if name in ("file", "verdict") else "right")
+    for verdict in verdicts:
+        found, deployed = verdict.agreement, verdict.as_deployed
+        table.add_row(
+            escape(str(verdict.path)),
+            "verified" if verdict.passed else f"FAILED (needs {100 * verdict.required:g} %)",
+            f"{100 * found.argmax:.2f} %",
+            "–" if deployed is None else f"{100 * deployed.argmax:.2f} %",
+            f"{100 * found.equal:.2f} %",
+            f"{found.largest_steps} steps",
+            f"{verdict.real_bytes:,}",
+            f"{verdict.ideal_bytes:,}",
+            "–" if verdict.latency_ratio is None else f"{verdict.latency_ratio:.2f}",
+        )
+    lines = [f"{v.path}: {v.first_difference}" for v in verdicts if v.first_difference]
+    lines += [f"{v.path}: {note}" for v in verdicts for note in v.notes]
+    if verdicts:
+        lines.append(f"{verdicts[0].agreement.examples} examples against the integer reference")
+    table.caption = escape("; ".join(lines))
+    table.caption_justify = "left"
+    return table
 
 
 def profiles(found: Sequence[HardwareProfile]) -> Table:

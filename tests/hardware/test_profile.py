@@ -7,23 +7,9 @@ import json
 
 import pytest
 
+from hardware_documents import DOCUMENT
 from sigmaquant.errors import HardwareProfileError
 from sigmaquant.hardware.profile import HardwareProfile, load_profile, shipped_profiles
-
-DOCUMENT = {
-    "schema_version": 1,
-    "name": "toy",
-    "description": "for tests",
-    "compute": {
-        "clock_mhz": 100.0,
-        "parallel_macs": 4,
-        "table": [
-            {"w_bits": 2, "a_bits": 8, "cycles_per_mac": 1.0, "energy_per_mac_fj": 10.0},
-            {"w_bits": 8, "a_bits": 8, "cycles_per_mac": 4.0, "energy_per_mac_fj": 40.0},
-        ],
-    },
-    "method": {"date": "2026-01-02", "command": "made up"},
-}
 
 
 def changed(*path_and_value):

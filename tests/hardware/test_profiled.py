@@ -6,9 +6,9 @@ import copy
 
 import pytest
 import torch
-from test_profile import DOCUMENT
 from torch import nn
 
+from hardware_documents import DOCUMENT
 from sigmaquant.errors import HardwareProfileError
 from sigmaquant.graph import trace
 from sigmaquant.graph.layers import LayerSpec

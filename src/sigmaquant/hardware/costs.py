@@ -22,6 +22,8 @@ class CostModel(Protocol):
     name: str
     midrise_up_to: int
     """What suits the hardware where the user does not say, see `BitwidthPlan.midrise_up_to`."""
+    reserve: Mapping[str, float]
+    """Share of a limit that a search leaves free: training changes the codes, and with them what depends on digits."""
 
     def cost(self, plan: BitwidthPlan, codes: Mapping[str, Tensor] | None = None) -> Cost:
         """What the whole network costs under a plan; `codes`: its integer weights by layer name, if it has any."""

@@ -25,6 +25,8 @@ from sigmaquant.plan import BitwidthPlan
 
 _FJ_PER_PJ = 1000.0
 _FLOAT_BYTES = 4
+_RESERVE = 0.025
+"""Compensated rounding turns zeros into digits: 0.04, 0.58 and 2.16 % more energy on ResNet-20 at 4, 3 and 2.5 bits."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class ProfiledCosts:
         rule = None if profile.compute is None else profile.compute.cycles
         # A mid-rise code needs one bit more, and is never zero: units that are paid by bit or digit do not want it.
         self.midrise_up_to = 2 if rule is None or rule.rule == "constant" else 0
+        counted = profile.compute is not None and profile.compute.digits is not None
+        self.reserve: Mapping[str, float] = dict.fromkeys(("energy_pj", "latency_ms"), _RESERVE) if counted else {}
         self._container = profile.memory.activation_container_bits
         # The memory is built once, for 8-bit weights: a macro that changed with the plan would make costs jump.
         stays = profile.memory.weights_in == "on_chip"

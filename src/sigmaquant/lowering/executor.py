@@ -238,7 +238,7 @@ def _(operator: Lookup, executor: IntegerExecutor, codes: Tensor) -> Tensor:
 
 @compute.register
 def _(operator: Move, executor: IntegerExecutor, codes: Tensor) -> Tensor:
-    return operator.apply(codes.to(torch.int16)).to(torch.int8)
+    return operator.apply(codes.float()).to(torch.int8)  # codes are exact, and every operator knows float32
 
 
 @compute.register

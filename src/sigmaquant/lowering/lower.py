@@ -261,11 +261,13 @@ class _Lowering:
         return output
 
     def _move(self, node: fx.Node, name: str, edge: Edge, bound: dict[str, Any]) -> Edge | None:
+        if not isinstance(node.meta["val"], Tensor):
+            return None  # several results
         shape = example_shape(tensor_value(node))
         if shape == edge.shape and name in (RESHAPES | NOTHING | {"slice"}):
             return edge  # nothing moves
         full, inner = shape_at_one(node.meta["val"]), len(edge.shape)
-        if full[:1] != (1,) or not isinstance(node.meta["val"], Tensor):
+        if full[:1] != (1,):
             return None  # the batch is no longer the first dimension
         if name in RESHAPES:
             kind, parameters = "reshape", dict[str, Any](shape=shape)

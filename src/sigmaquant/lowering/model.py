@@ -70,14 +70,14 @@ class Weighted(Operator):
 
     The bias is an integer in units of what one step of the weight and one of the input make together. With few weight
     bits that unit is coarse, and rounding the bias to it would cost more than the weights' own rounding; the gain, a
-    power of two that fits the codes into int8, gives it as many bits as with 8-bit weights.
+    power of two that brings the codes up to 64, gives it nearly as many bits as with 8-bit weights.
 
     Attributes:
         layer: name of the layer in the plan.
         codes: int8; [out, in/groups, *kernel], [out, in] or, transposed, [in, out/groups, *kernel].
         bits: 2..8 of the codes.
         midrise: on which grid they lie, see `sigmaquant.quant.numerics`.
-        gain: a power of two; ``gain * codes`` fits into int8.
+        gain: a power of two; ``gain * codes`` is at most 64 in magnitude, or the gain is one.
         scale: float32 [out], of the codes without the gain, BatchNorm absorbed.
         bias: int32 [out], in units of input scale x `scale` / gain.
         factor: input scale x `scale` / gain / output scale, [out].
@@ -238,7 +238,7 @@ class Move(Operator):
             no form of their own.
         parameters: reshape {shape}, slice {axis, start, stop, step}, permute {axes}, pad {before, after}; axes and
             shapes without the batch dimension.
-        apply: the operator on a tensor of codes with the batch dimension.
+        apply: the operator on a floating-point tensor of codes with the batch dimension.
     """
 
     kind: str

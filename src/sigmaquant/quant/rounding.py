@@ -109,7 +109,7 @@ def _compensated(rows: Tensor, scales: Tensor, moment: Tensor, qmax: int, midris
     """
     power = moment.diagonal().clone()
     damping = _DAMPING * float(power.mean())
-    if damping == 0:  # the layer's inputs are all zero: nothing to compensate with
+    if damping == 0 or not bool(moment.isfinite().all()):  # inputs all zero, or beyond numbers: nothing to go by
         return round_to_codes_(rows / scales[:, None], qmax, midrise) * scales[:, None]
     order = power.argsort(descending=True, stable=True)
     ordered = moment[order][:, order] + damping * torch.eye(len(order), device=moment.device)

@@ -177,12 +177,15 @@ class Session:
                 added = self.costs.layer(name, bits, base, limits.size_counts)
                 for resource in limits.upper:
                     costs[resource].setdefault(name, {})[bits] = added.get(resource, 0.0)
-        fixed = {}
+        fixed, upper = {}, dict(limits.upper)
         ratios = limits.ratios(total)  # raises where the profile lacks a limited resource
         for resource in limits.upper:
             value = total.resource(resource, limits.size_counts)
             assert value is not None, "ratios has raised otherwise"
             fixed[resource] = value - sum(table[self.choices[name][0]] for name, table in costs[resource].items())
+            spared = upper[resource] * (1 - self.costs.reserve.get(resource, 0.0))
+            least = value * (1 + 1e-9)  # what only just fits may still be asked for
+            upper[resource] = max(spared, min(least, upper[resource]))
             free = [table for table in costs[resource].values() if len(table) > 1]  # pins are told by `check_reachable`
             if free and all(len(set(table.values())) == 1 for table in free) and ratios[resource] > 1:
                 raise UnreachableBudgetError(
@@ -191,7 +194,7 @@ class Session:
                     "Raise the limit, or lower the activation bitwidths."
                 )
         elements = {spec.name: spec.elements for spec in self.graph.layers}
-        return SearchProblem(self.choices, costs, fixed, dict(limits.upper), elements)
+        return SearchProblem(self.choices, costs, fixed, upper, elements)
 
 
 def some(source: DataSource, count: int, seed: int) -> DataSource:

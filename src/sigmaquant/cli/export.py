@@ -1,0 +1,101 @@
+"""The verbs of files for devices: export and verify."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sigmaquant import tables
+from sigmaquant.cli.common import (
+    JsonOption,
+    QuietOption,
+    WeightsOption,
+    print_json,
+    print_parts,
+    stdout_is_ours,
+)
+from sigmaquant.export.verification import Verification
+from sigmaquant.exporting import TARGETS, ExportOptions, export_run, verify_run
+from sigmaquant.frontends.factories import load_data, load_model
+from sigmaquant.runs import make_progress
+
+DataOption = Annotated[str, typer.Option(help="data to verify on: a factory, or cifar10:DIR (its test part)")]
+ExamplesOption = Annotated[int | None, typer.Option(help="verify on at most so many examples")]
+
+
+class OnnxFormOption(StrEnum):
+    """How ONNX files hold their weights."""
+
+    planes = "planes"
+    native = "native"
+
+
+class InputsOption(StrEnum):
+    """What an exported model takes."""
+
+    float = "float"
+    int8 = "int8"
+    uint8 = "uint8"
+
+
+def export_command(
+    run: Annotated[Path, typer.Argument(help="run directory")],
+    model: Annotated[str, typer.Option(help="the float model: package.module:factory or path/file.py:factory")],
+    data: DataOption,
+    to: Annotated[str, typer.Option(help=f"kinds of files, of {', '.join(TARGETS)}")] = "onnx",
+    weights: WeightsOption = None,
+    out: Annotated[Path | None, typer.Option(help="folder; default: export in the run directory")] = None,
+    name: Annotated[str, typer.Option(help="name of the network in files and C identifiers")] = "model",
+    onnx_form: Annotated[OnnxFormOption, typer.Option(help="how ONNX holds weights")] = OnnxFormOption.planes,
+    inputs: Annotated[InputsOption, typer.Option(help="what the files take")] = InputsOption.float,
+    pack: Annotated[bool, typer.Option(help="LiteRT: narrow containers, or int8 for speed")] = True,
+    examples: ExamplesOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write files that run, and verify each on data. Exit code 1: a file does not compute what it should."""
+    options = ExportOptions(onnx_form=onnx_form.value, inputs=inputs.value, pack=pack, name=name)
+    with stdout_is_ours(json_output):
+        verdicts = export_run(
+            load_model(model, weights),
+            run,
+            load_data(data, "test", "the data"),
+            to=[item.strip() for item in to.split(",") if item.strip()],
+            out=out,
+            options=options,
+            examples=examples,
+            progress=make_progress(show=not quiet),
+        )
+    _show(verdicts, json_output)
+
+
+def verify_command(
+    path: Annotated[Path, typer.Argument(help="run directory, or one exported file")],
+    model: Annotated[str, typer.Option(help="the float model: package.module:factory or path/file.py:factory")],
+    data: DataOption,
+    weights: WeightsOption = None,
+    examples: ExamplesOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run exported files against the integer reference. Exit code 1: one does not compute what it should."""
+    with stdout_is_ours(json_output):
+        verdicts = verify_run(
+            load_model(model, weights),
+            path,
+            load_data(data, "test", "the data"),
+            examples=examples,
+            progress=make_progress(show=not quiet),
+        )
+    _show(verdicts, json_output)
+
+
+def _show(verdicts: tuple[Verification, ...], json_output: bool) -> None:
+    if json_output:
+        print_json([verdict.to_dict() for verdict in verdicts])
+    else:
+        print_parts(tables.verifications(verdicts))
+    raise typer.Exit(0 if all(verdict.passed for verdict in verdicts) else 1)

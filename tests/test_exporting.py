@@ -1,0 +1,135 @@
+"""From a run to files that compute what they should, and what is said of those that do not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import command
+import tiny
+from sigmaquant.errors import ExportError, PlanError, SigmaQuantError
+from sigmaquant.exporting import ExportOptions, export_run, verify_run
+from sigmaquant.runs.atomic import save_tensors_atomic
+from sigmaquant.runs.weights import load_tensors
+
+needs_onnx = pytest.mark.skipif(
+    any(find_spec(name) is None for name in ("onnx", "onnxruntime")),
+    reason="needs the extra onnx",
+)
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exporting") / "run"
+    tiny.run("8x", post_training=True, run_dir=path)
+    return path
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@needs_onnx
+@needs_gcc
+def test_every_kind_of_file_computes_what_the_reference_does(run: Path) -> None:
+    verdicts = export_run(tiny.trained(), run, tiny.test_data(), to=("onnx", "c", "packed"))
+    assert [verdict.target for verdict in verdicts] == ["onnx", "c", "packed"]
+    for verdict in verdicts:
+        assert verdict.passed
+        assert verdict.path.exists()
+        assert verdict.agreement.examples == 150
+        assert verdict.real_bytes > 0
+    assert verdicts[1].agreement.equal == verdicts[2].agreement.equal == 1
+    assert verdicts[0].as_deployed is not None
+    document = json.loads((run / "export" / "verification.json").read_text())
+    assert [item["passed"] for item in document["artifacts"]] == [True] * 3
+    assert sorted(p.name for p in (run / "export").iterdir()) == [
+        "model.onnx", "model.safetensors", "model_c", "verification.json",
+    ]  # fmt: skip
+    assert [v.agreement for v in verify_run(tiny.trained(), run, tiny.test_data())] == [v.agreement for v in verdicts]
+    again = verify_run(tiny.trained(), run / "export" / "model.onnx", tiny.test_data(), examples=20)
+    assert [v.target for v in again] == ["onnx"]
+    assert again[0].agreement.examples == 20
+
+
+@needs_onnx
+@pytest.mark.parametrize("inputs", ["int8", "uint8"])
+def test_files_that_take_codes_are_verified_too(run: Path, inputs: str) -> None:
+    options = ExportOptions(inputs=inputs, name="1-bad name")
+    (verdict,) = export_run(tiny.trained(), run, tiny.test_data(), to=("onnx",), options=options)
+    assert verdict.passed
+
+
+def damaged(path: Path) -> None:
+    """The last layer's codes, turned around."""
+    tensors, metadata = load_tensors(path)
+    name = max(key for key in tensors if key.endswith(".codes"))
+    tensors[name] = torch.bitwise_not(tensors[name]) & 0x55
+    save_tensors_atomic(path, tensors, metadata)
+
+
+def test_a_file_that_computes_something_else_is_told_and_kept(run: Path) -> None:
+    export_run(tiny.trained(), run, tiny.test_data(), to=("packed",))
+    path = run / "export" / "model.safetensors"
+    damaged(path)
+    (verdict,) = verify_run(tiny.trained(), path, tiny.test_data())
+    assert not verdict.passed
+    assert verdict.first_difference.startswith("activation '9' at index (0, ")
+    assert path.exists()
+    found = command.main("verify", run, "--model", command.MODEL, "--data", command.TEST)
+    assert found.code == 1
+    assert "FAILED (needs 100 %)" in found.out
+    assert "activation '9'" in found.out.replace("\n", " ")
+
+
+def test_the_command_line(run: Path, tmp_path: Path) -> None:
+    arguments = ("--model", command.MODEL, "--data", command.TEST, "--examples", 30, "--quiet")
+    found = command.main("export", run, "--to", "packed", "--out", tmp_path / "out", "--json", *arguments)
+    assert found.code == 0
+    (item,) = json.loads(found.out)
+    assert item["passed"] is True
+    assert item["agreement"]["examples"] == 30
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    for to, message in (("onxn", "there is no kind of file 'onxn'. Did you mean 'onnx'"), (",", "no kind of file was")):
+        wrong = command.main("export", run, "--to", to, *arguments)
+        assert wrong.code == 2
+        assert message in wrong.err
+    nothing = command.main("verify", run, *arguments)
+    assert nothing.code == 2
+    assert "holds no exported file" in nothing.err
+
+
+class Odd(nn.Module):
+    """Has an operator without an integer form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(64, 8), nn.Linear(8, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.erfinv(torch.tanh(self.a(x.flatten(1))) * 0.5))
+
+
+@needs_onnx
+def test_what_no_file_can_hold_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    run = tmp_path / "odd"
+    tiny.run("4x", Odd(), post_training=True, run_dir=run)
+    with pytest.raises(ExportError, match="erfinv"):
+        export_run(Odd(), run, tiny.test_data(), to=("packed", "onnx"))
+    assert not list((run / "export").iterdir())
+
+
+def test_a_run_of_another_model_is_refused(run: Path) -> None:
+    with pytest.raises((PlanError, SigmaQuantError)):
+        export_run(Odd(), run, tiny.test_data(), to=("packed",))
+    with pytest.raises(ExportError, match="there is no file"):
+        verify_run(tiny.trained(), run / "export" / "model.onnx", tiny.test_data())
