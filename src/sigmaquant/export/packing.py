@@ -53,4 +53,5 @@ def unpack_codes(
     codes = (levels << int(midrise)) - qmax
     if elements and int(codes.max()) > qmax:
         raise CheckpointError(f"a code lies outside its {bits}-bit grid. The file is damaged.")
-    return codes.astype(np.int8).reshape(shape)
+    result: NDArray[np.int8] = codes.astype(np.int8).reshape(shape)
+    return result

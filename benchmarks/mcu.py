@@ -1,0 +1,348 @@
+"""Instructions of exported C networks on Cortex-M, counted under QEMU, and their flash and RAM.
+
+Needs arm-none-eabi-gcc with newlib, and qemu-system-arm. QEMU counts instructions, not cycles: loads, multiplications
+and branches count one each, whatever the core and its memory make of them.
+
+    python benchmarks/mcu.py                              layers by type and bitwidth, on a Cortex-M4
+    python benchmarks/mcu.py --core m7 --bits 2,4,8
+    python benchmarks/mcu.py --networks --data DIR        whole networks; DIR has load.py and the trained networks
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from sigmaquant.export.c import CReport, export_c
+from sigmaquant.graph import trace
+from sigmaquant.lowering import IntegerModel, lower
+from sigmaquant.lowering.fixed_point import factor
+from sigmaquant.lowering.model import Convolution, Edge, Linear
+from sigmaquant.plan import BitwidthPlan
+from sigmaquant.quant import calibrate_, prepare, set_plan_
+from sigmaquant.quant.numerics import weight_qmax
+
+TOOLS = ("arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm")
+TICK = 40
+"""Instructions for each tick of SysTick: 25 MHz on both machines, one nanosecond an instruction (icount shift 0)."""
+
+LINKER_SCRIPT = """
+ENTRY(reset)
+MEMORY { FLASH (rx): ORIGIN = 0x00000000, LENGTH = 4M - 256  RAM (rwx): ORIGIN = 0x20000000, LENGTH = 4M - 256 }
+SECTIONS {
+  .vectors : { KEEP(*(.vectors)) } > FLASH
+  .text : { *(.text*) *(.rodata*) KEEP(*(.init)) KEEP(*(.fini)) . = ALIGN(4); } > FLASH
+  .ARM.extab : { *(.ARM.extab*) } > FLASH
+  .ARM.exidx : { __exidx_start = .; *(.ARM.exidx*) __exidx_end = .; } > FLASH
+  data_source = LOADADDR(.data);
+  .data : { data_start = .; *(.data*) . = ALIGN(4); data_end = .; } > RAM AT> FLASH
+  .bss : { bss_start = .; *(.bss*) *(COMMON) . = ALIGN(8); bss_end = .; end = .; } > RAM
+  stack_end = ORIGIN(RAM) + LENGTH(RAM);
+}
+"""
+STARTUP = """
+#include <stdint.h>
+#include <stdlib.h>
+extern uint32_t stack_end, data_source, data_start, data_end, bss_start, bss_end;
+extern void initialise_monitor_handles(void);
+extern int board_main(void);
+void reset(void);
+static void fault(void) { exit(3); }
+__attribute__((section(".vectors"), used)) static void *const vectors[] = {
+    &stack_end, (void *)reset, (void *)fault, (void *)fault, (void *)fault, (void *)fault, (void *)fault};
+__attribute__((used, noreturn)) void reset(void) {
+    *(volatile uint32_t *)0xE000ED88 |= 0xFU << 20; /* floating point on: the C library may use it */
+    __asm volatile("dsb\\nisb");
+    for (uint32_t *from = &data_source, *to = &data_start; to < &data_end;) { *to++ = *from++; }
+    for (uint32_t *to = &bss_start; to < &bss_end;) { *to++ = 0; }
+    initialise_monitor_handles();
+    exit(board_main());
+}
+"""
+TIMING_HEADER = """
+#ifndef TIMING_H
+#define TIMING_H
+#include "sq.h"
+void timing_start(void);
+void timing_stop(const char *kernel);
+#define TIMED(kernel, ...) (timing_start(), (kernel)(__VA_ARGS__), timing_stop(#kernel))
+"""
+TIMING_SOURCE = """
+#include <stdio.h>
+#include <stdint.h>
+#define CONTROL (*(volatile uint32_t *)0xE000E010)
+#define RELOAD (*(volatile uint32_t *)0xE000E014)
+#define VALUE (*(volatile uint32_t *)0xE000E018)
+static struct { const char *kernel; uint32_t ticks; } calls[1024];
+static int count;
+static uint32_t begin;
+void timing_start(void);
+void timing_stop(const char *kernel);
+int example_main(void);
+int board_main(void);
+void timing_start(void) { begin = VALUE; }
+void timing_stop(const char *kernel) {
+    calls[count].ticks = (begin - VALUE) & 0xFFFFFFU;
+    calls[count].kernel = kernel;
+    count++;
+}
+int board_main(void) {
+    RELOAD = 0xFFFFFFU;
+    VALUE = 0;
+    CONTROL = 5;
+    int result = example_main();
+    for (int i = 0; i < count; i++) { printf("ticks %s %lu\\n", calls[i].kernel, (unsigned long)calls[i].ticks); }
+    return result;
+}
+"""
+
+
+@dataclass(frozen=True)
+class Board:
+    """A machine of QEMU.
+
+    Attributes:
+        machine: its name there.
+        flags: of the compiler.
+    """
+
+    machine: str
+    flags: tuple[str, ...]
+
+
+BOARDS = {
+    "m4": Board("mps2-an386", ("-mcpu=cortex-m4", "-mthumb")),
+    "m7": Board("mps2-an500", ("-mcpu=cortex-m7", "-mthumb")),
+}
+
+
+def missing_tools() -> list[str]:
+    """Commands that are not installed."""
+    return [tool for tool in TOOLS if shutil.which(tool) is None]
+
+
+def run_on(board: Board, report: CReport, optimization: str = "-O2") -> list[tuple[str, int]]:
+    """Kernels in the order of their calls, and their instructions.
+
+    Raises:
+        RuntimeError: it does not build, or its result is not the reference's.
+    """
+    folder = report.folder.resolve()
+    with tempfile.TemporaryDirectory() as scratch:
+        build = Path(scratch)
+        kernels = sorted(set(re.findall(r"\b(sq_\w+)\(&", (folder / f"{report.name}.c").read_text())))
+        macros = [f"#define {k}(...) TIMED({k}, __VA_ARGS__)" for k in kernels]
+        (build / "timing.h").write_text("\n".join([TIMING_HEADER, *macros, "#endif\n"]))
+        (build / "timing.c").write_text(TIMING_SOURCE)
+        (build / "startup.c").write_text(STARTUP)
+        (build / "board.ld").write_text(LINKER_SCRIPT)
+        common = ["arm-none-eabi-gcc", *board.flags, "-std=c99", optimization, "-ffunction-sections", "-I", str(folder)]
+        objects = []
+        for source in [*sorted(folder.glob("*.c")), build / "timing.c", build / "startup.c"]:
+            extra = ["-include", str(build / "timing.h")] if source.name == f"{report.name}.c" else []
+            extra += ["-Dmain=example_main"] if source.name == "main.c" else []
+            objects.append(str(build / f"{source.stem}.o"))
+            command([*common, *extra, "-c", str(source), "-o", objects[-1]])
+        image = build / "image.elf"
+        link = ["--specs=rdimon.specs", "-nostartfiles", "-Wl,--gc-sections", "-T", str(build / "board.ld")]
+        command([*common, *link, *objects, "-o", str(image)])
+        emulate = ["qemu-system-arm", "-M", board.machine, "-nographic", "-monitor", "none", "-serial", "none"]
+        emulate += ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0", "-kernel", str(image)]
+        printed = command(emulate)
+    if "\nas the reference" not in printed:
+        raise RuntimeError(f"{report.name} on {board.machine}: not the reference's result\n{printed[-500:]}")
+    return [(name, int(ticks) * TICK) for name, ticks in re.findall(r"^ticks (\w+) (\d+)", printed, re.MULTILINE)]
+
+
+def memory(board: Board, report: CReport, optimization: str = "-O2") -> tuple[int, int]:
+    """Bytes of flash and RAM that the linker gives the network, its kernels, and what they need of the C library."""
+    folder = report.folder.resolve()
+    sources = [str(path) for path in sorted(folder.glob("*.c")) if path.name != "main.c"]
+    with tempfile.TemporaryDirectory() as scratch:
+        image = f"{scratch}/image.elf"
+        sections = [
+            "-ffunction-sections",
+            "-fdata-sections",
+            "-nostartfiles",
+            f"-Wl,--gc-sections,-e,{report.name}_run",
+        ]
+        command(["arm-none-eabi-gcc", *board.flags, "-std=c99", optimization, *sections, *sources, "-o", image])
+        text, data, bss = map(int, command(["arm-none-eabi-size", image]).splitlines()[1].split()[:3])
+    return text + data, data + bss
+
+
+def command(words: list[str]) -> str:
+    """What a command prints; its error text is in the exception where it fails."""
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=900)
+    if done.returncode:
+        raise RuntimeError(f"{words[0]} failed ({done.returncode}): {(done.stderr + done.stdout)[-2000:]}")
+    return done.stdout
+
+
+# -- what is measured --------------------------------------------------------------------------------------------
+
+
+LAYERS = {
+    "conv 3x3, 3→16, 32x32": (16, 3, 3, 32, 1),
+    "conv 3x3, 16→16, 32x32": (16, 16, 3, 32, 1),
+    "conv 3x3, 32→32, 16x16": (32, 32, 3, 16, 1),
+    "conv 3x3, 64→64, 8x8": (64, 64, 3, 8, 1),
+    "pointwise, 32→64, 16x16": (64, 32, 1, 16, 1),
+    "pointwise, 96→24, 8x8": (24, 96, 1, 8, 1),
+    "depthwise 3x3, 96, 16x16": (96, 96, 3, 16, 96),
+    "linear, 256→64": (64, 256, 0, 0, 1),
+}
+"""Outputs, inputs, kernel (0: linear), height and width, groups."""
+
+TRAINED = {
+    "ResNet-20": "akamaster_resnet20_cifar10",
+    "ResNet-8": "mlperf_resnet8_cifar10",
+    "DenseNet-100": "dice_densenet100_12_cifar10",
+}
+
+
+def layer_model(outputs: int, inputs: int, kernel: int, size: int, groups: int, bits: int) -> IntegerModel:
+    """A network of one layer with random codes."""
+    generator = np.random.default_rng(0)
+    qmax = weight_qmax(bits)
+    shape = (outputs, inputs // groups) + (kernel, kernel) * bool(kernel)
+    fan_in = int(np.prod(shape[1:]))
+    common = {
+        "name": "layer",
+        "inputs": ("x",),
+        "output": "y",
+        "layer": "layer",
+        "codes": generator.integers(-qmax, qmax + 1, shape).astype(np.int8),
+        "bits": bits,
+        "midrise": False,
+        "gain": 1 << ((127 // qmax).bit_length() - 1),
+        "scale": np.ones(outputs, dtype=np.float32),
+        "bias": generator.integers(-1000, 1000, outputs).astype(np.int32),
+        "factor": factor(np.full(outputs, 1 / (64 * fan_in**0.5)), "layer"),
+        "low": -128,
+        "high": 127,
+    }
+    if kernel:
+        pad = ((kernel // 2,) * 2,) * 2
+        operator = Convolution(**common, stride=(1, 1), padding=pad, dilation=(1, 1), groups=groups)
+    else:
+        operator = Linear(**common)
+    spatial = (size, size) * bool(kernel)
+    edges = {"x": Edge("x", (inputs, *spatial), 8, 1.0, -5), "y": Edge("y", (outputs, *spatial), 8, 1.0, 3)}
+    plan = BitwidthPlan({"layer": bits}, {}, "", 0)
+    return IntegerModel((operator,), edges, ("x",), ("y",), plan)
+
+
+def networks(data: Path | None, bits: list[int]) -> Iterator[tuple[str, IntegerModel]]:
+    """Networks at plans that give each layer one of `bits` in turn; trained ones where there is data."""
+    if data is None:
+        print("No --data: only the network with random weights.", file=sys.stderr)
+    else:
+        sys.path.insert(0, str(data))
+        import load
+
+        for label, name in TRAINED.items():
+            yield label, quantized(load.network(name)[0], 32, bits)
+    yield "MobileNetV2 0.35, 32x32", quantized(mobilenet(), 32, bits)
+
+
+def mobilenet() -> nn.Module:
+    """MobileNetV2 with random weights; BatchNorm statistics are those of random images."""
+    from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
+
+    torch.manual_seed(0)
+    config = MobileNetV2Config(image_size=32, depth_multiplier=0.35, num_labels=10, tf_padding=False)
+    network = MobileNetV2ForImageClassification(config)
+    with torch.no_grad():
+        for _ in range(20):
+            network.train()(torch.randn(16, 3, 32, 32))
+    return network.eval()
+
+
+def quantized(network: nn.Module, size: int, bits: list[int]) -> IntegerModel:
+    """The network in integers, calibrated on random images."""
+    images = torch.randn(32, 3, size, size, generator=torch.Generator().manual_seed(1))
+    graph = trace(network, (images[:2],))
+    prepared = prepare(graph)
+    weights = {layer.name: bits[i % len(bits)] for i, layer in enumerate(graph.layers)}
+    set_plan_(prepared, BitwidthPlan(weights, dict.fromkeys(graph.activation_names, 8), graph.fingerprint, 0))
+    calibrate_(prepared, [images])
+    return lower(prepared)
+
+
+def layer_table(board: Board, bits: list[int], optimization: str) -> None:
+    """Prints instructions per multiplication by layer and bitwidth."""
+    print("| instructions per multiplication | " + " | ".join(f"{b} bits" for b in bits) + " |")
+    print("| --- |" + " --- |" * len(bits))
+    for label, shape in LAYERS.items():
+        cells = []
+        for width in bits:
+            with tempfile.TemporaryDirectory() as scratch:
+                report = export_c(layer_model(*shape, width), Path(scratch) / "layer", name="layer")
+                counts = dict(run_on(board, report, optimization))
+            cells.append(f"{counts[report.layers[0].kernel] / report.layers[0].macs:.2f}")
+        print(f"| {label} | " + " | ".join(cells) + " |", flush=True)
+
+
+def network_table(board: Board, data: Path | None, bits: list[int], optimization: str) -> None:
+    """Prints instructions, flash and RAM by network."""
+    columns = [
+        "network",
+        "multiplications",
+        "instructions",
+        "each",
+        "packed weights",
+        "tables",
+        "flash",
+        "arena",
+        "RAM",
+    ]
+    print(f"| {' | '.join(columns)} |")
+    print("| --- |" + " --- |" * (len(columns) - 1))
+    for label, model in networks(data, bits):
+        with tempfile.TemporaryDirectory() as scratch:
+            report = export_c(model, Path(scratch) / "network", name="network")
+            count = sum(n for _, n in run_on(board, report, optimization))
+            flash, ram = memory(board, report, optimization)
+        macs = sum(layer.macs for layer in report.layers)
+        row = [label, macs, count, f"{count / macs:.2f}", report.weight_bytes, report.table_bytes, flash]
+        print("| " + " | ".join(map(str, [*row, report.arena_bytes, ram])) + " |", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--core", choices=sorted(BOARDS), default="m4")
+    parser.add_argument("--bits", default="2,3,4,5,6,7,8", help="bitwidths of weights")
+    parser.add_argument("--optimization", default="-O2", help="the compiler's level")
+    parser.add_argument("--networks", action="store_true", help="whole networks instead of layers")
+    parser.add_argument("--data", type=Path, help="folder with load.py and trained networks")
+    options = parser.parse_args()
+    absent = missing_tools()
+    if absent:
+        print(
+            f"mcu.py needs {', '.join(absent)}. On Debian: apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi "
+            "qemu-system-arm",
+            file=sys.stderr,
+        )
+        return 2
+    bits = [int(b) for b in options.bits.split(",")]
+    if options.networks:
+        network_table(BOARDS[options.core], options.data, bits, options.optimization)
+    else:
+        layer_table(BOARDS[options.core], bits, options.optimization)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,7 @@
+"""C99 for microcontrollers: bit-packed weights in flash, integer arithmetic, memory planned at export."""
+
+from sigmaquant.export.c.export import export_c
+from sigmaquant.export.c.report import CLayer, CReport
+from sigmaquant.export.c.runner import CRunner
+
+__all__ = ["CLayer", "CReport", "CRunner", "export_c"]

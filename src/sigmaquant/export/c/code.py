@@ -1,0 +1,203 @@
+"""The generated C: header, weights, and the network as a list of calls."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sigmaquant.export.c.layout import View
+from sigmaquant.export.c.names import Names, comment
+from sigmaquant.export.c.program import Placed, Program, Step
+from sigmaquant.export.c.report import CGrid, CReport
+from sigmaquant.export.c.translate import argument
+
+_TYPES = {"uint8": "uint8_t", "int8": "int8_t", "int32": "int32_t"}
+_WIDTH = 116
+
+
+def header(report: CReport) -> str:
+    """``<name>.h``."""
+    name, upper = report.name, report.name.upper()
+    lines = [
+        f"/* {name}: a quantized network in integer arithmetic, written by SigmaQuant.",
+        " *",
+        f" * Flash: {report.weight_bytes} bytes of packed weights, {report.table_bytes} bytes of tables, and the code.",
+        f" * RAM: {report.arena_bytes} bytes in a static arena, so one call at a time; inputs and outputs are the",
+        " * caller's and must not overlap. Values are x = (code - ZERO_POINT) * SCALE, one example, laid out row-major",
+        " * as the shapes say (channels first, as in PyTorch).",
+        " */",
+        f"#ifndef {upper}_H",
+        f"#define {upper}_H",
+        "",
+        "#include <stdint.h>",
+        "",
+        f"#define {upper}_ARENA_BYTES {report.arena_bytes}",
+    ]
+    for kind, grids in (("input", report.inputs), ("output", report.outputs)):
+        for number, grid in enumerate(grids):
+            macro = f"{upper}_{argument(kind, number, len(grids)).upper()}"
+            low, high = _codes_range(grid)
+            lines += [
+                "",
+                f"/* {comment(grid.name)}: {list(grid.shape)}, codes {low}..{high} */",
+                f"#define {macro}_SIZE {math.prod(grid.shape)}",
+                f"#define {macro}_SCALE {_float(grid.scale)}",
+                f"#define {macro}_ZERO_POINT ({grid.zero_point})",
+            ]
+    lines += ["", f"{_signature(report)};", "", "/* For convenience; the network itself computes no floats. */"]
+    lines += [f"{signature};" for signature, _, _ in _float_functions(report)]
+    return "\n".join([*lines, "", "#endif", ""])
+
+
+def weights_header(report: CReport, program: Program) -> str:
+    """``<name>_weights.h``."""
+    guard = f"{report.name.upper()}_WEIGHTS_H"
+    lines = [
+        f"/* Constants of {report.name}. */",
+        f"#ifndef {guard}",
+        f"#define {guard}",
+        "",
+        "#include <stdint.h>",
+        "",
+    ]
+    lines += [f"extern const {_TYPES[t.values.dtype.name]} {t.name}[{t.values.size}];" for t in program.tables]
+    return "\n".join([*lines, "", "#endif", ""])
+
+
+def weights_source(report: CReport, program: Program) -> str:
+    """``<name>_weights.c``."""
+    parts = [f'/* Constants of {report.name}, for flash. */\n#include "{report.name}_weights.h"\n']
+    for table in program.tables:
+        head = f"const {_TYPES[table.values.dtype.name]} {table.name}[{table.values.size}] = {{\n"
+        parts.append(f"{head}{_values(table.values)}\n}};\n")
+    return "\n".join(parts)
+
+
+def source(report: CReport, program: Program, placed: Placed) -> str:
+    """``<name>.c``."""
+    name = report.name
+    parts = [
+        f"/* {name}, call by call. SQ_SEPARATE gives every buffer memory of its own, for address sanitizers;\n"
+        " * SQ_CHECK (sq.h) destroys buffers outside of their lifetimes. */\n"
+        f'#include "{name}.h"\n\n#include "sq.h"\n#include "{name}_weights.h"\n',
+        _memory(program, placed),
+    ]
+    names, calls = Names(), []
+    for number, step in enumerate(placed.steps):
+        constant = names.unique(f"{step.operator}_params")
+        fields = dict(step.parameters) | ({"block": step.block} if step.block else {})
+        parts.append(f"static const {step.kernel}_params {constant} = {{\n{_fields(fields, 1)}\n}};\n")
+        calls.append(_call(step, number, constant, program, placed))
+    parts.append(f"{_signature(report)}\n{{\n" + "\n".join(calls) + "\n}\n")
+    for signature, kernel, grid in _float_functions(report):
+        low, high = _codes_range(grid)
+        init = f"{{{math.prod(grid.shape)}, {_float(grid.scale)}, {grid.zero_point}, {low}, {high}}}"
+        arguments = "values, codes" if kernel == "sq_quantize" else "codes, values"
+        parts.append(
+            f"{signature}\n{{\n    static const sq_grid grid = {init};\n    {kernel}(&grid, {arguments});\n}}\n"
+        )
+    return "\n".join(parts)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------
+
+
+def _memory(program: Program, placed: Placed) -> str:
+    """Macros for every buffer: a place in the arena, or an array of its own."""
+    arena, separate = [], []
+    for index, offset in enumerate(placed.offsets):
+        if offset is not None:
+            arena.append(f"#define BUFFER_{index} ((int8_t *)&arena.halves[{offset // 2}])")
+            separate.append(f"static int8_t buffer_{index}[{program.sizes[index]}];")
+            separate.append(f"#define BUFFER_{index} buffer_{index}")
+    for index, offset in enumerate(placed.scratch):
+        if offset is not None:
+            arena.append(f"#define SCRATCH_{index} (&arena.halves[{offset // 2}])")
+            separate.append(f"static int16_t scratch_{index}[{placed.steps[index].scratch_bytes // 2}];")
+            separate.append(f"#define SCRATCH_{index} scratch_{index}")
+    if not arena:
+        return ""
+    halves = f"{placed.arena_bytes // 2}"
+    union = f"static union {{\n    int16_t halves[{halves}];\n    int32_t alignment;\n}} arena;"
+    return "\n".join(["#ifdef SQ_SEPARATE", *separate, "#else", union, *arena, "#endif", ""])
+
+
+def _call(step: Step, number: int, constant: str, program: Program, placed: Placed) -> str:
+    pieces = [_pointer(view, program) for view in (*step.inputs, step.output)]
+    lines = []
+    born, dead = [], []
+    for index in sorted({view.buffer for view in (*step.inputs, step.output)}):
+        if placed.offsets[index] is not None:
+            area = f"SQ_TRASH(BUFFER_{index}, {program.sizes[index]});"
+            if placed.lifetimes[index].first == number:
+                born.append(area)
+            if placed.lifetimes[index].last == number:
+                dead.append(area)
+    if placed.scratch[number] is not None:
+        pieces.append(f"SCRATCH_{number}")
+        born.append(f"SQ_TRASH(SCRATCH_{number}, {step.scratch_bytes});")
+    lines = [f"/* {comment(step.operator)} */", *born, f"{step.kernel}(&{constant}, {', '.join(pieces)});", *dead]
+    return textwrap.indent("\n".join(lines), "    ")
+
+
+def _pointer(view: View, program: Program) -> str:
+    base = program.callers.get(view.buffer, f"BUFFER_{view.buffer}")
+    return f"{base} + {view.offset}" if view.offset else base
+
+
+# -- text --------------------------------------------------------------------------------------------------------
+
+
+def _signature(report: CReport) -> str:
+    inputs = [f"const int8_t *{argument('input', i, len(report.inputs))}" for i in range(len(report.inputs))]
+    outputs = [f"int8_t *{argument('output', i, len(report.outputs))}" for i in range(len(report.outputs))]
+    return f"void {report.name}_run({', '.join(inputs + outputs)})"
+
+
+def _float_functions(report: CReport) -> list[tuple[str, str, CGrid]]:
+    """Signatures of the float helpers, the kernel that each calls, and its grid."""
+    found = []
+    for number, grid in enumerate(report.inputs):
+        place = argument("input", number, len(report.inputs))
+        signature = f"void {report.name}_quantize_{place}(const float *values, int8_t *codes)"
+        found.append((signature, "sq_quantize", grid))
+    for number, grid in enumerate(report.outputs):
+        place = argument("output", number, len(report.outputs))
+        signature = f"void {report.name}_dequantize_{place}(const int8_t *codes, float *values)"
+        found.append((signature, "sq_dequantize", grid))
+    return found
+
+
+def _codes_range(grid: CGrid) -> tuple[int, int]:
+    return -(2 ** (grid.bits - 1)), 2 ** (grid.bits - 1) - 1
+
+
+def _float(value: float) -> str:
+    """A float32 exactly: nine digits tell all of them apart."""
+    return f"{np.float32(value):.9e}F"
+
+
+def _fields(fields: Mapping[str, Any], depth: int) -> str:
+    indent, lines = "    " * depth, []
+    for key, value in fields.items():
+        if isinstance(value, Mapping):
+            lines.append(f"{indent}.{key} = {{\n{_fields(value, depth + 1)}\n{indent}}},")
+        elif isinstance(value, tuple):
+            lines.append(f"{indent}.{key} = {{{', '.join(map(str, value))}}},")
+        else:
+            lines.append(f"{indent}.{key} = {value},")
+    return "\n".join(lines)
+
+
+def _values(values: NDArray[Any]) -> str:
+    flat = values.reshape(-1).tolist()
+    if values.dtype == np.int32:  # -2147483648 is no int32 in C, but the negation of what is none
+        shown = [str(v) if v > -(2**31) else "(-2147483647 - 1)" for v in flat]
+    else:
+        shown = [str(v) for v in flat]
+    return textwrap.fill(", ".join(shown), _WIDTH, initial_indent="    ", subsequent_indent="    ") + ","

@@ -1,0 +1,194 @@
+"""`export_c`: a folder of C99 that computes what the reference computes, bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import torch
+
+from sigmaquant.errors import ExportError
+from sigmaquant.export.c import code
+from sigmaquant.export.c.folder import main_source, makefile, readme
+from sigmaquant.export.c.names import model_identifier
+from sigmaquant.export.c.operators import translate
+from sigmaquant.export.c.program import Placed, Program, place
+from sigmaquant.export.c.report import FILE, FORMAT, CGrid, CLayer, CReport
+from sigmaquant.lowering import IntegerExecutor, IntegerModel
+from sigmaquant.lowering.model import Weighted
+from sigmaquant.runs.atomic import TEMPORARY_SUFFIX, storage_error
+
+_counter = itertools.count()
+_LAYER_TABLES = ("bias", "mantissa", "shift")
+
+
+def export_c(model: IntegerModel, folder: str | Path, *, name: str = "model") -> CReport:
+    """Write a network as a self-contained folder of C99.
+
+    ``<name>.h`` is the interface, ``<name>.c`` the network, ``<name>_weights.c`` its constants, weights bit-packed,
+    ``sq*.c`` the kernels it needs, ``main.c`` an example with the reference's result, beside a Makefile and a README.
+    Memory is planned here: activations and scratch share one static arena.
+
+    Args:
+        model: the network; every operator must have an integer form.
+        folder: does not exist, is empty, or holds an earlier export, which is replaced. It appears in one instant.
+        name: prefix of files and symbols; made a C identifier.
+
+    Returns:
+        What it needs in flash and RAM.
+
+    Raises:
+        ExportError: an operator that C has no kernel for, or a folder that holds something else. Nothing was written.
+        StorageError: the folder could not be written.
+    """
+    prefix = model_identifier(name)
+    target = Path(os.path.realpath(folder))
+    _check_target(target)
+    program = translate(model, prefix)
+    placed = place(program)
+    report = _report(model, Path(folder), prefix, program, placed)
+    _write_folder(target, _files(model, report, program, placed))
+    return report
+
+
+def _files(model: IntegerModel, report: CReport, program: Program, placed: Placed) -> dict[str, str]:
+    """Text by file name."""
+    name = report.name
+    files = {
+        f"{name}.c": code.source(report, program, placed),
+        f"{name}_weights.c": code.weights_source(report, program),
+        **_kernel_files({step.kernel for step in placed.steps}),
+    }
+    sources = sorted(file for file in files if file.endswith(".c"))
+    inputs, outputs = _example(model)
+    return {
+        **files,
+        f"{name}.h": code.header(report),
+        f"{name}_weights.h": code.weights_header(report, program),
+        "main.c": main_source(report, inputs, outputs),
+        "Makefile": makefile(report, sources),
+        "README.md": readme(report),
+        FILE: report.to_json(),
+    }
+
+
+def _kernel_files(kernels: set[str]) -> dict[str, str]:
+    """The headers, and the files that define the kernels."""
+    texts = {
+        item.name: item.read_text("utf-8")
+        for item in resources.files("sigmaquant.export.c").joinpath("kernels").iterdir()
+        if item.name.endswith((".c", ".h"))
+    }
+    wanted = set(kernels) | {"sq_quantize", "sq_dequantize", "sq_scale_up"}
+    if kernels & {"sq_conv", "sq_depthwise", "sq_linear"}:
+        wanted.add("sq_unpack_8")
+    defined = {
+        file: set(re.findall(r"^(?:void|int32_t) (sq_\w+)\(", text, re.MULTILINE))
+        | set(re.findall(r"^SQ_UNPACK\((sq_\w+),", text, re.MULTILINE))
+        for file, text in texts.items()
+        if file.endswith(".c")
+    }
+    return {file: text for file, text in sorted(texts.items()) if file.endswith(".h") or defined[file] & wanted}
+
+
+def _example(model: IntegerModel) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Codes of one random example, and the reference's result."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = []
+    for name in model.inputs:
+        edge = model.edges[name]
+        low, high = edge.range
+        inputs.append(torch.randint(low, high + 1, (1, *edge.shape), generator=generator, dtype=torch.int8))
+    return inputs, list(IntegerExecutor(model).run_codes(*inputs))
+
+
+def _report(model: IntegerModel, folder: Path, name: str, program: Program, placed: Placed) -> CReport:
+    sizes = {table.name: table.values.nbytes for table in program.tables}
+    weighted = {operator.name: operator for operator in model.operators if isinstance(operator, Weighted)}
+    layers, codes = [], set()
+    for step in placed.steps:
+        operator = weighted.get(step.operator)
+        if operator is None or "layer" not in step.parameters:
+            continue  # copies before a layer have its name
+        fields = step.parameters["layer"]
+        codes.add(fields["codes"])
+        layers.append(
+            CLayer(
+                name=operator.name,
+                kernel=step.kernel,
+                bits=operator.bits,
+                weight_bytes=sizes[fields["codes"]],
+                table_bytes=sum(sizes[fields[key]] for key in _LAYER_TABLES),
+                scratch_bytes=step.scratch_bytes,
+                macs=step.macs,
+            )
+        )
+    inputs, outputs = (tuple(_grid(model, edge) for edge in edges) for edges in (model.inputs, model.outputs))
+    return CReport(
+        folder=folder,
+        name=name,
+        weight_bytes=sum(sizes[table] for table in codes),
+        table_bytes=sum(size for table, size in sizes.items() if table not in codes),
+        arena_bytes=placed.arena_bytes,
+        input_bytes=sum(_size(grid) for grid in inputs),
+        output_bytes=sum(_size(grid) for grid in outputs),
+        inputs=inputs,
+        outputs=outputs,
+        layers=tuple(layers),
+    )
+
+
+def _grid(model: IntegerModel, name: str) -> CGrid:
+    edge = model.edges[name]
+    return CGrid(edge.name, edge.shape, edge.bits, edge.scale, edge.zero_point)
+
+
+def _size(grid: CGrid) -> int:
+    return int(torch.Size(grid.shape).numel())
+
+
+# -- writing -----------------------------------------------------------------------------------------------------
+
+
+def _check_target(target: Path) -> None:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    try:
+        written = json.loads((target / FILE).read_text("utf-8")).get("format") == FORMAT
+    except (OSError, ValueError, AttributeError):
+        written = False
+    if not written:
+        raise ExportError(f"{target} exists and is no earlier C export. Choose another folder, or empty this one.")
+
+
+def _write_folder(target: Path, files: dict[str, str]) -> None:
+    """All files, in one instant: into a sibling folder, which then takes the name."""
+    mark = f"{os.getpid()}-{next(_counter)}{TEMPORARY_SUFFIX}"
+    fresh, old = target.with_name(f".{target.name}.{mark}"), target.with_name(f".{target.name}.old-{mark}")
+    try:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fresh.mkdir()
+            for file, text in files.items():
+                (fresh / file).write_text(text, "utf-8", newline="\n")
+            if target.exists():
+                target.rename(old)
+            try:
+                fresh.rename(target)
+            except BaseException:
+                if old.exists():
+                    old.rename(target)
+                raise
+        finally:
+            for left in (fresh, old):
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(left)
+    except OSError as error:
+        kept = "The old folder is intact." if target.exists() else "Nothing was written."
+        raise storage_error(target, error, kept) from error

@@ -1,0 +1,182 @@
+"""The files around the generated code: a program that runs it, a Makefile, a few lines of explanation."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from string import Template
+
+from torch import Tensor
+
+from sigmaquant.export.c.names import comment
+from sigmaquant.export.c.report import CReport
+from sigmaquant.export.c.translate import argument
+
+_MAIN = Template("""\
+/* Runs $name once on the example below, prints the output codes, and returns 0 if they are the reference's.
+ * With SQ_STDIN: reads input codes (int8, all inputs of one example after the other) from the standard input until
+ * it ends, and prints one line for each output. */
+#include <stdio.h>
+
+#include "$name.h"
+
+$buffers
+
+static void run(void)
+{
+    ${name}_run($arguments);
+}
+
+static void show(const int8_t *codes, int size)
+{
+    for (int i = 0; i < size; i++) {
+        (void)printf((i > 0) ? " %d" : "%d", codes[i]);
+    }
+    (void)printf("\\n");
+}
+
+static void show_all(void)
+{
+$shows
+}
+
+#ifdef SQ_STDIN
+int main(void)
+{
+    while ($reads) {
+        run();
+        show_all();
+    }
+    return 0;
+}
+#else
+$examples
+
+static int differences(const int8_t *codes, const int8_t *expected, int size)
+{
+    int count = 0;
+    for (int i = 0; i < size; i++) {
+        count += (codes[i] != expected[i]) ? 1 : 0;
+    }
+    return count;
+}
+
+int main(void)
+{
+    int count = 0;
+$copies
+    run();
+    show_all();
+$compares
+    (void)printf("%s\\n", (count == 0) ? "as the reference" : "NOT as the reference");
+    return (count == 0) ? 0 : 1;
+}
+#endif
+""")
+
+_MAKEFILE = Template("""\
+# make            builds ./$name for this machine and runs its example
+# make library    builds lib$name.a; for a microcontroller:
+#                 make library CC=arm-none-eabi-gcc AR=arm-none-eabi-ar TARGET="-mcpu=cortex-m4 -mthumb"
+CC = cc
+AR = ar
+TARGET =
+CFLAGS = -std=c99 -O2 -Wall -Wextra -pedantic -ffunction-sections -fdata-sections
+OBJECTS = $objects
+
+test: $name
+	./$name
+
+$name: main.o lib$name.a
+	$$(CC) $$(TARGET) $$(CFLAGS) -o $$@ main.o lib$name.a
+
+library: lib$name.a
+
+lib$name.a: $$(OBJECTS)
+	rm -f $$@
+	$$(AR) rcs $$@ $$(OBJECTS)
+
+%.o: %.c
+	$$(CC) $$(TARGET) $$(CFLAGS) -c -o $$@ $$<
+
+clean:
+	rm -f *.o lib$name.a $name
+
+.PHONY: test library clean
+""")
+
+_README = Template("""\
+# $name
+
+A quantized network in C99, integer arithmetic only, written by SigmaQuant. `$name.h` is its interface.
+
+- This machine: `make` builds it and runs its example against the reference's result.
+- Cortex-M: `make library CC=arm-none-eabi-gcc AR=arm-none-eabi-ar TARGET="-mcpu=cortex-m4 -mthumb"`, then link
+  `lib$name.a` with `--gc-sections`. Add `main.c` to check the result on the device. `TARGET` must be the same as for
+  the rest of your firmware (`make clean` in between).
+
+| memory | bytes |
+| --- | --- |
+| flash: packed weights | $weights |
+| flash: biases, factors, tables | $tables |
+| RAM: arena (activations and scratch) | $arena |
+| RAM: inputs and outputs, the caller's | $caller |
+
+| layer | kernel | bits | weights, bytes | scratch, bytes | multiplications |
+| --- | --- | --- | --- | --- | --- |
+$layers
+
+One call at a time: the arena is static. `SQ_PLAIN` turns the DSP instructions off that Cortex-M4, M7, M33 and M55 have.
+""")
+
+
+def main_source(report: CReport, inputs: list[Tensor], outputs: list[Tensor]) -> str:
+    """``main.c``; `inputs` and `outputs` are the codes of one example and the reference's result."""
+    upper = report.name.upper()
+    ins = [argument("input", i, len(report.inputs)) for i in range(len(report.inputs))]
+    outs = [argument("output", i, len(report.outputs)) for i in range(len(report.outputs))]
+    size = {place: f"{upper}_{place.upper()}_SIZE" for place in ins + outs}
+    examples = [
+        _array(f"example_{place}", size[place], t) for place, t in zip(ins + outs, inputs + outputs, strict=True)
+    ]
+    return _MAIN.substitute(
+        name=report.name,
+        buffers="\n".join(f"static int8_t {place}[{size[place]}];" for place in ins + outs),
+        arguments=", ".join(ins + outs),
+        shows="\n".join(f"    show({place}, {size[place]});" for place in outs),
+        reads=" && ".join(f"(fread({p}, 1, sizeof {p}, stdin) == sizeof {p})" for p in ins),
+        examples="\n\n".join(examples),
+        copies="\n".join(
+            f"    for (int i = 0; i < {size[p]}; i++) {{\n        {p}[i] = example_{p}[i];\n    }}" for p in ins
+        ),
+        compares="\n".join(f"    count += differences({p}, example_{p}, {size[p]});" for p in outs),
+    )
+
+
+def makefile(report: CReport, sources: list[str]) -> str:
+    """The Makefile; `sources` are all C files but ``main.c``."""
+    objects = " ".join(name.removesuffix(".c") + ".o" for name in sources)
+    return _MAKEFILE.substitute(name=report.name, objects=objects)
+
+
+def readme(report: CReport) -> str:
+    """README.md."""
+    layers = [
+        f"| {comment(n.name)} | {n.kernel} | {n.bits} | {n.weight_bytes} | {n.scratch_bytes} | {n.macs} |"
+        for n in report.layers
+    ]
+    return _README.substitute(
+        name=report.name,
+        weights=report.weight_bytes,
+        tables=report.table_bytes,
+        arena=report.arena_bytes,
+        caller=report.input_bytes + report.output_bytes,
+        layers="\n".join(layers),
+    )
+
+
+def _array(name: str, size: str, codes: Tensor) -> str:
+    values = ", ".join(map(str, codes.reshape(-1).tolist()))
+    assert math.prod(codes.shape) > 0, "edges have codes"
+    text = textwrap.fill(values, 116, initial_indent="    ", subsequent_indent="    ")
+    return f"static const int8_t {name}[{size}] = {{\n{text},\n}};"

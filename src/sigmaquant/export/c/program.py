@@ -1,0 +1,187 @@
+"""A network as a list of kernel calls on buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from sigmaquant.export.c.arena import Lifetime, gaps, plan_arena
+from sigmaquant.export.c.layout import Ints, View, natural
+
+_SMALL_BLOCK = 8
+_SMALL_BYTES = (4608, 8192)
+"""Unpacked rows that are worth more RAM than the smallest possible: at least 8, and 16 of 16 channels by 3 x 3 taps."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Constants in flash.
+
+    Attributes:
+        name: the C identifier.
+        values: uint8, int8 or int32, of any shape.
+    """
+
+    name: str
+    values: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Memory of int16 that one call needs.
+
+    Attributes:
+        fixed: elements whatever the block.
+        row: elements for each row of the block.
+        rows: rows there are; a block of more has no use.
+    """
+
+    fixed: int
+    row: int = 0
+    rows: int = 0
+
+    def bytes(self, block: int) -> int:
+        """For a block of so many rows."""
+        return 2 * (self.fixed + self.row * block)
+
+    @property
+    def smallest_block(self) -> int:
+        """As few rows as are worth the work that is done again for each block."""
+        if not self.row:
+            return 0
+        least, most = (size // (2 * self.row) for size in _SMALL_BYTES)
+        return self._even_blocks(min(max(least, _SMALL_BLOCK), most))
+
+    def largest_block(self, available: int) -> int:
+        """The most rows that fit into so many bytes, within what is of use."""
+        if not self.row:
+            return 0
+        return self._even_blocks((available // 2 - self.fixed) // self.row)
+
+    def _even_blocks(self, most: int) -> int:
+        """Blocks of about the same size, no larger than `most`, and of whole pairs, as the kernel takes them."""
+        pairs, most_pairs = -(-self.rows // 2), max(1, most // 2)
+        if most >= self.rows:
+            return self.rows
+        return min(2 * -(-pairs // -(-pairs // most_pairs)), self.rows)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a kernel.
+
+    Attributes:
+        operator: name of the model's operator, for comments.
+        kernel: the C function.
+        parameters: fields of its parameters: numbers, C expressions, tuples of numbers, or nested fields.
+        inputs: what it reads.
+        output: what it writes.
+        scratch: what it needs besides.
+        block: rows in scratch.
+        macs: multiplications with weights.
+    """
+
+    operator: str
+    kernel: str
+    parameters: Mapping[str, Any]
+    inputs: tuple[View, ...]
+    output: View
+    scratch: Scratch = Scratch(0)
+    block: int = 0
+    macs: int = 0
+
+    @property
+    def scratch_bytes(self) -> int:
+        """At its block."""
+        return self.scratch.bytes(self.block)
+
+
+@dataclass
+class Program:
+    """Calls, buffers and constants, filled in by the operators one after the other.
+
+    Attributes:
+        sizes: of the buffers, in codes.
+        callers: C expressions of the buffers that the caller holds, by index.
+        steps: the calls.
+        tables: constants.
+    """
+
+    sizes: list[int] = field(default_factory=list)
+    callers: dict[int, str] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    _known: dict[tuple[str, bytes], str] = field(default_factory=dict)
+
+    def buffer(self, shape: Ints, strides: Ints | None = None, caller: str = "") -> View:
+        """A new buffer, dense; `caller` names it where the caller holds it."""
+        view = View(len(self.sizes), 0, shape, natural(shape) if strides is None else strides)
+        self.sizes.append(view.count)
+        if caller:
+            self.callers[view.buffer] = caller
+        return view
+
+    def table(self, name: str, values: NDArray[Any]) -> str:
+        """Constants under a name, or those of the same values that there already are."""
+        content = (values.dtype.name, values.tobytes())
+        if content not in self._known:
+            self._known[content] = name
+            self.tables.append(Table(name, values))
+        return self._known[content]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A program whose buffers have their place.
+
+    Attributes:
+        steps: with their blocks.
+        offsets: bytes of each buffer's place in the arena; None: the caller holds it.
+        scratch: bytes of each step's scratch; None: it needs none.
+        lifetimes: of each buffer.
+        arena_bytes: of the whole arena.
+    """
+
+    steps: tuple[Step, ...]
+    offsets: tuple[int | None, ...]
+    scratch: tuple[int | None, ...]
+    lifetimes: tuple[Lifetime, ...]
+    arena_bytes: int
+
+
+def place(program: Program) -> Placed:
+    """Plans the arena with small scratch, then lets scratch grow into what is free anyway."""
+    lifetimes = _lifetimes(program)
+    steps = [replace(step, block=step.scratch.smallest_block) for step in program.steps]
+    scratch_steps = [i for i, step in enumerate(steps) if step.scratch_bytes]
+    owned = [i for i in range(len(program.sizes)) if i not in program.callers]
+    wanted = [lifetimes[i] for i in owned] + [Lifetime(steps[i].scratch_bytes, i, i) for i in scratch_steps]
+    found, total = plan_arena(wanted)
+    offsets: list[int | None] = [None] * len(program.sizes)
+    for index, offset in zip(owned, found, strict=False):
+        offsets[index] = offset
+    scratch: list[int | None] = [None] * len(steps)
+    for step in scratch_steps:
+        living = [
+            (offset, lifetimes[i].size)
+            for i, offset in enumerate(offsets)
+            if offset is not None and lifetimes[i].first <= step <= lifetimes[i].last
+        ]
+        size, start = max(((total - s if n is None else n), -s) for s, n in gaps(living))
+        scratch[step] = -start
+        if steps[step].scratch.row:
+            steps[step] = replace(steps[step], block=steps[step].scratch.largest_block(size))
+    return Placed(tuple(steps), tuple(offsets), tuple(scratch), tuple(lifetimes), total)
+
+
+def _lifetimes(program: Program) -> list[Lifetime]:
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for number, step in enumerate(program.steps):
+        for view in (*step.inputs, step.output):
+            first.setdefault(view.buffer, number)
+            last[view.buffer] = number
+    return [Lifetime(size, first.get(i, 0), last.get(i, 0)) for i, size in enumerate(program.sizes)]

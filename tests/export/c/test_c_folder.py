@@ -1,0 +1,312 @@
+"""The exported folder: names, what is refused, and that it appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from c_cases import NO_PLAN, Net, check_codes, compiled, mixed_model, random_codes
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from sigmaquant.errors import ExportError, StorageError
+from sigmaquant.export.c import CRunner, export_c
+from sigmaquant.export.c import export as export_module
+from sigmaquant.export.c.names import Names, comment, identifier, model_identifier
+from sigmaquant.lowering import IntegerExecutor, IntegerModel
+from sigmaquant.lowering.fixed_point import factor
+from sigmaquant.lowering.model import (
+    Average,
+    Concatenation,
+    Convolution,
+    Edge,
+    FloatOperator,
+    Lookup,
+    MaxPool,
+    Move,
+    Quantize,
+    Sum,
+)
+
+
+def tiny(name: str = "table") -> IntegerModel:
+    edges = {"x": Edge("x", (2, 3), 8), "y": Edge("y", (2, 3), 8, 0.5, 1)}
+    table = np.arange(-128, 128, dtype=np.int8)[::-1].copy()
+    return IntegerModel((Lookup(name, ("x",), "y", "neg", table),), edges, ("x",), ("y",), NO_PLAN)
+
+
+# -- names -------------------------------------------------------------------------------------------------------
+
+
+@given(st.text())
+def test_every_name_becomes_an_identifier(text):
+    for found in (identifier(text), model_identifier(text)):
+        assert found.isidentifier()
+        assert found.isascii()
+        assert not found.startswith("_")
+
+
+@given(st.lists(st.sampled_from(["a.b", "a_b", "A.B", "a.b_2", "", "é", "int", "1"]), max_size=12))
+def test_identifiers_are_unique_whatever_their_case(texts):
+    names = Names()
+    found = [names.unique(text).lower() for text in texts]
+    assert len(set(found)) == len(found)
+
+
+@given(st.text())
+def test_comments_stay_comments(text):
+    found = comment(text)
+    assert found.isascii()
+    assert not any(part in found for part in ("*", "/", "?", "\\", "\n", "\r"))
+
+
+@pytest.mark.parametrize("name", ["1-bad name", "int", "string", "main", "sq_conv", "été", "", "export", "x" * 300])
+def test_models_of_any_name_compile(name, tmp_path, objects):
+    model = tiny(name="*/ layer ??/ \\")
+    report = export_c(model, tmp_path / "out", name=name)
+    assert (report.folder / f"{report.name}.h").is_file()
+    check_codes(compiled(report.folder, objects, ("-Wall", "-Werror", "-pedantic")), model, random_codes(model, 2))
+
+
+class Keywords(nn.Module):
+    """Layers that are named as C would not have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("int", "struct", "params", "a_b", "A_B", "output", "arena"):
+            self.add_module(name, nn.Linear(3, 3))
+
+    def forward(self, x):
+        for module in self.children():
+            x = torch.relu(module(x))
+        return x
+
+
+def test_layers_of_any_name_compile(tmp_path, objects):
+    from c_cases import integer_model
+
+    torch.manual_seed(0)
+    model = integer_model(Keywords().eval(), torch.randn(8, 3), 0)
+    export_c(model, tmp_path / "out", name="double")
+    check_codes(compiled(tmp_path / "out", objects, ("-Wall", "-Werror")), model, random_codes(model, 2))
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------
+
+
+def convolution(shape: tuple[int, ...], transposed: bool = False) -> IntegerModel:
+    rank = len(shape) - 1
+    codes = np.ones((shape[0], 2, *(1,) * rank), dtype=np.int8)
+    operator = Convolution(
+        "block.conv", ("x",), "y", "block.conv", codes, 8, False, 1, np.ones(2, dtype=np.float32),
+        np.zeros(2, dtype=np.int32), factor(np.full(2, 0.5), "test"), -128, 127,
+        (1,) * rank, ((0, 0),) * rank, (1,) * rank, 1, transposed, (0,) * rank,
+    )  # fmt: skip
+    edges = {"x": Edge("x", shape, 8), "y": Edge("y", shape, 8)}
+    return IntegerModel((operator,), edges, ("x",), ("y",), NO_PLAN)
+
+
+def of(cls: type, shape: tuple[int, ...] = (2, 2, 2, 2), inputs: int = 1, /, **fields) -> IntegerModel:
+    net = Net()
+    names = [net.input(shape) for _ in range(inputs)]
+    return net.model([net.add(cls, names, **fields)])
+
+
+def floating() -> IntegerModel:
+    edges = {"x": Edge("x", (2,), 32), "y": Edge("y", (2,), 32)}
+    operator = FloatOperator("norm: layer_norm", ("x",), "y", "norm: layer_norm", torch.relu)
+    return IntegerModel((operator,), edges, ("x",), ("y",), NO_PLAN)
+
+
+def quantized_input() -> IntegerModel:
+    edges = {"x": Edge("x", (2,), 32), "y": Edge("y", (2,), 8)}
+    return IntegerModel((Quantize("q", ("x",), "y"),), edges, ("x",), ("y",), NO_PLAN)
+
+
+RANGE = {"low": -128, "high": 127}
+CUBE = {"kernel": (2,) * 3, "stride": (1,) * 3, "padding": (0,) * 3}
+FOLD = {"dims": (0,), "keepdim": False, "kernel": (), "stride": (), "padding": ()}
+REFUSED = {
+    "float": (floating, "norm: layer_norm.*ONNX"),
+    "quantize": (quantized_input, "'q'.*float"),
+    "transposed": (lambda: convolution((2, 3, 3), True), "'block.conv': a transposed convolution.*interpolation"),
+    "3d convolution": (lambda: convolution((2, 2, 2, 2)), "'block.conv': a convolution over 3 dimensions.*ONNX"),
+    "3d maximum": (
+        lambda: of(MaxPool, **CUBE, dilation=(1,) * 3, ceil_mode=False), "a maximum over windows of 3 dimensions"
+    ),
+    "3d average": (
+        lambda: of(Average, **CUBE, dims=(), keepdim=False, factor=factor(0.1, "test"), **RANGE),
+        "an average over windows of 3 dimensions",
+    ),
+    "large average": (lambda: of(Average, (2**24,), **FOLD, factor=factor(1e-7, "t"), **RANGE), "32 bits.*two steps"),
+    "move": (
+        lambda: of(Move, kind="flip", parameters={}, apply=lambda x: x.flip(1)), "'flip' has no C form.*slices"
+    ),
+    "three terms": (
+        lambda: of(Sum, (2,), 3, multipliers=(1, 1, 1), offset=0, shift=1, **RANGE), "3 terms.*two at a time"
+    ),
+    "wide sum": (lambda: of(Sum, multipliers=(2**24,), offset=0, shift=1, **RANGE), "does not fit into 32 bits"),
+    "shift": (lambda: of(Concatenation, axis=0, multipliers=(1,), shifts=(31,), **RANGE), "shift 31"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("build", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_has_no_kernel_is_refused_before_anything_is_written(build, message, tmp_path):
+    with pytest.raises(ExportError, match=message):
+        export_c(build(), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_permutation_of_five_dimensions_is_refused(tmp_path):
+    net = Net()
+    name = net.input((2,) * 5)
+    axes = (4, 3, 2, 1, 0)
+    moved = net.add(
+        Move, [name], kind="permute", parameters={"axes": axes}, apply=lambda x: x.permute(0, 5, 4, 3, 2, 1)
+    )
+    with pytest.raises(ExportError, match="more than 4 nested loops"):
+        export_c(net.model([moved]), tmp_path / "out")
+
+
+# -- writing -----------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_holds_what_it_needs_and_no_more(tmp_path):
+    report = export_c(tiny(), tmp_path / "out", name="tiny")
+    assert sorted(path.name for path in report.folder.iterdir()) == [
+        "Makefile", "README.md", "export.json", "main.c", "sq.h", "sq_dot.h", "sq_elementwise.c", "sq_fixed.c",
+        "sq_fixed.h", "sq_float.c", "tiny.c", "tiny.h", "tiny_weights.c", "tiny_weights.h",
+    ]  # fmt: skip
+    assert (report.weight_bytes, report.table_bytes, report.arena_bytes) == (0, 256, 0)
+    assert (report.input_bytes, report.output_bytes) == (6, 6)
+
+
+def test_the_report_is_what_the_folder_says(tmp_path):
+    model = mixed_model()
+    report = export_c(model, tmp_path / "out", name="mixed")
+    header, source = (report.folder / "mixed.h").read_text(), (report.folder / "mixed.c").read_text()
+    assert f"#define MIXED_ARENA_BYTES {report.arena_bytes}\n" in header
+    assert f"int16_t halves[{report.arena_bytes // 2}];" in source
+    document = json.loads((report.folder / "export.json").read_text())
+    assert document["weight_bytes"] == report.weight_bytes == sum(layer.weight_bytes for layer in report.layers)
+    assert [layer["name"] for layer in document["layers"]] == [layer.name for layer in report.layers]
+    assert (
+        f"| RAM: arena (activations and scratch) | {report.arena_bytes} |" in (report.folder / "README.md").read_text()
+    )
+    weights = (report.folder / "mixed_weights.c").read_text()
+    declared = [int(part.split("]")[0]) for part in weights.split("_codes[")[1:]]
+    assert sum(declared) == report.weight_bytes
+    sizes = {layer.name: layer for layer in report.layers}
+    for operator in model.weighted:
+        assert sizes[operator.name].bits == operator.bits
+        assert sizes[operator.name].weight_bytes >= math.ceil(operator.codes.size * operator.bits / 8)
+        assert sizes[operator.name].table_bytes == 9 * len(operator.codes)
+
+
+def test_an_earlier_export_is_replaced(tmp_path):
+    export_c(tiny(), tmp_path / "out", name="first")
+    export_c(tiny(), tmp_path / "out", name="second")
+    assert not (tmp_path / "out" / "first.c").exists()
+    assert (tmp_path / "out" / "second.c").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("content", ["mine", "{}", '{"format": "other"}', "[1]"])
+def test_a_folder_of_other_things_is_left_alone(content, tmp_path):
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "export.json").write_text(content)
+    with pytest.raises(ExportError, match="is no earlier C export"):
+        export_c(tiny(), target)
+    assert (target / "export.json").read_text() == content
+    with pytest.raises(ExportError, match="is no earlier C export"):
+        export_c(tiny(), target / "export.json")
+
+
+def test_an_interrupted_export_leaves_the_old_one(tmp_path, monkeypatch):
+    export_c(tiny(), tmp_path / "out", name="old")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    rename, calls = Path.rename, []
+
+    def failing(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == 2:  # the new folder takes the name; the old one has just left it
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(StorageError, match="old folder is intact"):
+        export_c(tiny(), tmp_path / "out", name="new")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_interrupt_while_writing_leaves_nothing(tmp_path, monkeypatch):
+    write, calls = Path.write_text, []
+
+    def failing(self: Path, *args, **kwargs):
+        calls.append(self)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return write(self, *args, **kwargs)
+
+    monkeypatch.setattr(export_module.Path, "write_text", failing)
+    with pytest.raises(KeyboardInterrupt):
+        export_c(tiny(), tmp_path / "deep" / "out")
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_a_file_in_the_way_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="could not write"):
+        export_c(tiny(), tmp_path / "file" / "out")
+
+
+# -- the runner --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runner") / "out"
+    export_c(tiny(), folder)
+    runner = CRunner(folder, flags=("-std=c99", "-O0"))
+    shutil.rmtree(folder)  # what is compiled needs it no longer
+    return runner
+
+
+def test_floats_in_floats_out(runner):
+    x = torch.randn(4, 2, 3) * 40
+    assert torch.equal(runner(x), IntegerExecutor(tiny())(x))
+    codes = torch.arange(-12, 12, dtype=torch.int8).reshape(4, 2, 3)
+    assert runner(codes).dtype == torch.int8
+    assert torch.equal(runner(codes), -1 - codes)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ((), "0 inputs were given, the network has 1"),
+        ((torch.zeros(2, 3),), r"shape \[2, 3\] instead of"),
+        ((torch.zeros(1, 3, 2),), r"shape \[1, 3, 2\] instead of"),
+    ],
+)
+def test_inputs_that_do_not_fit(runner, inputs, message):
+    with pytest.raises(ExportError, match=message):
+        runner(*inputs)
+
+
+def test_folders_and_compilers_that_do_not_work(tmp_path):
+    with pytest.raises(ExportError, match="is no C export"):
+        CRunner(tmp_path)
+    report = export_c(tiny(), tmp_path / "out")
+    with pytest.raises(ExportError, match="no compiler 'no-such-cc'"):
+        CRunner(report.folder, compiler="no-such-cc")
+    (report.folder / "model.c").write_text("nonsense")
+    with pytest.raises(ExportError, match=r"compiling .* failed"):
+        CRunner(report.folder)
