@@ -1,8 +1,8 @@
 """The packed checkpoint: a safetensors file with b bits a weight, which loads back as the same quantized network.
 
 Weights are stored as packed codes and float32 scales, everything else (biases, BatchNorm, activation grids) as it is.
-The network that is read back holds ``code * scale`` as its weights: its fake-quantized outputs, and the integers that it
-is lowered to, are those of the network that was written.
+The network that is read back holds ``code * scale`` as its weights: its fake-quantized outputs, and the integers that
+it is lowered to, are those of the network that was written.
 """
 
 from __future__ import annotations

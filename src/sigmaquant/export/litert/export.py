@@ -1,0 +1,151 @@
+"""From an `IntegerModel` to a LiteRT file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sigmaquant._version import __version__
+from sigmaquant.errors import ExportError
+from sigmaquant.export.litert import elementwise, layers, places
+from sigmaquant.export.litert.emission import emit
+from sigmaquant.export.litert.flatbuffer import FlatGraph
+from sigmaquant.export.litert.form import container_bits, litert_form
+from sigmaquant.export.litert.values import LOWEST, Values
+from sigmaquant.lowering.model import IntegerModel
+from sigmaquant.runs.atomic import write_bytes_atomic
+
+FAMILIES = (elementwise, layers, places)
+"""The modules that know the operators."""
+PLAN_METADATA = "sigmaquant.plan"
+"""Name of the metadata entry with the plan, as JSON."""
+
+
+@dataclass(frozen=True)
+class LitertLayer:
+    """A layer's weights in the file.
+
+    Attributes:
+        name: of the layer.
+        bits: in the plan.
+        container_bits: of the type that they are stored in: 2, 4 or 8.
+        weight_bytes: that they take.
+        ideal_bytes: that they would take with `bits` bits each.
+    """
+
+    name: str
+    bits: int
+    container_bits: int
+    weight_bytes: int
+    ideal_bytes: int
+
+
+@dataclass(frozen=True)
+class LitertReport:
+    """What was written.
+
+    Attributes:
+        path: of the file.
+        file_bytes: its size.
+        layers: in order, each once.
+    """
+
+    path: Path
+    file_bytes: int
+    layers: tuple[LitertLayer, ...]
+
+    @property
+    def weight_bytes(self) -> int:
+        """All weights as they are stored."""
+        return sum(layer.weight_bytes for layer in self.layers)
+
+    @property
+    def ideal_weight_bytes(self) -> int:
+        """All weights with the bits of the plan."""
+        return sum(layer.ideal_bytes for layer in self.layers)
+
+
+def export_litert(
+    model: IntegerModel,
+    path: str | Path,
+    *,
+    pack: bool = True,
+    inputs: Literal["float", "int8"] = "float",
+    name: str = "sigmaquant",
+) -> LitertReport:
+    """Write a .tflite file that computes what ``litert_form(model, pack)`` computes.
+
+    Inputs and outputs have the network's own layout, channels before space; the batch can be resized. Weights of 2, 3
+    and 4 bits are packed where the runtime's kernels are: as 2 or 4 bits in linear layers and 1x1 convolutions, at no
+    cost in speed, as 4 bits in other convolutions, which then take twice as long; grouped and depthwise ones stay at 8.
+
+    Args:
+        model: as `lower` gives it.
+        path: the file, written atomically.
+        pack: False stores every weight with 8 bits: larger, but nothing is slower than at 8 bits.
+        inputs: what the file takes, and gives: floats, or the codes of the model's edges, as microcontrollers want.
+        name: of the graph.
+
+    Raises:
+        ExportError: an operator has no exact form; nothing is written. The message names it.
+        MissingExtraError: the extra ``litert`` is not installed.
+        StorageError: the file could not be written; the old one, if there was one, is intact.
+    """
+    if inputs not in ("float", "int8"):
+        raise ExportError(f"inputs is {inputs!r}; it must be 'float' or 'int8'.")
+    if model.float_operators:
+        shown = ", ".join(map(repr, model.float_operators[:3]))
+        raise ExportError(
+            f"{len(model.float_operators)} operator(s) have no integer form: {shown}. A LiteRT file would compute them "
+            "in float. Replace them, or export this network to another format."
+        )
+    formed = litert_form(model, pack)
+    data = _file(formed, pack, inputs == "float", name)
+    write_bytes_atomic(path, data)
+    return LitertReport(Path(path), len(data), _layers(formed, pack))
+
+
+def _file(model: IntegerModel, pack: bool, floats: bool, name: str) -> bytes:
+    graph = FlatGraph()
+    values = Values(model, graph, pack)
+    inputs = {edge: _input(values, edge, floats) for edge in model.inputs}
+    for operator in model.operators:
+        emit(operator, values)
+    outputs = {edge: _output(values, edge, floats) for edge in model.outputs}
+    metadata = {PLAN_METADATA: model.plan.to_json().encode()}
+    return graph.to_bytes(name, f"written by sigmaquant {__version__}", inputs, outputs, metadata)
+
+
+def _input(values: Values, name: str, floats: bool) -> int:
+    """The tensor that the caller gives."""
+    graph, low = values.graph, values.model.edges[name].range[0] + values.shift(name)
+    target = given = values.new(name, "plain")
+    if low > LOWEST:  # saturation clamps narrow codes at their upper end only
+        given = graph.tensor(f"{name}.unclamped", graph.shape(target), "INT8", values.grid(name))
+    result = given
+    if floats:
+        result = graph.tensor(f"{name}.float", graph.shape(target), "FLOAT32")
+        graph.operator("QUANTIZE", (result,), given, 1, "QuantizeOptions")
+    if given != target:
+        values.clamp(given, target, low, 127)
+    return result
+
+
+def _output(values: Values, name: str, floats: bool) -> int:
+    """The tensor that the caller gets."""
+    codes = values.plain(name)
+    if not floats:
+        return codes
+    result = values.graph.tensor(f"{name}.float", values.graph.shape(codes), "FLOAT32")
+    values.graph.operator("DEQUANTIZE", (codes,), result, 2, "DequantizeOptions")
+    return result
+
+
+def _layers(model: IntegerModel, pack: bool) -> tuple[LitertLayer, ...]:
+    rows = {}
+    for operator in model.weighted:
+        container, count = container_bits(operator, pack), operator.codes.size
+        sizes = ((count * bits + 7) // 8 for bits in (container, operator.bits))
+        rows[operator.layer] = LitertLayer(operator.layer, operator.bits, container, *sizes)
+    return tuple(rows.values())

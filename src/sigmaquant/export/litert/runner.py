@@ -1,0 +1,73 @@
+"""Running a LiteRT file on batches of the network's own inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sigmaquant.errors import ExportError
+from sigmaquant.export.litert.flatbuffer import litert_module
+
+
+class LitertRunner:
+    """A .tflite file as a function of batches.
+
+    Args:
+        path: the file.
+        xnnpack: the runtime's default kernels; False for its own, which are slower and round twice.
+        threads: for kernels that can use several.
+
+    Raises:
+        ExportError: no file, or none that the runtime can load.
+        MissingExtraError: the extra ``litert`` is not installed.
+    """
+
+    def __init__(self, path: str | Path, *, xnnpack: bool = True, threads: int = 1) -> None:
+        module = litert_module("ai_edge_litert.interpreter")
+        resolvers = module.OpResolverType
+        resolver = resolvers.AUTO if xnnpack else resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        try:
+            self._interpreter = module.Interpreter(
+                model_path=str(path), num_threads=threads, experimental_op_resolver_type=resolver
+            )
+        except ValueError as error:
+            raise ExportError(f"{path} is no LiteRT file that the runtime can load: {error}") from error
+        self._shapes: list[tuple[int, ...]] = []
+
+    def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Float outputs from float inputs, each with the batch first and in the network's layout."""
+        details = self._interpreter.get_input_details()
+        shapes = [tuple(x.shape) for x in inputs]
+        if shapes != self._shapes:
+            for detail, shape in zip(details, shapes, strict=True):
+                self._interpreter.resize_tensor_input(detail["index"], shape)
+            self._interpreter.allocate_tensors()
+            self._shapes = shapes
+        for detail, x in zip(details, inputs, strict=True):
+            self._interpreter.set_tensor(detail["index"], _encoded(x, detail))
+        self._interpreter.invoke()
+        details = self._interpreter.get_output_details()
+        outputs = tuple(_decoded(self._interpreter.get_tensor(detail["index"]), detail) for detail in details)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _encoded(x: Tensor, detail: dict[str, Any]) -> NDArray[Any]:
+    values: NDArray[Any] = x.detach().cpu().numpy().astype(np.float32)
+    if detail["dtype"] == np.float32:
+        return values
+    scale, zero_point = detail["quantization"]
+    codes: NDArray[Any] = np.rint(values / np.float32(scale)) + zero_point
+    return codes.clip(-128, 127).astype(np.int8)
+
+
+def _decoded(values: NDArray[Any], detail: dict[str, Any]) -> Tensor:
+    result: Tensor = torch.from_numpy(values)
+    if detail["dtype"] == np.float32:
+        return result
+    scale, zero_point = detail["quantization"]
+    return result.float().sub_(zero_point).mul_(torch.tensor(scale))
