@@ -60,9 +60,9 @@ def test_any_batch_in_any_order(tmp_path):
         run, x = LitertRunner(tmp_path / "x.tflite", xnnpack=xnnpack), noise(7, 3, 6, 5)
         whole = run(x)
         assert whole.shape == (7, 5)
-        assert torch.equal(torch.cat([run(x[:1]), run(x[1:2]), run(x[2:])]), whole)
-        assert torch.equal(run(x), whole)
-        assert not torch.equal(run(x.flip(3)), whole)
+        assert int(steps(torch.cat([run(x[:1]), run(x[1:2]), run(x[2:])]), whole, model).max()) == 0
+        assert int(steps(run(x), whole, model).max()) == 0
+        assert int(steps(run(x.flip(0)), whole, model).max()) > 0
 
 
 def test_several_inputs_and_outputs_keep_their_order(tmp_path):
@@ -143,7 +143,7 @@ REFUSED = {
     "softmax": (
         Call(lambda m, x: torch.softmax(m.a(x), 1), a=nn.Linear(4, 4)),
         (4,),
-        "no integer form: 'model: softmax'",
+        "no integer form: '.*softmax'",
     ),
 }
 
@@ -230,5 +230,4 @@ def test_trained_networks_run_as_their_form(shared_loader, name, tmp_path):
         assert float(steps(found, expected, model).mean()) < 0.1
         assert report.ideal_weight_bytes <= report.weight_bytes < report.file_bytes
         sizes.append(report.weight_bytes)
-    elements = sum(spec.weight_elements for spec in graph.layers)
-    assert sizes[0] < sizes[1] == elements
+    assert sizes[0] < sizes[1] == sum(layer.codes.size for layer in model.weighted)
