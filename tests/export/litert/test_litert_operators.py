@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -122,15 +124,33 @@ def test_no_operator_is_written_in_vain(tmp_path):
     assert written(lambda m, x: F.relu(m.a(x)), (4, 6, 6), 4, a=conv()) == ["MAXIMUM", *image]
 
 
-def test_an_activation_is_fused_only_where_it_clamps_alike(tmp_path):
+CLAMPS = {
+    (-128, 127): ("NONE", []),
+    (-100, 127): ("RELU", []),
+    (-100, 0): ("RELU6", []),  # zero-point -100, scale 0.06
+    (-100, 1): ("NONE", ["MAXIMUM", "MINIMUM"]),
+    (-99, 127): ("NONE", ["MAXIMUM"]),
+    (-128, 0): ("NONE", ["MINIMUM"]),
+}
+
+
+@pytest.mark.parametrize(("low", "high"), CLAMPS)
+def test_an_activation_is_fused_only_where_it_clamps_alike(low, high, tmp_path):
     from ai_edge_litert import schema_py_generated as schema
 
-    def fused(activation, scale):
-        model = lowered(Call(lambda m, x: activation(scale * m.a(x)), a=nn.Linear(8, 40)), (8,))
-        export_litert(model, tmp_path / "x.tflite", inputs="int8")
-        graph = schema.ModelT.InitFromPackedBuf(bytearray((tmp_path / "x.tflite").read_bytes()), 0).subgraphs[0]
-        return graph.operators[-1].builtinOptions.fusedActivationFunction
-
-    kinds = schema.ActivationFunctionType
-    assert fused(F.relu, 1) == kinds.NONE  # the range starts at zero
-    assert fused(F.relu6, 100) == kinds.NONE  # the range is that of the activation
+    model = lowered(Call(lambda m, x: m.a(x), a=nn.Linear(8, 40)), (8,))
+    (operator,), (name,) = model.operators, model.outputs
+    edges = {**model.edges, name: replace(model.edges[name], scale=0.06, zero_point=-100)}
+    model = replace(model, operators=(replace(operator, low=low, high=high),), edges=edges)
+    path = tmp_path / "x.tflite"
+    export_litert(model, path, inputs="int8")
+    options = schema.ModelT.InitFromPackedBuf(bytearray(path.read_bytes()), 0).subgraphs[0].operators[0].builtinOptions
+    fused, after = CLAMPS[low, high]
+    assert options.fusedActivationFunction == getattr(schema.ActivationFunctionType, fused)
+    assert read(path).operators == ["FULLY_CONNECTED", *after]
+    x = 10 * noise(32, 8, seed=3)  # beyond both ends
+    for xnnpack in (True, False):
+        found = LitertRunner(path, xnnpack=xnnpack)(x)
+        codes = (found / 0.06).round() - 100
+        assert (int(codes.min()), int(codes.max())) == (low, high)
+        assert int(steps(found, IntegerExecutor(litert_form(model))(x), model).max()) <= (not xnnpack)

@@ -87,7 +87,8 @@ def _(operator: Affine, to: Translation) -> None:
     unit = 2.0**-operator.shift * output.scale
     view = [-1, *[1] * (len(edge.shape) - operator.axis - 1)]
     value, name = to.real(edge), operator.name
-    for kind, vector in (("Mul", operator.multiplier * unit / edge.scale), ("Add", operator.offset * unit)):
+    # the reference rounds halves up, the runtime to even; half a unit more, and there are no halves
+    for kind, vector in (("Mul", operator.multiplier * unit / edge.scale), ("Add", (operator.offset + 0.5) * unit)):
         constant = to.builder.constant(vector.astype(np.float32).reshape(view), f"{name}.{kind.lower()}")
         value = to.builder.node(kind, [value, constant], name=f"{name}.{kind.lower()}", hint=f"{name}.real")
     to.write(value, operator)
