@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -141,14 +142,15 @@ def test_an_activation_is_fused_only_where_it_clamps_alike(low, high, tmp_path):
     model = lowered(Call(lambda m, x: m.a(x), a=nn.Linear(8, 40)), (8,))
     (operator,), (name,) = model.operators, model.outputs
     edges = {**model.edges, name: replace(model.edges[name], scale=0.06, zero_point=-100)}
-    model = replace(model, operators=(replace(operator, low=low, high=high),), edges=edges)
+    operator = replace(operator, low=low, high=high, scale=operator.scale * np.float32(10))  # beyond both ends
+    model = replace(model, operators=(operator,), edges=edges)
     path = tmp_path / "x.tflite"
     export_litert(model, path, inputs="int8")
     options = schema.ModelT.InitFromPackedBuf(bytearray(path.read_bytes()), 0).subgraphs[0].operators[0].builtinOptions
     fused, after = CLAMPS[low, high]
     assert options.fusedActivationFunction == getattr(schema.ActivationFunctionType, fused)
     assert read(path).operators == ["FULLY_CONNECTED", *after]
-    x = 10 * noise(32, 8, seed=3)  # beyond both ends
+    x = noise(32, 8, seed=3)
     for xnnpack in (True, False):
         found = LitertRunner(path, xnnpack=xnnpack)(x)
         codes = (found / 0.06).round() - 100
