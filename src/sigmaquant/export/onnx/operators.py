@@ -61,11 +61,18 @@ def _(operator: Convolution, to: Translation) -> None:
     sums = to.builder.node("ConvTranspose", inputs, name=operator.name, hint=f"{operator.name}.sums", **geometry)
     scale = operator.scale / np.float32(operator.gain)
     bias = operator.bias * (scale.astype(np.float64) * to.edge(operator).scale)
-    view = (-1, *[1] * len(operator.stride))
-    for name, vector in (("Mul", scale), ("Add", bias.astype(np.float32))):
-        constant = to.builder.constant(vector.reshape(view), f"{operator.name}.{name.lower()}")
-        sums = to.builder.node(name, [sums, constant], hint=real)
-    to.write(sums, operator)
+    to.write(_mapped(sums, scale, bias, len(operator.stride), operator, to), operator)
+
+
+def _mapped(
+    value: str, factor: NDArray[Any], offset: NDArray[Any], trailing: int, operator: Operator, to: Translation
+) -> str:
+    """``factor * value + offset`` for each channel, which `trailing` dimensions follow."""
+    for kind, vector in (("Mul", factor), ("Add", offset)):
+        name = f"{operator.name}.{kind.lower()}"
+        constant = to.builder.constant(vector.astype(np.float32).reshape(-1, *[1] * trailing), name)
+        value = to.builder.node(kind, [value, constant], name=name, hint=f"{operator.name}.real")
+    return value
 
 
 @translate.register
@@ -85,12 +92,10 @@ def _(operator: Affine, to: Translation) -> None:
     """
     edge, output = to.edge(operator), to.model.edges[operator.output]
     unit = 2.0**-operator.shift * output.scale
-    view = [-1, *[1] * (len(edge.shape) - operator.axis - 1)]
-    value, name = to.real(edge), operator.name
+    factor = operator.multiplier * unit / edge.scale
     # the reference rounds halves up, the runtime to even; half a unit more, and there are no halves
-    for kind, vector in (("Mul", operator.multiplier * unit / edge.scale), ("Add", (operator.offset + 0.5) * unit)):
-        constant = to.builder.constant(vector.astype(np.float32).reshape(view), f"{name}.{kind.lower()}")
-        value = to.builder.node(kind, [value, constant], name=f"{name}.{kind.lower()}", hint=f"{name}.real")
+    offset = (operator.offset + 0.5) * unit
+    value = _mapped(to.real(edge), factor, offset, len(edge.shape) - operator.axis - 1, operator, to)
     to.write(value, operator)
 
 
