@@ -177,9 +177,19 @@ def test_an_interrupt_says_how_to_go_on_and_keeps_what_was_done(tmp_path: Path) 
     arguments = ["quantize", MODEL, "--train", TRAIN, "--val", VALIDATION, "--size", "8x", "--epochs", "2000"]
     arguments += ["--cycle-examples", "100", "--batch-size", "50", "--max-cycles", "1", "--out", str(path), "--quiet"]
     command = [sys.executable, "-m", "sigmaquant", *arguments]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True
-    )
+    # A job in the background ignores interrupts, and so do its children; this one must not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     wait_for(path / "state.json", process)
     in_use = main(*arguments, "--resume")
     assert in_use.code == 2

@@ -66,7 +66,7 @@ def test_the_makefile_builds_and_checks_the_example(report, tmp_path):
     copy = shutil.copytree(report.folder, tmp_path / "copy")
     done = subprocess.run(["make", "CC=gcc"], cwd=copy, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "as the reference"
+    assert "as the reference" in done.stdout.splitlines()  # a make around the tests adds lines of its own
     assert (copy / "libmixed.a").is_file()
     weights = copy / "mixed_weights.c"
     head, tail = weights.read_text().split("_bias[", 1)
