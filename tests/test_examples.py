@@ -1,0 +1,85 @@
+"""Every example runs, with small settings, and does what it says."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parent.parent / "examples"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Imports an example by name; the network of ``digits`` is trained briefly, and kept in a folder of this test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIGMAQUANT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.syspath_prepend(FOLDER)
+        importlib.import_module("digits").EPOCHS = 3
+
+        def load(name: str) -> ModuleType:
+            return importlib.import_module(name)
+
+        yield load
+        for name in NAMES:
+            sys.modules.pop(name, None)
+
+
+def test_every_example_is_run_here() -> None:
+    assert NAMES == ["digits", "microcontroller", "own_hardware", "own_model", "own_strategy"]
+
+
+def test_digits(example: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    digits = example("digits")
+    digits.main()
+    assert digits.cache_path().exists()
+    assert digits.accuracy(digits.model(), digits.test_data()) > 0.5
+    assert "test accuracy" in capsys.readouterr().out
+
+
+def test_own_model(example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = example("own_model").main(["--quick", "--out", str(tmp_path / "run")])
+    assert result.cost.total_bytes * 10 <= result.reference.total_bytes
+    assert result.plan.weights["stem"] == 8, "pinned"
+    out = capsys.readouterr().out
+    assert f"budget {result.status}" in out
+    assert "BatchNorm, absorbed" in out
+    assert "verified" in out
+    assert (tmp_path / "run" / "export" / "model.onnx").stat().st_size > 0
+
+
+def test_own_strategy(example: Any) -> None:
+    results = example("own_strategy").main(["--quick"])
+    assert list(results) == ["largest-first", "uniform", "sigma"]
+    for result in results.values():
+        assert result.met
+    mine = results["largest-first"].plan.weights
+    assert mine["block3.conv2"] == min(mine.values()), "the largest layer"
+    assert mine["conv"] == 8, "the smallest one"
+
+
+def test_own_hardware(example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = example("own_hardware").main(["--quick", "--out", str(tmp_path)])
+    assert list(results) == ["shift-add-csd-sg13g2", "my-accelerator"]
+    assert json.loads((tmp_path / "my-accelerator.json").read_text())["memory"]["weights_in"] == "on_chip"
+    shipped, mine = results.values()
+    assert mine.cost.energy_pj < shipped.cost.energy_pj, "no external memory, so half of less"
+    assert dict(mine.plan.weights) != dict(shipped.plan.weights)
+    assert "0% for external memory" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_microcontroller(example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = example("microcontroller").main(["--quick", "--out", str(tmp_path / "run")])
+    assert found["verdict"].passed
+    assert found["agreed"] >= 0.9 * found["images"]
+    assert found["needs"]["arena_bytes"] > 0
+    assert "as the reference" in capsys.readouterr().out
