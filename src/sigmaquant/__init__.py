@@ -10,6 +10,7 @@ from sigmaquant.loading import evaluate_run, load_quantized
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.results import QuantizationResult
 from sigmaquant.search.settings import Settings
+from sigmaquant.sweeping import Sweep, sweep
 
 __all__ = [
     "BitwidthPlan",
@@ -19,10 +20,12 @@ __all__ = [
     "QuantizationResult",
     "Settings",
     "SigmaQuantError",
+    "Sweep",
     "__version__",
     "evaluate_run",
     "load_profile",
     "load_quantized",
     "quantize",
+    "sweep",
     "trace",
 ]

@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import logging
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from sigmaquant._version import __version__
-from sigmaquant.budget import Budget, Cost
-from sigmaquant.data import DataSource, as_source, split
-from sigmaquant.errors import DataError, ModelError, SigmaQuantError, near_matches
-from sigmaquant.graph import QuantGraph, trace
-from sigmaquant.hardware.profile import HardwareProfile, load_profile, shipped_profiles
-from sigmaquant.hardware.profiled import ProfiledCosts
-from sigmaquant.loading import weights_digest
-from sigmaquant.plan import BitwidthPlan
-from sigmaquant.quant.coverage import coverage
-from sigmaquant.results import Control, QuantizationResult, Scores
-from sigmaquant.runs import NullProgress, Progress, RunDirectory, logging_to, task
-from sigmaquant.search.driver import Driver, NullRecorder, Recorder
-from sigmaquant.search.session import Data, Session
+from sigmaquant.budget import Budget
+from sigmaquant.hardware.profile import HardwareProfile
+from sigmaquant.job import Job, make_settings
+from sigmaquant.results import QuantizationResult
+from sigmaquant.runs import Progress
 from sigmaquant.search.settings import Settings
-from sigmaquant.search.strategies import STRATEGIES
-from sigmaquant.training.devices import Device, choose_device
 from sigmaquant.training.losses import TaskLoss
-from sigmaquant.training.metrics import Metric, evaluate, find_metric
-
-log = logging.getLogger("sigmaquant")
+from sigmaquant.training.metrics import Metric
 
 
 def quantize(
@@ -93,214 +73,15 @@ def quantize(
         >>> result.met, result.cost.weight_bytes <= result.reference.weight_bytes / 6
         (True, True)
     """
-    settings = make_settings(settings, options)
-    if settings.strategy not in ("sigma", *STRATEGIES):
-        known = near_matches(settings.strategy, ("sigma", *STRATEGIES))
-        raise SigmaQuantError(f"there is no strategy {settings.strategy!r}. {known}")
-    progress = progress or NullProgress()
-    scorer = find_metric(metric)
-    where = choose_device(device)
-    data, notes = gather_data(train_data, validation_data, test_data, settings)
-    if loss is not None and (settings.distill == 1 or not settings.trains):
-        notes += ("the loss was not used: the networks learn from the float network alone (distill=1)",)
-    profile = hardware if isinstance(hardware, HardwareProfile) else load_profile(hardware)
-    graph = trace_copy(model, data.train, where)
-    config = {
-        "settings": settings.to_dict(),
-        "budget": (budget if isinstance(budget, Budget) else Budget(size=budget)).to_dict(),
-        "hardware": hardware if hardware in shipped_profiles() else profile.to_dict(),
-        "metric": metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__),
-        "loss": None if loss is None else getattr(loss, "__name__", type(loss).__name__),
-        "model": graph.fingerprint,
-        "float_sha256": weights_digest(model),
-        "train_examples": data.train.examples,
-        "validation_examples": data.validation.examples,
-    }
-    with contextlib.ExitStack() as stack:
-        recorder: RunDirectory | None = None
-        if run_dir is not None:
-            recorder = stack.enter_context(RunDirectory(run_dir, config=config, resume=resume, overwrite=overwrite))
-        elif resume or overwrite:
-            raise SigmaQuantError("resume and overwrite need a run_dir.")
-        stack.enter_context(logging_to(recorder.log_path if recorder else None))
-        stack.enter_context(own_random_state(where))
-        for note in notes:
-            log.info(note)
-        with task(progress, "float network"):
-            session = Session(
-                graph,
-                data,
-                budget if isinstance(budget, Budget) else Budget(size=budget),
-                settings,
-                ProfiledCosts(graph, profile),
-                scorer,
-                loss,
-                where,
-            )
-            float_test = None if data.test is None else evaluate(session.teacher, data.test.batches(), scorer, where)
-        log.info("float network: %.4f on the validation data", session.float_accuracy)
-        driver = Driver(session, recorder or NullRecorder(), progress)
-        state = driver.run()
-        control, control_seconds = None, 0.0
-        if settings.control:
-            control, control_seconds = run_control(session, recorder, progress, state.search_examples, resume)
-        result = _result(session, driver, control, float_test, notes, recorder)
-        result = replace(result, seconds=state.seconds + control_seconds)
-        if recorder is not None:
-            write_run(recorder, result)
-        for name, excess in result.violations.items():
-            log.warning("the budget is not met: %s is off by %.2f %% of its limit", name, 100 * excess)
-        return result
-
-
-def make_settings(settings: Settings | None, options: Mapping[str, Any]) -> Settings:
-    """Settings with single fields replaced.
-
-    Raises:
-        SigmaQuantError: an unknown field; the near matches are named.
-    """
-    known = {item.name for item in fields(Settings)}
-    for name in options:
-        if name not in known:
-            raise SigmaQuantError(f"there is no option {name!r}. {near_matches(name, sorted(known))}")
-    return replace(settings or Settings(), **options)
-
-
-def gather_data(train: Any, validation: Any, test: Any, settings: Settings) -> tuple[Data, tuple[str, ...]]:
-    """The three data sets, and what to tell the user about them.
-
-    Raises:
-        DataError: data are missing, empty or mis-shaped.
-    """
-    size = settings.batch_size
-    source = as_source(train, batch_size=size, name="training data")
-    notes: tuple[str, ...] = ()
-    if validation is None:
-        source, held_out = split(source, fraction=settings.validation_fraction, seed=settings.seed)
-        notes = (
-            f"no validation data were given: {held_out.examples} training examples were held out for validation, "
-            f"{source.examples} are left for training",
-        )
-    else:
-        held_out = as_source(validation, batch_size=size, name="validation data")
-    tested = None if test is None else as_source(test, batch_size=size, name="test data")
-    return Data(source, held_out, tested), notes
-
-
-def own_random_state(device: Device) -> AbstractContextManager[None]:
-    """While active, seeds set here are not seen by the caller, whose random numbers go on afterwards as before."""
-    used = torch.device(device.name)
-    return torch.random.fork_rng([used] if used.type == "cuda" else [])
-
-
-def trace_copy(model: nn.Module, data: DataSource, device: Device) -> QuantGraph:
-    """The graph of a copy of the model on the device; the user's model is not touched.
-
-    Raises:
-        DataError: the data do not fit the model.
-        ModelError: see `sigmaquant.graph.trace`.
-    """
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"the model is a {type(model).__name__}, not a torch.nn.Module.")
-    example = data.example()
-    inputs = example if isinstance(example, tuple) else (example,)
-    twin = copy.deepcopy(model).cpu().eval()
-    small = tuple(x[:2] for x in inputs)
-    try:
-        with torch.no_grad():
-            twin(*small)
-    except Exception as error:
-        shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in small)
-        raise DataError(
-            f"the model cannot run on the {data.name}: a batch of {shapes} gives {type(error).__name__}: "
-            f"{str(error).partition(chr(10))[0]}. Check the data's shape, dtype and preprocessing."
-        ) from error
-    device.put_module(twin)
-    return trace(twin, tuple(device.put(x) for x in small))
-
-
-def run_control(
-    session: Session, recorder: RunDirectory | None, progress: Progress, extra_examples: int, resume: bool
-) -> tuple[Control, float]:
-    """The largest uniform plan that fits, trained for as many examples as the search and its final training."""
-    twin = session.for_control()
-    with contextlib.ExitStack() as stack:
-        inner: Recorder = NullRecorder()
-        if recorder is not None:
-            config = {**recorder.read_config(), "settings": twin.settings.to_dict(), "extra_examples": extra_examples}
-            path = recorder.path / "control"
-            inner = stack.enter_context(
-                RunDirectory(path, config=config, resume=resume, overwrite=path.exists() and not resume)
-            )
-        with task(progress, "uniform control"):
-            driver = Driver(twin, inner, progress, extra_examples)
-            state = driver.run()
-        plan = session.plan(state.weights)
-        return Control(plan, _final_cost(session, driver, plan), _scores(session, driver)), state.seconds
-
-
-def _final_cost(session: Session, driver: Driver, plan: BitwidthPlan) -> Cost:
-    """Costs of the network as it is now: of its own integer codes, where digits count."""
-    network = driver.student.network
-    return session.costs.cost(plan, {name: network.codes(name) for name in network.graph.layer})
-
-
-def _scores(session: Session, driver: Driver) -> Scores:
-    test = session.data.test
-    network = driver.student.network
-    judgement = session.judge(network)
-    return Scores(
-        judgement.accuracy,
-        None if test is None else evaluate(network, test.batches(), session.metric, session.device),
-        judgement.divergence,
+    job = Job(
+        model,
+        train_data,
+        validation_data=validation_data,
+        test_data=test_data,
+        metric=metric,
+        loss=loss,
+        hardware=hardware,
+        settings=make_settings(settings, options),
+        device=device,
     )
-
-
-def _result(
-    session: Session,
-    driver: Driver,
-    control: Control | None,
-    float_test: float | None,
-    notes: tuple[str, ...],
-    recorder: RunDirectory | None,
-) -> QuantizationResult:
-    plan = session.plan(driver.state.weights)
-    cost, scores = _final_cost(session, driver, plan), _scores(session, driver)
-    violations = session.limits.violations(cost, scores.validation)
-    limits = dict(session.limits.upper)
-    if session.limits.accuracy_floor is not None:
-        limits["accuracy"] = session.limits.accuracy_floor
-    return QuantizationResult(
-        network=driver.student.network,
-        plan=plan,
-        met=not violations,
-        violations=violations,
-        cost=cost,
-        reference=session.reference,
-        scores=scores,
-        float_scores=Scores(session.float_accuracy, float_test, 0.0),
-        coverage=coverage(session.graph, plan),
-        float_operators=session.graph.float_operators,
-        control=control,
-        seconds=driver.state.seconds,
-        notes=notes,
-        run_dir=recorder.path if recorder else None,
-        limits=limits,
-    )
-
-
-def write_run(directory: RunDirectory, result: QuantizationResult) -> None:
-    """Plan, checkpoint and result, in this order: a result exists only when everything else does.
-
-    Raises:
-        StorageError: the disk is full.
-    """
-    directory.write_plan(result.plan)
-    metadata = {
-        "format": "sigmaquant.checkpoint",
-        "version": "1",
-        "model": result.plan.model,
-        "plan": result.plan.to_json(),
-    }
-    directory.write_checkpoint(result.network.state(), metadata)
-    directory.write_result({"sigmaquant": __version__, "torch": torch.__version__, **result.to_dict()})
+    return job.run(budget, run_dir=run_dir, resume=resume, overwrite=overwrite, progress=progress)

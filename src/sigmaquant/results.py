@@ -55,6 +55,7 @@ class QuantizationResult:
         float_operators: operators whose results are not quantized.
         control: the uniform plan's result, when asked for.
         seconds: wall time.
+        trained_examples: training examples that the network has seen, with those of a run that it began from.
         notes: what the user should know, such as where validation data came from.
         run_dir: where the files are, or None.
     """
@@ -74,6 +75,7 @@ class QuantizationResult:
     notes: tuple[str, ...] = ()
     run_dir: Path | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
+    trained_examples: int = 0
 
     @property
     def status(self) -> str:
@@ -104,4 +106,5 @@ class QuantizationResult:
             "float_operators": list(self.float_operators),
             "notes": list(self.notes),
             "seconds": round(self.seconds, 3),
+            "trained_examples": self.trained_examples,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sigmaquant.inspection import ModelReport
 from sigmaquant.results import QuantizationResult
 from sigmaquant.runs import RunFiles
 from sigmaquant.search.reach import format_cost
+from sigmaquant.sweeping import Sweep
 from sigmaquant.units import format_bytes, format_count, format_seconds
 
 
@@ -308,3 +310,47 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
     for name in names:
         bits.add_row(escape(name), *(str(row["weights"].get(name, "–")) for row in rows))
     return [table, bits]
+
+
+def frontier(found: Sweep) -> Table:
+    """The runs of a sweep, loosest limit first."""
+    knee = found.knee
+    where = "no knee: fewer than three points on the front, or no bend" if knee is None else f"knee: {knee.budget}"
+    table = Table(title=f"Frontier, {where}", title_justify="left")
+    given = [name for name in _DEVICE if any(getattr(point, name) is not None for point in found.points)]
+    control = any(point.control_validation is not None for point in found.points)
+    titles = ("budget", "status", "validation", "test", *(("uniform", "uniform test") if control else ()))
+    for title in (*titles, "total", "smaller", *(_DEVICE[n] for n in given), "began from", "trained on", "time"):
+        table.add_column(title, justify="left" if title in ("budget", "status", "began from") else "right")
+    for point in found.points:
+        marks = " (knee)" if point.knee else "" if point.on_front else " (beaten)"
+        table.add_row(
+            escape(point.budget),
+            point.status + marks,
+            _number(point.validation),
+            _number(point.test),
+            *((_number(point.control_validation), _number(point.control_test)) if control else ()),
+            format_bytes(point.total_bytes),
+            f"{point.reduction:.2f}×",
+            *(_cost(name, getattr(point, name)) for name in given),
+            escape(point.started_from) or "–",
+            format_count(point.trained_examples),
+            format_seconds(point.seconds),
+        )
+    table.caption = escape("; ".join(f"{run} failed: {why}" for run, why in found.failed.items()))
+    table.caption_justify = "left"
+    return table
+
+
+def sweep_document(found: Sweep) -> dict[str, Any]:
+    """For JSON."""
+    return {
+        "sweep": str(found.path),
+        "resource": found.resource,
+        "met": found.met,
+        "knee": None if found.knee is None else found.knee.run,
+        "points": [asdict(point) for point in found.points],
+        "failed": found.failed,
+        "frontier": str(found.frontier_path),
+        "report": None if found.report_path is None else str(found.report_path),
+    }

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import torch
 import typer
@@ -12,7 +11,7 @@ from rich.console import Console
 
 from sigmaquant import tables
 from sigmaquant.api import quantize
-from sigmaquant.budget import Budget
+from sigmaquant.cli import options
 from sigmaquant.cli.common import (
     DeviceOption,
     JsonOption,
@@ -21,13 +20,12 @@ from sigmaquant.cli.common import (
     QuietOption,
     WeightsOption,
     interruptible,
-    named_values,
-    one_bitwidth,
     print_json,
     print_parts,
     stdout_is_ours,
     whole_numbers,
 )
+from sigmaquant.cli.options import DEFAULTS
 from sigmaquant.data import as_source
 from sigmaquant.errors import SigmaQuantError
 from sigmaquant.frontends.factories import load_data, load_model, load_object
@@ -35,40 +33,14 @@ from sigmaquant.hardware.profile import load_profile
 from sigmaquant.inspection import inspect_model
 from sigmaquant.loading import evaluate_run
 from sigmaquant.runs import make_progress
-from sigmaquant.search.settings import Settings
 from sigmaquant.statistics import SigmaVariant
-
-_DEFAULTS = Settings()
-
-
-class SizeCountsOption(StrEnum):
-    """What a size limit counts."""
-
-    total = "total"
-    weights = "weights"
-
-
-class ObjectiveOption(StrEnum):
-    """What the search is after."""
-
-    auto = "auto"
-    feasible = "feasible"
-    smallest = "smallest"
-    accurate = "accurate"
-
-
-def _budget(limits: dict[str, Any], size_counts: SizeCountsOption) -> Budget:
-    given = {name: value for name, value in limits.items() if value is not None}
-    if not given:
-        raise SigmaQuantError("no budget was given. Give at least one of --" + ", --".join(limits) + ".")
-    return Budget(**given, size_counts=size_counts.value)
 
 
 def quantize_command(
     model: ModelArgument,
-    train: Annotated[str, typer.Option(help="training data: a factory, or cifar10:DIR")],
-    val: Annotated[str | None, typer.Option(help="validation data; default: held out from the training data")] = None,
-    test: Annotated[str | None, typer.Option(help="test data, scored once at the end")] = None,
+    train: options.Train,
+    val: options.Val = None,
+    test: options.Test = None,
     weights: WeightsOption = None,
     out: Annotated[Path | None, typer.Option(help="run directory")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in --out")] = False,
@@ -79,67 +51,36 @@ def quantize_command(
     energy: Annotated[str | None, typer.Option(help='most energy: "2 mJ"')] = None,
     latency: Annotated[str | None, typer.Option(help='longest latency: "15 ms"')] = None,
     ram: Annotated[str | None, typer.Option(help='most activation memory: "64 KB"')] = None,
-    size_counts: Annotated[
-        SizeCountsOption, typer.Option(help="a size counts everything stored, or the packed weights alone")
-    ] = SizeCountsOption.total,
-    hardware: Annotated[
-        str, typer.Option(help="hardware profile that gives the costs: a shipped one's name, or a file")
-    ] = "ideal",
-    strategy: Annotated[str, typer.Option(help="sigma, uniform, greedy, ilp, random")] = _DEFAULTS.strategy,
-    objective: Annotated[ObjectiveOption, typer.Option()] = ObjectiveOption.auto,
-    bitwidths: Annotated[str, typer.Option(help="allowed weight bitwidths")] = "2,4,6,8",
-    activation_bits: Annotated[int, typer.Option(help="bitwidth of every activation")] = _DEFAULTS.activation_bits,
-    midrise_up_to: Annotated[
-        int | None, typer.Option(help="weights of at most so many bits have no zero but one level more, 0..4")
-    ] = _DEFAULTS.midrise_up_to,
-    pin: Annotated[list[str] | None, typer.Option(help="fixed bitwidth of a layer: conv1=8; repeatable")] = None,
-    allow: Annotated[list[str] | None, typer.Option(help="allowed bitwidths of a layer: fc=4,8; repeatable")] = None,
-    sigma: Annotated[str, typer.Option(help="raw, folded or normalised")] = _DEFAULTS.sigma,
-    sensitivity: Annotated[
-        str, typer.Option(help="divergence, output_kl, fisher or curvature")
-    ] = _DEFAULTS.sensitivity,
-    post_training: Annotated[bool, typer.Option("--post-training", help="no training at all")] = False,
-    epochs: Annotated[
-        float, typer.Option(help="passes over the training data after the search")
-    ] = _DEFAULTS.final_epochs,
-    cycle_examples: Annotated[
-        int, typer.Option(help="training examples of one search cycle")
-    ] = _DEFAULTS.cycle_examples,
-    max_cycles: Annotated[int, typer.Option(help="most moves of phase 2")] = _DEFAULTS.max_cycles,
-    batch_size: Annotated[int, typer.Option()] = _DEFAULTS.batch_size,
-    lr: Annotated[float, typer.Option(help="peak learning rate")] = _DEFAULTS.lr,
-    distill: Annotated[float, typer.Option(help="weight of the float network in the loss, 0..1")] = _DEFAULTS.distill,
+    size_counts: options.SizeCountsKind = options.SizeCountsOption.total,
+    hardware: options.Hardware = "ideal",
+    strategy: options.Strategy = DEFAULTS.strategy,
+    objective: options.ObjectiveKind = options.ObjectiveOption.auto,
+    bitwidths: options.Bitwidths = "2,4,6,8",
+    activation_bits: options.ActivationBits = DEFAULTS.activation_bits,
+    midrise_up_to: options.MidriseUpTo = DEFAULTS.midrise_up_to,
+    pin: options.Pin = None,
+    allow: options.Allow = None,
+    sigma: options.Sigma = DEFAULTS.sigma,
+    sensitivity: options.SensitivityName = DEFAULTS.sensitivity,
+    post_training: options.PostTraining = False,
+    epochs: options.Epochs = DEFAULTS.final_epochs,
+    cycle_examples: options.CycleExamples = DEFAULTS.cycle_examples,
+    max_cycles: options.MaxCycles = DEFAULTS.max_cycles,
+    batch_size: options.BatchSize = DEFAULTS.batch_size,
+    lr: options.LearningRate = DEFAULTS.lr,
+    distill: options.Distill = DEFAULTS.distill,
     metric: MetricOption = "top1",
-    loss: Annotated[str | None, typer.Option(help="task loss as package.module:function")] = None,
-    control: Annotated[bool, typer.Option("--control", help="also train the uniform plan, for comparison")] = False,
-    seed: Annotated[int, typer.Option()] = _DEFAULTS.seed,
+    loss: options.Loss = None,
+    control: options.Control = False,
+    seed: options.Seed = DEFAULTS.seed,
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Choose a bitwidth for every layer, train briefly, write the run. Exit code 1: the budget could not be met."""
+    settings = options.settings_of(locals())
     limits = {"size": size, "accuracy": accuracy, "bops": bops, "energy": energy, "latency": latency, "ram": ram}
-    budget = _budget(limits, size_counts)
-    settings = Settings(
-        strategy=strategy,
-        bitwidths=whole_numbers(bitwidths, "--bitwidths"),
-        activation_bits=activation_bits,
-        midrise_up_to=midrise_up_to,
-        pin={name: one_bitwidth(value, "--pin") for name, value in named_values(pin or [], "--pin").items()},
-        allowed={name: whole_numbers(value, "--allow") for name, value in named_values(allow or [], "--allow").items()},
-        objective=objective.value,
-        sigma=cast(SigmaVariant, sigma),
-        sensitivity=sensitivity,
-        max_cycles=max_cycles,
-        cycle_examples=cycle_examples,
-        final_epochs=epochs,
-        post_training=post_training,
-        batch_size=batch_size,
-        lr=lr,
-        distill=distill,
-        control=control,
-        seed=seed,
-    )
+    budget = options.make_budget(limits, size_counts)
     with stdout_is_ours(json_output), interruptible(out):
         result = quantize(
             load_model(model, weights),

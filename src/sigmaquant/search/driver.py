@@ -20,6 +20,7 @@ from sigmaquant.search.phase1 import Clustering, cluster_to_budget, shifted
 from sigmaquant.search.phase2 import Move, propose
 from sigmaquant.search.problem import Bits
 from sigmaquant.search.session import Session
+from sigmaquant.search.start import Start
 from sigmaquant.search.state import Progression, Standing
 from sigmaquant.search.strategies import Evidence, find_strategy
 from sigmaquant.statistics import layer_sigmas
@@ -68,15 +69,28 @@ class Driver:
         progress: what the user sees.
         extra_examples: training examples that the final training gets on top: what another run's search used, so that
             a control trains for as long.
+        start: a finished run to begin from in place of phase 1; other strategies have no use for one.
+
+    Raises:
+        CheckpointError: the start is of another network.
 
     Attributes:
         student: the network; at the end, with the best weights.
         state: where the run stands.
     """
 
-    def __init__(self, session: Session, recorder: Recorder, progress: Progress, extra_examples: int = 0) -> None:
+    def __init__(
+        self,
+        session: Session,
+        recorder: Recorder,
+        progress: Progress,
+        extra_examples: int = 0,
+        start: Start | None = None,
+    ) -> None:
         self.session, self.recorder, self.progress = session, recorder, progress
-        self.extra_examples = extra_examples
+        self.extra_examples, self.start = extra_examples, start
+        if start is not None:
+            start.check(session.graph.fingerprint)
         self.settings, self.problem, self.limits = session.settings, session.problem, session.limits
         self.student: Student = session.student()
         self.state = Progression()
@@ -185,7 +199,9 @@ class Driver:
     # -- phase 1 and the other strategies ----------------------------------------------------------------------------
 
     def _plan_stage(self) -> None:
-        if self.settings.strategy == "sigma":
+        if self.settings.strategy == "sigma" and self.start is not None:
+            self._begin_from(self.start)
+        elif self.settings.strategy == "sigma":
             self._phase1()
         else:
             bits = self._strategy_bits()
@@ -195,6 +211,23 @@ class Driver:
             line = self._line(standing, self.settings.strategy, True, {})
             self.state.stage = "final"
             self._save(line)
+
+    def _begin_from(self, start: Start) -> None:
+        """Take over a finished run's plan, and its weights where they were trained."""
+        plan = self.session.plan(start.weights)
+        self.problem.key(plan.weights)
+        if start.trained_examples and self.settings.trains:
+            network = {f"network.{key}": value for key, value in start.tensors.items()}
+            self.student.restore(plan, network, start.trained_examples)
+        standing = self._measure_plainly(plan.weights)
+        self._accept(standing)
+        line = self._line(standing, "start", True, {"run": start.name})
+        self._enter_phase2()
+        self._save(line)
+
+    def _enter_phase2(self) -> None:
+        self.state.stage, self.state.cycle = "phase2", 0
+        self.state.count = max(1, len(self.problem.layers) // 4)
 
     def _measure_plainly(self, bits: Bits) -> Standing:
         """Judge a plan without a training cycle."""
@@ -239,8 +272,7 @@ class Driver:
                 go_on = self._shift_back(found, standing, sigma)
                 self.progress.advance()
                 if not go_on or state.cycle == self.settings.phase1_cycles:
-                    state.stage, state.cycle = "phase2", 0
-                    state.count = max(1, len(self.problem.layers) // 4)
+                    self._enter_phase2()
                     self._save(line)
                     return
                 self._save(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -33,6 +34,31 @@ from sigmaquant.training.teacher import make_teacher
 log = logging.getLogger("sigmaquant")
 
 
+@dataclass
+class Statistics:
+    """What is known of the float network; computed where it is missing, and the same for every budget.
+
+    Attributes:
+        sensitivity: harm by layer and bitwidth under `Settings.sensitivity`; None: not measured yet.
+        float_test: the metric on the test data; None: not measured yet, or there are none.
+    """
+
+    sensitivity: dict[str, dict[int, float]] | None = None
+    float_test: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"sensitivity": self.sensitivity, "float_test": self.float_test}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Statistics:
+        """Inverse of `to_dict`, from JSON, whose keys are text."""
+        table = document["sensitivity"]
+        if table is not None:
+            table = {name: {int(bits): float(value) for bits, value in row.items()} for name, row in table.items()}
+        return cls(table, document["float_test"])
+
+
 @dataclass(frozen=True)
 class Data:
     """The three data sets of a run; decisions see the first two only."""
@@ -54,6 +80,7 @@ class Session:
         metric: the user's, higher is better.
         loss: the user's task loss, or None.
         device: where to compute.
+        statistics: what is known of the float network already; completed in place.
 
     Raises:
         BudgetError, UnreachableBudgetError, PlanError, DataError, MetricError: see the parts.
@@ -70,8 +97,10 @@ class Session:
         metric: Metric,
         loss: TaskLoss | None,
         device: Device,
+        statistics: Statistics | None = None,
     ) -> None:
         self.graph, self.data, self.budget, self.settings = graph, data, budget, settings
+        self.statistics = statistics or Statistics()
         self.costs, self.metric, self.device = costs, metric, device
         self.choices = layer_choices(graph, settings)
         self.activations = activation_bits(graph, settings)
@@ -84,13 +113,7 @@ class Session:
             loss=Distillation(settings.distill, settings.temperature, loss),
         )
         self.reference: Cost = costs.reference()
-        if budget.accuracy is None and settings.objective == "smallest":
-            raise BudgetError(
-                "the objective 'smallest' shrinks the network until its accuracy falls below the floor, but the budget "
-                "has no accuracy. Give one, such as accuracy='-1 %', or use the objective 'accurate'."
-            )
-        if budget.accuracy is None:  # an impossible budget is told before anything slow
-            check_reachable(self._problem(budget.resolve(self.reference, None)))
+        self.check(budget)
         self.teacher: fx.GraphModule = make_teacher(graph)
         device.put_module(self.teacher)
         self.judge = Judge.of(self.teacher, data.validation, metric, device)
@@ -100,6 +123,36 @@ class Session:
                 "Check its BatchNorm statistics, and the data's preprocessing for extreme values."
             )
         self.float_accuracy = self.judge.float_accuracy
+        self._limit(budget)
+
+    def check(self, budget: Budget) -> None:
+        """Tell an impossible budget before anything slow.
+
+        Raises:
+            BudgetError, UnreachableBudgetError: as far as it can be known without the float network's accuracy.
+        """
+        if budget.accuracy is None and self.settings.objective == "smallest":
+            raise BudgetError(
+                "the objective 'smallest' shrinks the network until its accuracy falls below the floor, but the budget "
+                "has no accuracy. Give one, such as accuracy='-1 %', or use the objective 'accurate'."
+            )
+        if budget.accuracy is None:
+            check_reachable(self._problem(budget.resolve(self.reference, None)))
+
+    def for_budget(self, budget: Budget) -> Session:
+        """The same session for another budget; whatever has been measured is shared.
+
+        Raises:
+            BudgetError, UnreachableBudgetError: it cannot be reached.
+        """
+        twin = copy.copy(self)
+        vars(twin)["search_judge"] = self.search_judge  # a cached property: one for all budgets
+        twin.check(budget)
+        twin._limit(budget)
+        return twin
+
+    def _limit(self, budget: Budget) -> None:
+        self.budget = budget
         self.limits: Limits = budget.resolve(self.reference, self.float_accuracy)
         self.problem: SearchProblem = self._problem(self.limits)
         check_reachable(self.problem)
@@ -150,11 +203,20 @@ class Session:
         widths = range(self.settings.bitwidths[0], self.settings.bitwidths[-1] + 1)
         twin.settings = replace(self.settings, strategy="uniform", control=False, bitwidths=tuple(widths))
         twin.choices = layer_choices(twin.graph, twin.settings)
+        twin.statistics = Statistics()  # those of other bitwidths
         twin.problem = twin._problem(twin.limits)
         return twin
 
     def sensitivity(self, graph: QuantGraph) -> tuple[Sensitivity, bool]:
         """The chosen sensitivity of a network's present weights, and whether it is per weight."""
+        if graph is not self.graph:
+            return self._measure_sensitivity(graph)
+        if self.statistics.sensitivity is None:
+            table, _ = self._measure_sensitivity(graph)
+            self.statistics.sensitivity = {name: dict(row) for name, row in table.items()}
+        return self.statistics.sensitivity, self.settings.sensitivity == "divergence"
+
+    def _measure_sensitivity(self, graph: QuantGraph) -> tuple[Sensitivity, bool]:
         name = self.settings.sensitivity
         bitwidths = sorted({bits for allowed in self.choices.values() for bits in allowed})
         batches = None

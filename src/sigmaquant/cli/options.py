@@ -1,0 +1,110 @@
+"""Options of every command that searches, and what they become."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, cast
+
+import typer
+
+from sigmaquant.budget import Budget
+from sigmaquant.cli.common import named_values, one_bitwidth, whole_numbers
+from sigmaquant.errors import SigmaQuantError
+from sigmaquant.search.settings import Objective, Settings
+from sigmaquant.statistics import SigmaVariant
+
+DEFAULTS = Settings()
+
+
+class SizeCountsOption(StrEnum):
+    """What a size limit counts."""
+
+    total = "total"
+    weights = "weights"
+
+
+class ObjectiveOption(StrEnum):
+    """What the search is after."""
+
+    auto = "auto"
+    feasible = "feasible"
+    smallest = "smallest"
+    accurate = "accurate"
+
+
+Train = Annotated[str, typer.Option(help="training data: a factory, or cifar10:DIR")]
+Val = Annotated[str | None, typer.Option(help="validation data; default: held out from the training data")]
+Test = Annotated[str | None, typer.Option(help="test data, scored once at the end")]
+SizeCountsKind = Annotated[
+    SizeCountsOption, typer.Option(help="a size counts everything stored, or the packed weights alone")
+]
+Hardware = Annotated[str, typer.Option(help="hardware profile that gives the costs: a shipped one's name, or a file")]
+Strategy = Annotated[str, typer.Option(help="sigma, uniform, greedy, ilp, random")]
+ObjectiveKind = Annotated[
+    ObjectiveOption,
+    typer.Option(help="feasible stops when the budget is met, accurate uses it up, smallest keeps shrinking"),
+]
+Bitwidths = Annotated[str, typer.Option(help="allowed weight bitwidths")]
+ActivationBits = Annotated[int, typer.Option(help="bitwidth of every activation")]
+MidriseUpTo = Annotated[
+    int | None, typer.Option(help="weights of at most so many bits have no zero but one level more, 0..4")
+]
+Pin = Annotated[list[str] | None, typer.Option(help="fixed bitwidth of a layer: conv1=8; repeatable")]
+Allow = Annotated[list[str] | None, typer.Option(help="allowed bitwidths of a layer: fc=4,8; repeatable")]
+Sigma = Annotated[str, typer.Option(help="raw, folded or normalised")]
+SensitivityName = Annotated[str, typer.Option(help="divergence, output_kl, fisher or curvature")]
+PostTraining = Annotated[bool, typer.Option("--post-training", help="no training at all")]
+Epochs = Annotated[float, typer.Option(help="passes over the training data after the search")]
+CycleExamples = Annotated[int, typer.Option(help="training examples of one search cycle")]
+MaxCycles = Annotated[int, typer.Option(help="most moves of phase 2")]
+BatchSize = Annotated[int, typer.Option(help="examples in a batch, where the data have no batches of their own")]
+LearningRate = Annotated[float, typer.Option(help="peak learning rate")]
+Distill = Annotated[float, typer.Option(help="weight of the float network in the loss, 0..1")]
+Loss = Annotated[str | None, typer.Option(help="task loss as package.module:function")]
+Control = Annotated[bool, typer.Option("--control", help="also train the uniform plan, for comparison")]
+Seed = Annotated[int, typer.Option(help="of everything random")]
+
+
+def make_budget(limits: Mapping[str, Any], size_counts: SizeCountsOption) -> Budget:
+    """The budget of the options that were given.
+
+    Raises:
+        SigmaQuantError: none was.
+    """
+    given = {name: value for name, value in limits.items() if value is not None}
+    if not given:
+        raise SigmaQuantError("no budget was given. Give at least one of --" + ", --".join(limits) + ".")
+    return Budget(**given, size_counts=size_counts.value)
+
+
+def settings_of(options: Mapping[str, Any]) -> Settings:
+    """Settings from a command's options, by the names of its parameters.
+
+    Raises:
+        SigmaQuantError: a value that cannot be read.
+    """
+    same = (
+        "strategy",
+        "activation_bits",
+        "midrise_up_to",
+        "sensitivity",
+        "max_cycles",
+        "cycle_examples",
+        "post_training",
+        "batch_size",
+        "lr",
+        "distill",
+        "control",
+        "seed",
+    )
+    pins, allowed = named_values(options["pin"] or [], "--pin"), named_values(options["allow"] or [], "--allow")
+    return Settings(
+        **{name: options[name] for name in same},
+        bitwidths=whole_numbers(options["bitwidths"], "--bitwidths"),
+        pin={name: one_bitwidth(value, "--pin") for name, value in pins.items()},
+        allowed={name: whole_numbers(value, "--allow") for name, value in allowed.items()},
+        objective=cast(Objective, options["objective"].value),
+        sigma=cast(SigmaVariant, options["sigma"]),
+        final_epochs=options["epochs"],
+    )

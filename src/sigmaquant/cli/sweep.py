@@ -1,0 +1,163 @@
+"""The verb `sweep`: several budgets, one frontier."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sigmaquant import tables
+from sigmaquant.budget import Budget
+from sigmaquant.cli import options
+from sigmaquant.cli.common import (
+    DeviceOption,
+    JsonOption,
+    MetricOption,
+    ModelArgument,
+    QuietOption,
+    WeightsOption,
+    interruptible,
+    print_json,
+    print_parts,
+    stdout_is_ours,
+)
+from sigmaquant.cli.options import DEFAULTS
+from sigmaquant.errors import SigmaQuantError
+from sigmaquant.frontends.factories import load_data, load_model, load_object
+from sigmaquant.job import Job
+from sigmaquant.runs import make_progress
+from sigmaquant.search.session import Statistics
+from sigmaquant.search.settings import Settings
+from sigmaquant.sweeping import sweep_job
+
+
+def sweep_command(
+    model: ModelArgument,
+    train: options.Train,
+    out: Annotated[Path, typer.Option(help="folder: a run directory per budget, frontier.csv, report.html")],
+    val: options.Val = None,
+    test: options.Test = None,
+    weights: WeightsOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the sweep in --out")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the sweep in --out")] = False,
+    jobs: Annotated[int, typer.Option(help="worker processes; more than one needs Ray")] = 1,
+    address: Annotated[str | None, typer.Option(help="of a Ray cluster; default: this machine")] = None,
+    size: Annotated[str | None, typer.Option(help="largest sizes: 6x,8x,10x or 134KB,96KB")] = None,
+    accuracy: Annotated[str | None, typer.Option(help='one largest drop "-1 %" or floor "90 %" for all')] = None,
+    bops: Annotated[str | None, typer.Option(help="most bit operations")] = None,
+    energy: Annotated[str | None, typer.Option(help="most energies")] = None,
+    latency: Annotated[str | None, typer.Option(help="longest latencies")] = None,
+    ram: Annotated[str | None, typer.Option(help="most activation memory")] = None,
+    size_counts: options.SizeCountsKind = options.SizeCountsOption.total,
+    hardware: options.Hardware = "ideal",
+    strategy: options.Strategy = DEFAULTS.strategy,
+    objective: options.ObjectiveKind = options.ObjectiveOption.auto,
+    bitwidths: options.Bitwidths = "2,4,6,8",
+    activation_bits: options.ActivationBits = DEFAULTS.activation_bits,
+    midrise_up_to: options.MidriseUpTo = DEFAULTS.midrise_up_to,
+    pin: options.Pin = None,
+    allow: options.Allow = None,
+    sigma: options.Sigma = DEFAULTS.sigma,
+    sensitivity: options.SensitivityName = DEFAULTS.sensitivity,
+    post_training: options.PostTraining = False,
+    epochs: options.Epochs = DEFAULTS.final_epochs,
+    cycle_examples: options.CycleExamples = DEFAULTS.cycle_examples,
+    max_cycles: options.MaxCycles = DEFAULTS.max_cycles,
+    batch_size: options.BatchSize = DEFAULTS.batch_size,
+    lr: options.LearningRate = DEFAULTS.lr,
+    distill: options.Distill = DEFAULTS.distill,
+    metric: MetricOption = "top1",
+    loss: options.Loss = None,
+    control: options.Control = False,
+    seed: options.Seed = DEFAULTS.seed,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """A run for each of several limits, like --size 6x,8x,10x, and the frontier. Exit code 1: one could not be met."""
+    settings = options.settings_of(locals())
+    limits = {"size": size, "bops": bops, "energy": energy, "latency": latency, "ram": ram}
+    budgets = _budgets(limits, accuracy, size_counts)
+    make = partial(
+        job_of,
+        folder=Path.cwd(),
+        model=model,
+        weights=weights,
+        train=train,
+        val=val,
+        test=test,
+        metric=metric,
+        loss=loss,
+        hardware=hardware,
+        settings=settings,
+        device=device,
+    )
+    with stdout_is_ours(json_output), interruptible(out):
+        found = sweep_job(
+            make,
+            budgets,
+            out.absolute(),
+            jobs=jobs,
+            address=address,
+            resume=resume,
+            overwrite=overwrite,
+            progress=make_progress(show=not quiet),
+        )
+    if json_output:
+        print_json(tables.sweep_document(found))
+    else:
+        print_parts(tables.frontier(found))
+        report = "" if found.report_path is None else f", {found.report_path.name}"
+        Console().print(f"Files: {out} ({found.frontier_path.name}{report})", soft_wrap=True)
+    raise typer.Exit(0 if found.met else 1)
+
+
+def _budgets(limits: dict[str, str | None], accuracy: str | None, counts: options.SizeCountsOption) -> list[Budget]:
+    """One budget for each value of the one limit that has several."""
+    values = {name: [part.strip() for part in text.split(",")] for name, text in limits.items() if text is not None}
+    several = [name for name, parts in values.items() if len(parts) > 1]
+    if len(several) != 1:
+        raise SigmaQuantError(
+            f"{', '.join('--' + name for name in several) or 'no option'} has several values. Give exactly one of "
+            f"--{', --'.join(limits)} as a list with commas, like --size 6x,8x,10x; for one budget use quantize."
+        )
+    rest: dict[str, Any] = {name: parts[0] for name, parts in values.items() if name != several[0]}
+    return [
+        options.make_budget({several[0]: value, **rest, "accuracy": accuracy}, counts) for value in values[several[0]]
+    ]
+
+
+def job_of(
+    *,
+    folder: Path,
+    model: str,
+    weights: Path | None,
+    train: str,
+    val: str | None,
+    test: str | None,
+    metric: str,
+    loss: str | None,
+    hardware: str,
+    settings: Settings,
+    device: str,
+    statistics: Statistics | None = None,
+) -> Job:
+    """The job that the command line names; called in every worker, whose working directory may be another one."""
+    if Path.cwd() != folder and folder.is_dir():
+        os.chdir(folder)
+    return Job(
+        load_model(model, weights),
+        load_data(train, "train", "the training data"),
+        validation_data=None if val is None else load_data(val, "train", "the validation data"),
+        test_data=None if test is None else load_data(test, "test", "the test data"),
+        metric=load_object(metric, "the metric") if ":" in metric else metric,
+        loss=None if loss is None else load_object(loss, "the loss"),
+        hardware=hardware,
+        settings=settings,
+        device=device,
+        statistics=statistics,
+    )

@@ -1,0 +1,143 @@
+"""The folder of a sweep: one run directory per budget, and what they share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sigmaquant.budget import Budget
+from sigmaquant.errors import BudgetError, RunDirectoryError
+from sigmaquant.runs.atomic import storage_error, write_text_atomic
+from sigmaquant.runs.documents import dumps, first_difference, plain
+from sigmaquant.runs.files import read_document, same_configuration
+from sigmaquant.runs.lock import RunLock
+
+SCHEMA, SCHEMA_VERSION = "sigmaquant.sweeping", 1
+
+
+class SweepDirectory:
+    """A sweep's folder, owned by one process. A context manager; the lock ends with it or with the process.
+
+    Args:
+        path: the folder; it is created with its parents.
+        config: what must be the same for a resumed sweep to be the same sweep.
+        resume: continue the sweep that is there; an empty folder is started as usual.
+        overwrite: replace the sweep that is there; runs of budgets that are not asked for again stay.
+
+    Attributes:
+        path: the folder.
+        resumed: whether there was a sweep to resume.
+
+    Raises:
+        RunDirectoryError: in use, not empty, no sweep, or one of another configuration.
+        StorageError: the folder cannot be written.
+    """
+
+    def __init__(self, path: str | Path, config: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
+        self.path = Path(path)
+        if resume and overwrite:
+            raise RunDirectoryError("a sweep is either resumed or overwritten. Give only one of the two.")
+        if self.path.exists() and not self.path.is_dir():
+            raise RunDirectoryError(f"{self.path} is a file, not a directory. Choose another path.")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(self.path, error, "The sweep has not begun.") from error
+        if not self.config_path.exists() and any(entry.name != "sweep.lock" for entry in self.path.iterdir()):
+            raise RunDirectoryError(
+                f"the directory {self.path} is not empty and holds no sweep. Choose another path, or an empty one."
+            )
+        self._lock = RunLock(self.path / "sweep.lock")
+        try:
+            self.resumed = self._open(plain(config), resume, overwrite)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, config: dict[str, Any], resume: bool, overwrite: bool) -> bool:
+        if self.config_path.exists() and resume:
+            same_configuration(self.path, old := read_config(self.path), first_difference(old, config))
+            return True
+        if self.config_path.exists() and not overwrite:
+            raise RunDirectoryError(
+                f"the directory {self.path} already holds a sweep. Continue it with --resume, choose another path, or "
+                "replace it with --overwrite."
+            )
+        for path in (self.statistics_path, self.frontier_path):
+            path.unlink(missing_ok=True)
+        write_text_atomic(self.config_path, dumps({"schema": SCHEMA, "version": SCHEMA_VERSION, "config": config}))
+        return False
+
+    @property
+    def config_path(self) -> Path:
+        """What was asked for."""
+        return self.path / "sweep.json"
+
+    @property
+    def statistics_path(self) -> Path:
+        """What all runs share."""
+        return self.path / "statistics.json"
+
+    @property
+    def frontier_path(self) -> Path:
+        """A line per finished run."""
+        return self.path / "frontier.csv"
+
+    def __enter__(self) -> SweepDirectory:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._lock.release()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What a sweep was asked for.
+
+    Raises:
+        RunDirectoryError: no sweep, or of another version.
+    """
+    document = read_document(path / "sweep.json")
+    config = document.get("config")
+    if document.get("schema") != SCHEMA or document.get("version") != SCHEMA_VERSION or not isinstance(config, dict):
+        raise RunDirectoryError(f"{path} is no sweep that this program can read: see its sweep.json.")
+    return config
+
+
+def run_names(budgets: list[Budget]) -> tuple[str, dict[str, Budget]]:
+    """The one limit that differs, and the budgets by the names of their run directories.
+
+    Raises:
+        BudgetError: fewer than two budgets, two equal ones, or not exactly one limit that differs.
+
+    Example:
+        >>> run_names([Budget(size="6x"), Budget(size="134 KB")])
+        ('size', {'size-6x': Budget(size='6x'), 'size-134KB': Budget(size='134 KB')})
+    """
+    if len(budgets) < 2:
+        raise BudgetError("a sweep needs two or more budgets, such as sizes 6x,8x,10x. For one, use quantize.")
+    given = [budget.to_dict() for budget in budgets]
+    keys = sorted({key for document in given for key in document})
+    swept = [key for key in keys if len({repr(document.get(key)) for document in given}) > 1]
+    if not swept:
+        raise BudgetError("all budgets of the sweep are equal. Give different ones.")
+    if len(swept) > 1 or swept[0] in ("accuracy", "size_counts"):
+        raise BudgetError(
+            f"the budgets of a sweep differ in {', '.join(swept)}. Vary exactly one of size, energy, latency, bops "
+            "and ram, and keep everything else the same."
+        )
+    names: dict[str, Budget] = {}
+    for budget, document in zip(budgets, given, strict=True):
+        if swept[0] not in document:
+            raise BudgetError(f"one budget of the sweep has no {swept[0]}, others have. Give it to all.")
+        text = re.sub(r"[^A-Za-z0-9.+-]", "", str(document[swept[0]]))
+        name = f"{swept[0]}-{text}"
+        if name in names:
+            raise BudgetError(f"two budgets of the sweep have the same {swept[0]}, {document[swept[0]]}. Give it once.")
+        names[name] = budget
+    return swept[0], names

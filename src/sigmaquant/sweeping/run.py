@@ -1,0 +1,207 @@
+"""A run for each budget, each begun from the nearest finished one; the frontier of what came out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sigmaquant.budget import Budget
+from sigmaquant.errors import SigmaQuantError
+from sigmaquant.hardware.profile import HardwareProfile
+from sigmaquant.job import Job, make_settings
+from sigmaquant.runs import NullProgress, Progress, task
+from sigmaquant.runs.atomic import write_text_atomic
+from sigmaquant.runs.documents import dumps
+from sigmaquant.runs.files import read_document
+from sigmaquant.search.session import Session, Statistics
+from sigmaquant.search.settings import Settings
+from sigmaquant.sweeping.files import SweepDirectory, run_names
+from sigmaquant.sweeping.frontier import Point
+from sigmaquant.sweeping.runs import RESOURCE, Runs
+from sigmaquant.sweeping.workers import JobMaker, RayWorkers, ThisProcess, Workers, import_ray
+from sigmaquant.training.losses import TaskLoss
+from sigmaquant.training.metrics import Metric
+
+log = logging.getLogger("sigmaquant")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What `sweep` returns.
+
+    Attributes:
+        path: the folder.
+        resource: which cost was swept, as in `Cost.resource`.
+        points: the finished runs, from the loosest limit to the tightest.
+        failed: run -> why it has no result.
+        frontier_path: ``frontier.csv``.
+        report_path: the combined report; None where it could not be written.
+    """
+
+    path: Path
+    resource: str
+    points: tuple[Point, ...]
+    failed: dict[str, str]
+    frontier_path: Path
+    report_path: Path | None
+
+    @property
+    def knee(self) -> Point | None:
+        """Where more cost begins to buy little; None for fewer than three points on the front."""
+        return next((point for point in self.points if point.knee), None)
+
+    @property
+    def met(self) -> bool:
+        """Whether every budget has a run that meets it."""
+        return not self.failed and all(point.status == "met" for point in self.points)
+
+
+def sweep(
+    model: nn.Module,
+    train_data: Any,
+    *,
+    budgets: Sequence[Budget | str],
+    out: str | Path,
+    validation_data: Any = None,
+    test_data: Any = None,
+    metric: Metric | str = "top1",
+    loss: TaskLoss | None = None,
+    hardware: str | Path | HardwareProfile = "ideal",
+    settings: Settings | None = None,
+    device: str = "auto",
+    jobs: int = 1,
+    address: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Sweep:
+    """Fit a trained network into several budgets, and draw the frontier.
+
+    Statistics of the float network are measured once. The strategy ``sigma`` begins each budget from the plan and the
+    trained weights of the nearest finished one, so that a later network has trained for longer in all, which
+    `Point.trained_examples` shows.
+
+    Args:
+        model: as for `sigmaquant.quantize`, and so are all that are not named here.
+        train_data: as above.
+        budgets: two or more, which differ in one limit; a text is a size.
+        out: the folder: a run directory for each budget, ``frontier.csv``, ``report.html``.
+        jobs: worker processes; more than one needs Ray. With several, which runs begin from which depends on their
+            speed; with one, everything is repeatable.
+        address: of a Ray cluster, whose machines all see `out`; None: this machine.
+        resume: continue the sweep in `out`.
+        overwrite: replace the sweep in `out`.
+
+    Raises:
+        SigmaQuantError: bad input, before anything slow. What fails a single run is in `Sweep.failed`.
+
+    Example:
+        >>> import tempfile, torch
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> inputs = torch.randn(64, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        >>> data = (inputs, (inputs.sum((1, 2, 3)) > 0).long())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = sweep(model, data, budgets=["2x", "2.5x"], out=folder + "/s", post_training=True)
+        >>> [point.run for point in found.points], found.met
+        (['size-2x', 'size-2.5x'], True)
+    """
+    make = partial(
+        Job,
+        model,
+        train_data,
+        validation_data=validation_data,
+        test_data=test_data,
+        metric=metric,
+        loss=loss,
+        hardware=hardware,
+        settings=make_settings(settings, options),
+        device=device,
+    )
+    return sweep_job(
+        make, budgets, out, jobs=jobs, address=address, resume=resume, overwrite=overwrite, progress=progress
+    )
+
+
+def sweep_job(
+    make: JobMaker,
+    budgets: Sequence[Budget | str],
+    out: str | Path,
+    *,
+    jobs: int = 1,
+    address: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Sweep:
+    """`sweep` for a job that is made where it runs: `make` is sent to the workers, model and data need not be.
+
+    Args:
+        make: called in this process and in every worker.
+        budgets, out, jobs, address, resume, overwrite, progress: as for `sweep`.
+
+    Raises:
+        SigmaQuantError: as for `sweep`.
+    """
+    progress = progress or NullProgress()
+    if jobs < 1:
+        raise SigmaQuantError(f"jobs is {jobs}; a sweep needs at least one.")
+    parallel = jobs > 1 or address is not None
+    if parallel:
+        import_ray()
+    swept, named = run_names([b if isinstance(b, Budget) else Budget(size=b) for b in budgets])
+    job = make()
+    config = {**job.config, "budgets": [budget.to_dict() for budget in named.values()]}
+    with SweepDirectory(out, config, resume=resume, overwrite=overwrite) as directory:
+        with task(progress, "statistics"):
+            session = _prepare(job, named, directory)
+        limits = {run: session.for_budget(budget).limits.upper[RESOURCE[swept]] for run, budget in named.items()}
+        runs = Runs(directory, named, limits, RESOURCE[swept], overwrite, job.settings.strategy == "sigma")
+        if parallel:
+            statistics = job.statistics
+            del session, job  # the workers have their own
+            workers: Workers = RayWorkers(make, statistics, min(jobs, len(named)), address)
+        else:
+            workers = ThisProcess(job, progress)
+        try:
+            with task(progress, f"sweep of {swept}", len(named)):
+                runs.work(workers, progress)
+        finally:
+            workers.close()
+        return _finish(runs)
+
+
+def _prepare(job: Job, named: dict[str, Budget], directory: SweepDirectory) -> Session:
+    """Refuse what cannot be reached, and measure what all runs share, once."""
+    if directory.statistics_path.exists():
+        job.statistics.__dict__.update(Statistics.from_dict(read_document(directory.statistics_path)).__dict__)
+    session = job.session(next(iter(named.values())))
+    for budget in named.values():
+        session.for_budget(budget)
+    _ = job.float_test
+    trains_first = job.settings.strategy == "sigma" and job.settings.trains and job.settings.cycle_examples > 0
+    if not trains_first and job.settings.strategy not in ("uniform", "random", "greedy"):
+        session.sensitivity(session.graph)
+    write_text_atomic(directory.statistics_path, dumps(job.statistics.to_dict()))
+    return session
+
+
+def _finish(runs: Runs) -> Sweep:
+    """The frontier, and the combined report."""
+    runs.write_frontier()
+    points, directory = runs.points(), runs.directory
+    report: Path | None = None
+    if points:
+        from sigmaquant.report import write_report
+
+        try:
+            report = write_report([directory.path / point.run for point in points], directory.path / "report.html")
+        except (SigmaQuantError, OSError) as error:  # the runs are what matters
+            log.warning("the combined report could not be written: %s", error)
+    return Sweep(directory.path, runs.resource, points, dict(runs.failed), directory.frontier_path, report)

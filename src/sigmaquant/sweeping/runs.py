@@ -1,0 +1,129 @@
+"""The runs of a sweep: which wait, work, have finished or failed, and the points that come of them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from sigmaquant.budget import Budget
+from sigmaquant.runs import Progress, RunFiles
+from sigmaquant.runs.atomic import write_text_atomic
+from sigmaquant.sweeping.files import SweepDirectory
+from sigmaquant.sweeping.frontier import Point, front, knee, to_csv
+from sigmaquant.sweeping.schedule import nearest, next_budget
+from sigmaquant.sweeping.workers import Task, Workers
+
+log = logging.getLogger("sigmaquant")
+
+RESOURCE = {
+    "size": "size_bytes",
+    "energy": "energy_pj",
+    "latency": "latency_ms",
+    "bops": "bops",
+    "ram": "ram_bytes",
+}
+"""Names of limits and of the costs they limit."""
+
+_POLL_SECONDS = 2.0
+_DEATHS = 3
+"""A run whose worker died so often without a new step is given up."""
+
+
+class Runs:
+    """The runs of a sweep: waiting, at work, finished, failed."""
+
+    def __init__(
+        self,
+        directory: SweepDirectory,
+        named: dict[str, Budget],
+        limits: dict[str, float],
+        resource: str,
+        overwrite: bool,
+        linked: bool,
+    ) -> None:
+        self.directory, self.named, self.limits, self.resource = directory, named, limits, resource
+        self.overwrite, self.linked = overwrite, linked
+        self.finished = [run for run in named if directory.resumed and self.files(run).finished]
+        self.pending = [run for run in named if run not in self.finished]
+        self.running: list[str] = []
+        self.failed: dict[str, str] = {}
+        self._deaths: dict[str, list[int]] = {}
+
+    def files(self, run: str) -> RunFiles:
+        """A run's files."""
+        return RunFiles(self.directory.path / run)
+
+    def work(self, workers: Workers, progress: Progress) -> None:
+        """Until nothing waits and nothing runs."""
+        progress.advance(len(self.finished))
+        while self.pending or self.running:
+            while self.pending and workers.free:
+                run = self._next()
+                self.pending.remove(run)
+                self.running.append(run)
+                workers.submit(self._task(run))
+            progress.note(running=", ".join(self.running), steps=self._steps_text())
+            outcome = workers.wait(_POLL_SECONDS)
+            if outcome is None:
+                continue
+            run = outcome.task.run
+            self.running.remove(run)
+            if outcome.error is None:
+                self.finished.append(run)
+            elif outcome.worker_died and self._worth_another(run):
+                self.pending.insert(0, run)
+                continue
+            else:
+                self.failed[run] = str(outcome.error)
+                log.warning("%s failed: %s", run, outcome.error)
+            progress.advance(1)
+            self.write_frontier()
+
+    def _steps_text(self) -> str:
+        return ", ".join(f"{self._steps(run)}" for run in self.running)
+
+    def _steps(self, run: str) -> int:
+        return len(self.files(run).read_trajectory())
+
+    def _worth_another(self, run: str) -> bool:
+        """A worker's death costs its own step; only a step that kills every worker ends the run."""
+        deaths = self._deaths.setdefault(run, [])
+        deaths.append(self._steps(run))
+        return deaths.count(deaths[-1]) < _DEATHS
+
+    def _next(self) -> str:
+        begun = [run for run in self.pending if self._begun(run)]
+        if begun:  # what was interrupted goes on first
+            return begun[0]
+        return next_budget(self.pending, self.running, self.finished, self.limits)
+
+    def _begun(self, run: str) -> bool:
+        known = self.directory.resumed or run in self._deaths
+        return known and self.files(run).config_path.exists()
+
+    def _task(self, run: str) -> Task:
+        path = self.directory.path / run
+        budget = self.named[run]
+        if self._begun(run):
+            start = self.files(run).read_config().get("start")
+            return Task(run, budget, path, None if start is None else path.parent / start["run"], resume=True)
+        other = nearest(run, self.finished, self.limits) if self.linked else None
+        there = self.overwrite and self.files(run).config_path.exists()
+        return Task(run, budget, path, None if other is None else path.parent / other, overwrite=there)
+
+    def points(self) -> tuple[Point, ...]:
+        """The finished runs, loosest limit first, with front and knee marked."""
+        found = []
+        for run in sorted(self.finished, key=lambda name: -self.limits[name]):
+            files, budget = self.files(run), self.named[run].to_dict()
+            swept = next(name for name, resource in RESOURCE.items() if resource == self.resource)
+            start = files.read_config().get("start") or {}
+            counts, text = str(budget["size_counts"]), str(budget[swept])
+            found.append(Point.of(run, text, self.resource, counts, files.read_result(), start.get("run", "")))
+        costs, scores = [p.cost for p in found], [p.validation for p in found]
+        on_front, bend = front(costs, scores), knee(costs, scores)
+        return tuple(replace(p, on_front=i in on_front, knee=i == bend) for i, p in enumerate(found))
+
+    def write_frontier(self) -> None:
+        """Replace ``frontier.csv``."""
+        write_text_atomic(self.directory.frontier_path, to_csv(self.points()))

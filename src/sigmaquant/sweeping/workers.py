@@ -1,0 +1,240 @@
+"""Who runs the budgets of a sweep: this process, one after another, or worker processes through Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from sigmaquant.budget import Budget
+from sigmaquant.errors import MissingExtraError, SigmaQuantError
+from sigmaquant.job import Job
+from sigmaquant.runs import Progress
+from sigmaquant.search.session import Statistics
+from sigmaquant.search.start import Start
+
+log = logging.getLogger("sigmaquant")
+
+JobMaker = Callable[..., Job]
+"""Makes the job in the process that runs it; called with ``statistics=``."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One budget.
+
+    Attributes:
+        run: name of the run's folder.
+        budget: what is allowed.
+        path: the run directory.
+        start: the finished run directory it begins from; None: from nothing.
+        resume: whether the run has begun before.
+        overwrite: whether a run of an earlier sweep is there, to be discarded.
+    """
+
+    run: str
+    budget: Budget
+    path: Path
+    start: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended.
+
+    Attributes:
+        task: which.
+        error: why it failed; None: it has a result.
+        worker_died: whether the process was lost, in which case the run can be resumed.
+    """
+
+    task: Task
+    error: SigmaQuantError | None = None
+    worker_died: bool = False
+
+
+class Workers(Protocol):
+    """Runs tasks. A context manager that ends its processes."""
+
+    @property
+    def free(self) -> int:
+        """How many tasks may be submitted now."""
+
+    def submit(self, task: Task) -> None:
+        """Begin a task."""
+
+    def wait(self, seconds: float) -> Outcome | None:
+        """The next task that ends; None after so many seconds without one."""
+
+    def close(self) -> None:
+        """End."""
+
+
+def run_task(job: Job, task: Task, progress: Progress | None = None) -> None:
+    """Run one budget; the result is in its run directory.
+
+    Raises:
+        SigmaQuantError: the run failed.
+    """
+    start = None if task.start is None else Start.of(task.start)
+    job.run(
+        task.budget,
+        run_dir=task.path,
+        resume=task.resume,
+        overwrite=task.overwrite,
+        progress=progress,
+        start=start,
+    )
+
+
+class ThisProcess:
+    """One task after another, in this process."""
+
+    def __init__(self, job: Job, progress: Progress) -> None:
+        self._job, self._progress = job, progress
+        self._task: Task | None = None
+
+    @property
+    def free(self) -> int:
+        """One, unless a task waits."""
+        return int(self._task is None)
+
+    def submit(self, task: Task) -> None:
+        """Keep the task for `wait`."""
+        self._task = task
+
+    def wait(self, seconds: float) -> Outcome | None:
+        """Run the task, however long it takes."""
+        task, self._task = self._task, None
+        if task is None:
+            return None
+        try:
+            run_task(self._job, task, self._progress)
+        except SigmaQuantError as error:
+            return Outcome(task, error)
+        return Outcome(task)
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class _Process:
+    """What lives in a worker process; the job is made once and serves all its tasks."""
+
+    def __init__(self, make: JobMaker, statistics: dict[str, Any], threads: int) -> None:
+        torch.set_num_threads(threads)
+        logging.getLogger("sigmaquant").setLevel(logging.INFO)
+        self._make, self._statistics = make, statistics
+        self._job: Job | None = None
+
+    def run(self, task: Task) -> str | None:
+        """None, or what the user should know."""
+        try:
+            if self._job is None:
+                self._job = self._make(statistics=Statistics.from_dict(self._statistics))
+            run_task(self._job, task)
+        except SigmaQuantError as error:  # as text: an error of the user's own classes might not come back whole
+            return str(error)
+        return None
+
+
+@dataclass
+class RayWorkers:
+    """Processes through Ray, on this machine or on a cluster.
+
+    On a cluster all machines must see the sweep's folder under the same path.
+
+    Args:
+        make: makes the job in each worker.
+        statistics: what is known already.
+        jobs: number of workers.
+        address: of a Ray cluster; None: this machine alone.
+        threads: of each worker; None: this machine's cores shared out.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+    """
+
+    make: JobMaker
+    statistics: Statistics
+    jobs: int
+    address: str | None = None
+    threads: int | None = None
+    _idle: list[Any] = field(default_factory=list)
+    _busy: dict[Any, tuple[Any, Task]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Ray leaves workers in other sessions' process groups alone, asks nobody for updates, and opens no web page.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        self._ray = import_ray()
+        cores = os.cpu_count() or 1
+        self._threads = self.threads or max(1, cores // self.jobs)
+        if self.address is None:
+            self._ray.init(
+                num_cpus=self.jobs * self._threads, include_dashboard=False, log_to_driver=False, logging_level="error"
+            )
+        else:
+            self._ray.init(address=self.address, log_to_driver=False, logging_level="error")
+        self._make = self._ray.put(self.make)
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        self._actor = self._ray.remote(_Process).options(num_cpus=self._threads, num_gpus=min(1, gpus / self.jobs))
+
+    @property
+    def free(self) -> int:
+        """Workers without a task."""
+        return self.jobs - len(self._busy)
+
+    def submit(self, task: Task) -> None:
+        """Give the task to an idle worker, or to a new one."""
+        actor = (
+            self._idle.pop() if self._idle else self._actor.remote(self._make, self.statistics.to_dict(), self._threads)
+        )
+        self._busy[actor.run.remote(task)] = (actor, task)
+
+    def wait(self, seconds: float) -> Outcome | None:
+        """The next task that ends."""
+        done, _ = self._ray.wait(list(self._busy), timeout=seconds)
+        if not done:
+            return None
+        actor, task = self._busy.pop(done[0])
+        try:
+            message = self._ray.get(done[0])
+        except self._ray.exceptions.RayActorError as error:
+            first = str(error).strip().partition("\n")[0]
+            log.warning("the worker of %s died: %s", task.run, first)
+            return Outcome(task, SigmaQuantError(f"its worker process died: {first}"), worker_died=True)
+        self._idle.append(actor)
+        return Outcome(task, None if message is None else SigmaQuantError(message))
+
+    def close(self) -> None:
+        """End all workers."""
+        self._ray.shutdown()
+
+
+def import_ray() -> Any:
+    """Ray.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtraError("A sweep with several workers", "ray") from None
+    return ray
+
+
+def ray_installed() -> bool:
+    """Whether several workers are possible."""
+    try:
+        import_ray()
+    except MissingExtraError:
+        return False
+    return True

@@ -1,0 +1,187 @@
+"""Whole sweeps over the tiny network."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import command
+import pytest
+import tiny
+from sigmaquant import Budget, Sweep, sweep
+from sigmaquant.errors import MissingExtraError, SigmaQuantError, TrainingError, UnreachableBudgetError
+from sigmaquant.job import Job
+from sigmaquant.runs import RunFiles
+from sigmaquant.sweeping import workers
+
+SIZES = ("6x", "8x", "9x")
+
+
+def tiny_sweep(out: Path, sizes: tuple[str, ...] = SIZES, **options: Any) -> Sweep:
+    options = {"validation_data": tiny.validation_data(), **tiny.QUICK, "post_training": True, **options}
+    budgets = [Budget(size=size, size_counts="weights") for size in sizes]
+    return sweep(tiny.trained(), tiny.train_data(), budgets=budgets, out=out, **options)
+
+
+def config(run: Path) -> dict[str, Any]:
+    return RunFiles(run).read_config()
+
+
+def test_each_budget_begins_from_the_nearest_finished_one(tmp_path: Path) -> None:
+    found = tiny_sweep(tmp_path / "s", test_data=tiny.test_data(), control=True)
+    assert [point.budget for point in found.points] == list(SIZES)
+    assert [point.started_from for point in found.points] == ["", "size-6x", "size-8x"]
+    assert found.met
+    for point in found.points:
+        result = RunFiles(found.path / point.run).read_result()
+        assert point.validation == result["scores"]["validation"]
+        assert point.control_test == result["control"]["scores"]["test"]
+        assert result["cost"]["weight_bytes"] <= result["limits"]["size_bytes"]
+    steps = tiny.trajectory(found.path / "size-8x")
+    assert steps[0]["move"] == "start"
+    assert steps[0]["weights"] == RunFiles(found.path / "size-6x").read_result()["weights"]
+    with found.frontier_path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == [point.run for point in found.points]
+    assert [float(row["cost"]) for row in rows] == [point.cost for point in found.points]
+    assert found.report_path is not None
+    assert found.report_path.exists()
+
+
+def test_trained_weights_are_taken_over_and_counted(tmp_path: Path) -> None:
+    found = tiny_sweep(tmp_path / "s", ("6x", "9x"), post_training=False, cycle_examples=0)
+    first, second = found.points
+    assert first.trained_examples >= 400
+    assert second.trained_examples >= first.trained_examples + 400
+    notes = RunFiles(found.path / second.run).read_result()["notes"]
+    assert any(f"{first.trained_examples:,}" in note for note in notes)
+    steps = tiny.trajectory(found.path / second.run)
+    assert steps[0]["accuracy"] == first.validation  # the very network of the first run
+
+
+def test_statistics_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = {"sensitivity": 0, "evaluate": 0}
+    from sigmaquant import job as job_module
+    from sigmaquant.search import session as session_module
+
+    for module, name in ((session_module, "sensitivity"), (job_module, "evaluate")):
+        real = getattr(module, name)
+
+        def counting(*args: Any, _name: str = name, _real: Any = real, **kwargs: Any) -> Any:
+            calls[_name] += 1
+            return _real(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, counting)
+    tiny_sweep(tmp_path / "s", test_data=tiny.test_data())
+    assert calls == {"sensitivity": 1, "evaluate": 1 + len(SIZES)}  # the float network once, each result once
+
+
+def test_killed_between_runs_it_goes_on_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tiny_sweep(tmp_path / "whole")
+    real, seen = Job.run, []
+
+    def stop_at_third(self: Job, *args: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs["run_dir"])
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "run", stop_at_third)
+        with pytest.raises(KeyboardInterrupt):
+            tiny_sweep(tmp_path / "broken")
+    assert len((tmp_path / "broken" / "frontier.csv").read_text().splitlines()) == 1 + 2
+    with pytest.raises(SigmaQuantError, match="--resume"):
+        tiny_sweep(tmp_path / "broken")
+    resumed = tiny_sweep(tmp_path / "broken", resume=True)
+    assert [p.started_from for p in resumed.points] == [p.started_from for p in whole.points]
+    for point in whole.points:
+        one, other = (RunFiles(tmp_path / name / point.run) for name in ("whole", "broken"))
+        assert one.checkpoint_path.read_bytes() == other.checkpoint_path.read_bytes()
+
+
+def test_killed_within_a_run_it_keeps_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tiny_sweep(tmp_path / "whole")
+    from sigmaquant.runs import RunDirectory
+
+    real = RunDirectory.save_state
+
+    def stop(self: RunDirectory, step: int, tensors: Any, meta: Any) -> None:
+        real(self, step, tensors, meta)
+        if self.path.name == "size-9x":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "save_state", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tiny_sweep(tmp_path / "broken")
+    resumed = tiny_sweep(tmp_path / "broken", resume=True)
+    assert [p.started_from for p in resumed.points] == [p.started_from for p in whole.points]
+    one, other = (RunFiles(tmp_path / name / "size-9x") for name in ("whole", "broken"))
+    assert one.checkpoint_path.read_bytes() == other.checkpoint_path.read_bytes()
+    assert tiny.trajectory(one.path) == tiny.trajectory(other.path)
+
+
+def test_a_run_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Job.run
+
+    def fail(self: Job, budget: Budget, **kwargs: Any) -> Any:
+        if kwargs["run_dir"].name == "size-8x":
+            raise TrainingError("the loss is NaN.")
+        return real(self, budget, **kwargs)
+
+    monkeypatch.setattr(Job, "run", fail)
+    found = tiny_sweep(tmp_path / "s")
+    assert found.failed == {"size-8x": "the loss is NaN."}
+    assert not found.met
+    assert [point.started_from for point in found.points] == ["", "size-6x"]
+
+
+def test_what_cannot_be_reached_is_told_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableBudgetError):
+        tiny_sweep(tmp_path / "s", ("6x", "40x"))
+    assert not (tmp_path / "s" / "size-6x").exists()
+
+
+def test_another_strategy_begins_from_nothing(tmp_path: Path) -> None:
+    found = tiny_sweep(tmp_path / "s", ("6x", "8x"), strategy="ilp")
+    assert [point.started_from for point in found.points] == ["", ""]
+    assert "start" not in config(tmp_path / "s" / "size-8x")
+
+
+def test_overwrite(tmp_path: Path) -> None:
+    tiny_sweep(tmp_path / "s", ("6x", "8x"))
+    found = tiny_sweep(tmp_path / "s", ("6x", "9x"), seed=1, overwrite=True)
+    assert [point.budget for point in found.points] == ["6x", "9x"]
+    assert config(tmp_path / "s" / "size-6x")["settings"]["seed"] == 1
+
+
+def test_without_ray_several_workers_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert not workers.ray_installed()
+    with pytest.raises(MissingExtraError, match=r"sigmaquant\[ray\]"):
+        tiny_sweep(tmp_path / "s", jobs=2)
+    assert not (tmp_path / "s").exists()
+
+
+def test_command_line(tmp_path: Path) -> None:
+    arguments = ("sweep", command.MODEL, "--train", command.TRAIN, "--val", command.VALIDATION, "--quiet")
+    arguments += ("--post-training", "--size", "6x, 8x", "--size-counts", "weights", "--out", tmp_path / "s")
+    outcome = command.main(*arguments, "--json")
+    assert outcome.code == 0, outcome
+    document = json.loads(outcome.out)
+    assert [point["budget"] for point in document["points"]] == ["6x", "8x"]
+    outcome = command.main(*arguments, "--resume")
+    assert outcome.code == 0, outcome
+    assert "size-6x" in outcome.out
+    assert "frontier.csv" in outcome.out
+
+
+@pytest.mark.parametrize("limits", [("--size", "8x"), ("--size", "6x,8x", "--bops", "3x,4x"), ("--size", "6x,")])
+def test_command_line_needs_one_list(tmp_path: Path, limits: tuple[str, ...]) -> None:
+    start = ("sweep", command.MODEL, "--train", command.TRAIN, "--quiet", "--post-training")
+    command.refused(command.main(*start, *limits, "--out", tmp_path / "s"))
