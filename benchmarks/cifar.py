@@ -68,6 +68,8 @@ def run(args: argparse.Namespace, strategy: str, size: float, seed: int) -> dict
         budget=Budget(size=f"{size!r}x", size_counts="weights"),
         validation_data=validation,
         settings=settings(args.mode, strategy, seed, args.epochs, json.loads(args.settings)),
+        run_dir=None if args.runs is None else args.runs / f"{args.network}-{args.mode}-{strategy}-{size:.4g}-{seed}",
+        overwrite=args.runs is not None,
         progress=make_progress(show=not args.quiet),
     )
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -136,6 +138,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--settings", default="{}", help="JSON of other fields of sigmaquant.Settings")
     parser.add_argument("--out", type=Path, default=Path("results/cifar.jsonl"))
+    parser.add_argument("--runs", type=Path, help="keep the run directories in this folder, for export and verify")
     parser.add_argument("--table", type=Path, help="only print the table of a results file")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
