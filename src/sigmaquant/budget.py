@@ -78,6 +78,11 @@ class Limits:
     accuracy_floor: float | None = None
     size_counts: SizeCounts = "total"
 
+    def to_dict(self) -> dict[str, float]:
+        """The limits by name, the floor as ``"accuracy"``; for JSON."""
+        floor = {} if self.accuracy_floor is None else {"accuracy": self.accuracy_floor}
+        return {**self.upper, **floor}
+
     def ratios(self, cost: Cost) -> dict[str, float]:
         """Cost divided by limit for every limited resource; above 1 is a violation.
 

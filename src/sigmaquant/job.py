@@ -24,6 +24,7 @@ from sigmaquant.hardware.profiled import ProfiledCosts
 from sigmaquant.loading import weights_digest
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant.coverage import coverage
+from sigmaquant.report import LayersDocument, describe_layers, write_report
 from sigmaquant.results import Control, QuantizationResult, Scores
 from sigmaquant.runs import NullProgress, Progress, RunDirectory, logging_to, task
 from sigmaquant.search.driver import Driver, NullRecorder, Recorder
@@ -131,9 +132,11 @@ class Job:
             result = _result(session, driver, control, float_test, notes, recorder)
             result = replace(result, seconds=state.seconds + control_seconds)
             if recorder is not None:
-                write_run(recorder, result)
+                write_run(recorder, result, describe_layers(result.network, self.costs, self.settings.sigma))
             for name, excess in result.violations.items():
                 log.warning("the budget is not met: %s is off by %.2f %% of its limit", name, 100 * excess)
+            if recorder is not None:
+                write_page(recorder)
             return result
 
     def session(self, budget: Budget) -> Session:
@@ -282,9 +285,6 @@ def _result(
     plan = session.plan(driver.state.weights)
     cost, scores = _final_cost(session, driver, plan), _scores(session, driver)
     violations = session.limits.violations(cost, scores.validation)
-    limits = dict(session.limits.upper)
-    if session.limits.accuracy_floor is not None:
-        limits["accuracy"] = session.limits.accuracy_floor
     return QuantizationResult(
         network=driver.student.network,
         plan=plan,
@@ -300,13 +300,13 @@ def _result(
         seconds=driver.state.seconds,
         notes=notes,
         run_dir=recorder.path if recorder else None,
-        limits=limits,
+        limits=session.limits.to_dict(),
         trained_examples=driver.state.trained_examples,
     )
 
 
-def write_run(directory: RunDirectory, result: QuantizationResult) -> None:
-    """Plan, checkpoint and result, in this order: a result exists only when everything else does.
+def write_run(directory: RunDirectory, result: QuantizationResult, layers: LayersDocument) -> None:
+    """Plan, checkpoint, layers and result, in this order: a result exists only when everything else does.
 
     Raises:
         StorageError: the disk is full.
@@ -319,4 +319,13 @@ def write_run(directory: RunDirectory, result: QuantizationResult) -> None:
         "plan": result.plan.to_json(),
     }
     directory.write_checkpoint(result.network.state(), metadata)
+    directory.write_layers(layers.to_dict())
     directory.write_result({"sigmaquant": __version__, "torch": torch.__version__, **result.to_dict()})
+
+
+def write_page(directory: RunDirectory) -> None:
+    """The run's report. The run is finished without it, so that a failure here is only told."""
+    try:
+        write_report([directory.path])
+    except Exception as error:
+        log.warning("the report could not be written (%s). Try: sigmaquant report %s", error, directory.path)

@@ -21,7 +21,8 @@ from sigmaquant.runs.files import SCHEMA, SCHEMA_VERSION, RunFiles, same_configu
 from sigmaquant.runs.lock import RunLock
 
 _TEMPORARY = re.compile(
-    r"\.(config\.json|plan\.json|result\.json|state\.json|checkpoint\.safetensors|state-[\d-]+\.safetensors)"
+    r"\.((config|plan|layers|result|state|report)\.json|report\.html|report_\w+\.csv"
+    r"|checkpoint\.safetensors|state-[\d-]+\.safetensors)"
     r"\.\d+-\d+\.tmp"
 )
 
@@ -110,7 +111,15 @@ class RunDirectory(RunFiles):
     def _discard(self) -> None:
         """Delete the old run except its configuration, whose replacement comes next: a kill leaves a run directory."""
         try:
-            for path in (self.result_path, self.state_path, self.trajectory_path, self.plan_path, self.checkpoint_path):
+            for path in (
+                self.result_path,
+                self.state_path,
+                self.trajectory_path,
+                self.plan_path,
+                self.checkpoint_path,
+                self.layers_path,
+                *self.report_paths,
+            ):
                 path.unlink(missing_ok=True)
             state.drop_others(self.path, None)
             self.log_path.unlink(missing_ok=True)
@@ -152,6 +161,14 @@ class RunDirectory(RunFiles):
             StorageError: the disk is full; the old checkpoint is intact.
         """
         save_tensors_atomic(self.checkpoint_path, tensors, metadata)
+
+    def write_layers(self, layers: Mapping[str, Any]) -> None:
+        """Replace ``layers.json``, on one line: it is for programs. NaN and infinity become null.
+
+        Raises:
+            StorageError: the disk is full; the old file is intact.
+        """
+        write_text_atomic(self.layers_path, dumps(layers, indent=None))
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``, which makes the run finished. NaN and infinity become null.

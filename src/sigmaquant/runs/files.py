@@ -93,9 +93,20 @@ class RunFiles:
         return self.path / "trajectory.jsonl"
 
     @property
+    def layers_path(self) -> Path:
+        """Shapes, statistics, costs and histograms of the layers, for reports; written just before the result."""
+        return self.path / "layers.json"
+
+    @property
     def result_path(self) -> Path:
         """What came out; written last of all."""
         return self.path / "result.json"
+
+    @property
+    def report_paths(self) -> tuple[Path, ...]:
+        """The run's report, and the numbers beside it."""
+        names = ("report.html", "report.json", "report_layers.csv", "report_steps.csv")
+        return tuple(self.path / name for name in names)
 
     @property
     def log_path(self) -> Path:

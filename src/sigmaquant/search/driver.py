@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.runs.progress import Progress, task
-from sigmaquant.search.phase1 import Clustering, cluster_to_budget, shifted
+from sigmaquant.search.phase1 import BUFFER, Clustering, cluster_to_budget, shifted
 from sigmaquant.search.phase2 import Move, propose
 from sigmaquant.search.problem import Bits
 from sigmaquant.search.session import Session
@@ -189,6 +189,7 @@ class Driver:
             "accuracy": standing.judgement.accuracy,
             "divergence": standing.judgement.divergence,
             "violations": standing.violations,
+            "limits": self.limits.to_dict(),
         }
 
     def _accept(self, standing: Standing) -> None:
@@ -269,6 +270,7 @@ class Driver:
                 state.cycle += 1
                 state.tau = found.tau
                 line = self._line(standing, "cluster", True, {"tau": found.tau, "landing": found.landing})
+                line["zones"] = {"cost": BUFFER, "accuracy": _ACCURACY_ZONE}
                 go_on = self._shift_back(found, standing, sigma)
                 self.progress.advance()
                 if not go_on or state.cycle == self.settings.phase1_cycles:

@@ -1,0 +1,277 @@
+"""The report as plain values: what is read from run directories, and what stands in ``report.json``.
+
+`Result`, `Step` and `Artifacts` are the parts of a run's own files that a report shows; `RunReport` is one run in the
+report, `Report` the whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sigmaquant.report.histogram import Histogram
+
+SCHEMA = "sigmaquant.report"
+SCHEMA_VERSION = 1
+
+MEASURES = ("bytes", "weight_bytes", "bops", "energy_pj", "cycles", "latency_ms")
+"""Costs of a layer that are shown: everything stored for it, its packed codes alone, and what the device spends."""
+
+Number = float | None
+
+
+class _Read(BaseModel):
+    """Part of a file of the run: what a report does not show is ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Scores(_Read):
+    """As `sigmaquant.results.Scores`."""
+
+    validation: Number = None
+    test: Number = None
+    divergence: Number = None
+
+
+class Costs(_Read):
+    """As `sigmaquant.budget.Cost`."""
+
+    weight_bytes: int
+    scale_bytes: int
+    other_bytes: int
+    total_bytes: int
+    bops: Number = None
+    ram_bytes: int | None = None
+    energy_pj: Number = None
+    latency_ms: Number = None
+    cycles: Number = None
+
+
+class Uniform(_Read):
+    """The uniform control."""
+
+    weights: dict[str, int]
+    cost: Costs
+    scores: Scores
+
+
+class Coverage(_Read):
+    """One parameter: its bitwidth, or why it is not quantized."""
+
+    parameter: str
+    elements: int
+    bits: int | None = None
+    reason: str = ""
+
+
+class Result(_Read):
+    """``result.json``."""
+
+    sigmaquant: str = ""
+    torch: str = ""
+    status: str
+    violations: dict[str, float] = {}
+    limits: dict[str, float] = {}
+    scores: Scores
+    float_scores: Scores
+    cost: Costs
+    reference: Costs
+    weights: dict[str, int]
+    control: Uniform | None = None
+    coverage: tuple[Coverage, ...] = ()
+    float_operators: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+class Zones(_Read):
+    """Buffer zones of phase 1: above a cost's limit, below the accuracy's floor, as parts of these."""
+
+    cost: float
+    accuracy: float
+
+
+class Step(_Read):
+    """One line of ``trajectory.jsonl``."""
+
+    step: int
+    stage: str
+    move: str
+    accepted: bool
+    changes: dict[str, Any] = {}
+    weights: dict[str, int] = {}
+    mean_bits: Number = None
+    cost: Costs
+    accuracy: Number = None
+    divergence: Number = None
+    violations: dict[str, Number] = {}
+    seconds: Number = None
+    limits: dict[str, float] = {}
+    zones: Zones | None = None
+
+
+class Agreement(_Read):
+    """As `sigmaquant.export.verification.Agreement`."""
+
+    examples: int
+    argmax: float
+    largest_steps: int
+    median_steps: float
+    equal: float
+
+
+class Artifact(_Read):
+    """One verified file.
+
+    Attributes:
+        stale: it was made from another checkpoint than the run has now.
+    """
+
+    target: str
+    path: str
+    required: float
+    passed: bool
+    agreement: Agreement
+    as_deployed: Agreement | None = None
+    ideal_bytes: int
+    real_bytes: int
+    latency_ratio: Number = None
+    first_difference: str = ""
+    notes: tuple[str, ...] = ()
+    stale: bool = False
+
+
+class Artifacts(_Read):
+    """``export/verification.json``."""
+
+    artifacts: tuple[Artifact, ...]
+
+
+class StepRow(_Read):
+    """One step of the search, as the report shows it.
+
+    Attributes:
+        changed: number of layers whose bitwidth the move changed.
+    """
+
+    step: int
+    stage: str
+    move: str
+    accepted: bool
+    changed: int
+    accuracy: Number
+    divergence: Number
+    mean_bits: Number
+    seconds: Number
+    cost: Costs
+    violations: dict[str, Number]
+
+
+class LayerRow(_Read):
+    """One layer, as the report shows it; None: the run's files do not say.
+
+    Attributes:
+        uniform_bits: in the uniform control.
+        divergence: D by bitwidth.
+        before: `MEASURES` of the float layer, or at `RunReport.reference_bits` where a float layer has none.
+        after: `MEASURES` at the plan.
+    """
+
+    name: str
+    bits: int
+    uniform_bits: int | None = None
+    kind: str | None = None
+    weight_shape: tuple[int, ...] | None = None
+    input_shape: tuple[int, ...] | None = None
+    output_shape: tuple[int, ...] | None = None
+    elements: int | None = None
+    macs: int | None = None
+    calls: int | None = None
+    midrise: bool | None = None
+    activation_bits: int | None = None
+    sigma: Number = None
+    divergence: dict[int, float] | None = None
+    before: dict[str, Number] = {}
+    after: dict[str, Number] = {}
+    energy_parts: dict[str, Number] = {}
+    interpolated: bool = False
+    histogram: Histogram | None = None
+
+
+class RunReport(_Read):
+    """One run.
+
+    Attributes:
+        label: its directory's name, with as many parent folders as tell it from the others.
+        finished: whether it has a result.
+        status: ``"met"``, ``"not met"`` or ``"unfinished"``.
+        met: of a finished run.
+        percent: whether the metric is a share, shown in percent.
+        limits: absolute, by resource; ``"accuracy"`` is a floor.
+        size_counts: which bytes a size limit counts.
+        zones: of phase 1; None where the run did not record them.
+        reference_bits: of the comparison in energy, cycles and latency.
+        reference_cost: the whole network at these.
+        outside: what is in no layer, by measure: scales of activations, unquantized parameters, overheads.
+        front: measures by which no other run of the report costs less at no lower validation score.
+        missing: what the report lacks, and why.
+    """
+
+    label: str
+    finished: bool
+    status: str
+    strategy: str
+    objective: str
+    post_training: bool
+    budget: dict[str, Any]
+    size_counts: str
+    hardware: str
+    metric: str
+    percent: bool
+    float_sha256: str
+    seed: int | None
+    validation_examples: int | None
+    search_examples: int | None
+    sigma_variant: str
+    sensitivity: str
+    limits: dict[str, float] = {}
+    violations: dict[str, float] = {}
+    zones: Zones | None = None
+    scores: Scores = Scores()
+    float_scores: Scores = Scores()
+    cost: Costs | None = None
+    reference: Costs | None = None
+    reference_bits: int | None = None
+    reference_cost: Costs | None = None
+    control: Uniform | None = None
+    mean_bits: Number = None
+    layers: tuple[LayerRow, ...] = ()
+    outside: dict[str, float] = {}
+    steps: tuple[StepRow, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()
+    coverage: tuple[Coverage, ...] = ()
+    float_operators: tuple[str, ...] = ()
+    front: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    seconds: Number = None
+    sigmaquant: str = ""
+    torch: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the budget is met."""
+        return self.status == "met"
+
+
+class Report(_Read):
+    """The whole report: ``report.json``."""
+
+    runs: tuple[RunReport, ...] = Field(min_length=1)
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"schema": SCHEMA, "version": SCHEMA_VERSION, **self.model_dump(mode="json")}

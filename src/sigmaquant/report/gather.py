@@ -1,0 +1,344 @@
+"""Run directories -> the report's document. Reads only; needs no model, no data and no lock."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sigmaquant.errors import RunDirectoryError, SigmaQuantError
+from sigmaquant.hardware.costs import FLOAT_BITS, packed_bytes
+from sigmaquant.report.document import (
+    MEASURES,
+    Artifact,
+    Artifacts,
+    Costs,
+    Coverage,
+    LayerRow,
+    Report,
+    Result,
+    RunReport,
+    Step,
+    StepRow,
+)
+from sigmaquant.report.layers import LayerCosts, LayerRecord, LayersDocument, parse, read_layers
+from sigmaquant.runs.files import RunFiles, read_document
+
+EXPORT_FOLDER = "export"
+VERIFICATION = "verification.json"
+
+_FLOAT_MEASURES = ("bytes", "weight_bytes", "bops")
+"""What a float layer has; the other measures are compared with `LayerRecord.reference`."""
+
+
+def gather(paths: Sequence[str | Path]) -> Report:
+    """What the files of some runs say.
+
+    Args:
+        paths: run directories, finished or not, each once.
+
+    Raises:
+        RunDirectoryError: no run directory, or a damaged file in one.
+        SigmaQuantError: no run, or one given twice.
+    """
+    folders = [Path(path) for path in paths]
+    if not folders:
+        raise SigmaQuantError("a report needs at least one run directory.")
+    resolved = [folder.resolve() for folder in folders]
+    for number, folder in enumerate(resolved):
+        if folder in resolved[:number]:
+            raise SigmaQuantError(f"the run {paths[number]} is given twice. Give each run once.")
+    names = labels(resolved)
+    runs = [gather_run(folder, name) for folder, name in zip(folders, names, strict=True)]
+    return Report(runs=tuple(with_front(runs)), notes=comparability(runs))
+
+
+def labels(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of absolute paths that tell them apart.
+
+    Example:
+        >>> labels([Path("/a/x/run"), Path("/a/y/run"), Path("/a/y/other")])
+        ['x/run', 'y/run', 'other']
+    """
+
+    def end(folder: Path, parts: int) -> str:
+        return "/".join(folder.parts[-parts:])
+
+    result = []
+    for folder in folders:
+        parts = 1
+        while parts < len(folder.parts) and any(other != folder and end(other, parts) == end(folder, parts)
+                                                for other in folders):  # fmt: skip
+            parts += 1
+        result.append(end(folder, parts) or str(folder))
+    return result
+
+
+def gather_run(path: Path, label: str) -> RunReport:
+    """One run's part of the report.
+
+    Raises:
+        RunDirectoryError: no run directory, or a damaged file in it.
+    """
+    files = RunFiles(path)
+    config = files.read_config()
+    settings, budget = _table(config, "settings", files), _table(config, "budget", files)
+    steps = [parse(Step, line, files.trajectory_path) for line in files.read_trajectory()]
+    result = parse(Result, files.read_result(), files.result_path) if files.finished else None
+    missing: list[str] = []
+    described = _layers_document(files, result, missing)
+    artifacts = _artifacts(files, result, missing)
+    hardware = config.get("hardware", "ideal")
+    metric = str(config.get("metric", "top1"))
+    common: dict[str, Any] = {
+        "label": label,
+        "strategy": str(settings.get("strategy", "")),
+        "objective": str(settings.get("objective", "")),
+        "post_training": bool(settings.get("post_training", False)),
+        "budget": {key: value for key, value in budget.items() if key != "size_counts"},
+        "size_counts": str(budget.get("size_counts", "total")),
+        "hardware": str(hardware.get("name", "")) if isinstance(hardware, Mapping) else str(hardware),
+        "metric": metric,
+        "percent": metric == "top1",
+        "float_sha256": str(config.get("float_sha256", "")),
+        "seed": settings.get("seed"),
+        "validation_examples": config.get("validation_examples"),
+        "search_examples": settings.get("search_examples"),
+        "sigma_variant": str(settings.get("sigma", "raw")) if described is None else described.sigma,
+        "sensitivity": str(settings.get("sensitivity", "")),
+        "limits": _limits(result, steps, missing),
+        "zones": next((step.zones for step in steps if step.zones is not None), None),
+        "steps": tuple(_step_row(step, settings) for step in steps),
+        "artifacts": artifacts,
+    }
+    if common["zones"] is None and any(step.move == "cluster" for step in steps):
+        missing.append("the buffer zones of phase 1: the run was made before they were recorded")
+    if result is None:
+        missing.append("scores, costs and limits in the end: the run has not finished")
+        last = next((step for step in reversed(steps) if step.accepted), None)
+        bits = {} if last is None else last.weights
+        layers = tuple(LayerRow(name=name, bits=value) for name, value in bits.items())
+        return RunReport(
+            **common,
+            finished=False,
+            status="unfinished",
+            cost=None if last is None else last.cost,
+            mean_bits=None if last is None else last.mean_bits,
+            layers=layers,
+            missing=tuple(missing),
+            seconds=steps[-1].seconds if steps else None,
+        )
+    rows = _rows(result, described)
+    return RunReport(
+        **common,
+        finished=True,
+        status=result.status,
+        violations=result.violations,
+        scores=result.scores,
+        float_scores=result.float_scores,
+        cost=result.cost,
+        reference=result.reference,
+        reference_bits=None if described is None else described.reference_bits,
+        reference_cost=_reference_cost(described),
+        control=result.control,
+        mean_bits=_mean_bits(rows),
+        layers=rows,
+        outside=_outside(rows, result.cost),
+        coverage=result.coverage,
+        float_operators=result.float_operators,
+        notes=(*result.notes, *(() if described is None else described.notes)),
+        missing=tuple(missing),
+        seconds=result.seconds,
+        sigmaquant=result.sigmaquant,
+        torch=result.torch,
+    )
+
+
+def _table(config: Mapping[str, Any], key: str, files: RunFiles) -> Mapping[str, Any]:
+    found = config.get(key)
+    if not isinstance(found, dict):
+        raise RunDirectoryError(f"{files.config_path} is damaged: it has no {key!r}. Run it again.")
+    return found
+
+
+def _layers_document(files: RunFiles, result: Result | None, missing: list[str]) -> LayersDocument | None:
+    if result is None:
+        return None
+    if not files.layers_path.exists():
+        missing.append(
+            "shapes, σ, divergence, costs and histograms of the layers: the run has no layers.json, since it was made "
+            "by an earlier release. Run it again to have them"
+        )
+        return None
+    found = read_layers(files.layers_path)
+    if {row.name: row.bits for row in found.layers} != result.weights:
+        raise RunDirectoryError(f"{files.layers_path} belongs to another plan than {files.result_path}. Run it again.")
+    return found
+
+
+def _artifacts(files: RunFiles, result: Result | None, missing: list[str]) -> tuple[Artifact, ...]:
+    path = files.path / EXPORT_FOLDER / VERIFICATION
+    if not path.exists():
+        return ()
+    document = read_document(path)
+    found = parse(Artifacts, document, path).artifacts
+    made_from = document.get("checkpoint_sha256")
+    if made_from is None:
+        missing.append("whether the exported files belong to this network: they were verified by an earlier release")
+        stale = result is None
+    else:
+        stale = result is None or made_from != checkpoint_digest(files)
+    return tuple(item.model_copy(update={"path": Path(item.path).name, "stale": stale}) for item in found)
+
+
+def checkpoint_digest(files: RunFiles) -> str | None:
+    """SHA-256 of a run's checkpoint: which network it is. None where there is none.
+
+    Raises:
+        RunDirectoryError: it cannot be read.
+    """
+    try:
+        with files.checkpoint_path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RunDirectoryError(f"{files.checkpoint_path} cannot be read ({error}).") from error
+
+
+def _limits(result: Result | None, steps: Sequence[Step], missing: list[str]) -> dict[str, float]:
+    if result is not None and result.limits:
+        return result.limits
+    found = next((step.limits for step in steps if step.limits), {})
+    if not found:
+        missing.append("the limits in absolute numbers: the run did not record them")
+    return found
+
+
+def _step_row(step: Step, settings: Mapping[str, Any]) -> StepRow:
+    strategy = settings.get("strategy", "sigma")
+    stage = "final" if step.stage == "done" else step.stage
+    if stage == "phase1" and strategy != "sigma":
+        stage = str(strategy)
+    return StepRow(
+        **step.model_dump(include={"step", "move", "accepted", "accuracy", "divergence", "mean_bits", "seconds"}),
+        stage="start" if step.move == "start" else stage,
+        changed=sum(name in step.weights for name in step.changes),
+        cost=step.cost,
+        violations=step.violations,
+    )
+
+
+def _rows(result: Result, described: LayersDocument | None) -> tuple[LayerRow, ...]:
+    uniform = {} if result.control is None else result.control.weights
+    if described is not None:
+        return tuple(_row(record, uniform.get(record.name)) for record in described.layers)
+    rows = []
+    for name, bits in result.weights.items():
+        elements = _elements(name, result.coverage)
+        before: dict[str, float | None] = {}
+        after: dict[str, float | None] = {}
+        if elements is not None:
+            before, after = {"weight_bytes": elements * FLOAT_BITS // 8}, {"weight_bytes": packed_bytes(elements, bits)}
+        rows.append(
+            LayerRow(
+                name=name, bits=bits, uniform_bits=uniform.get(name), elements=elements, before=before, after=after
+            )
+        )
+    return tuple(rows)
+
+
+def _elements(name: str, coverage: Sequence[Coverage]) -> int | None:
+    """Number of a layer's weights: its parameter is the layer itself, or its ``weight``."""
+    return next((row.elements for row in coverage if row.parameter in (name, f"{name}.weight")), None)
+
+
+def _row(record: LayerRecord, uniform_bits: int | None) -> LayerRow:
+    shared = ("name", "bits", "kind", "weight_shape", "input_shape", "output_shape", "elements", "macs", "calls",
+              "midrise", "activation_bits", "sigma", "divergence", "histogram")  # fmt: skip
+    floats, after = _measures(record.float32), _measures(record.cost)
+    reference = {} if record.reference is None else _measures(record.reference)
+    cost = record.cost
+    parts = {"mac": cost.mac_energy_pj, "on_chip": cost.on_chip_energy_pj, "dram": cost.dram_energy_pj}
+    return LayerRow(
+        **{name: getattr(record, name) for name in shared},
+        uniform_bits=uniform_bits,
+        before={name: floats[name] if name in _FLOAT_MEASURES else reference.get(name) for name in MEASURES},
+        after=after,
+        energy_parts=parts,
+        interpolated=cost.interpolated,
+    )
+
+
+def _measures(cost: LayerCosts) -> dict[str, float | None]:
+    total = cost.weight_bytes + cost.scale_bytes + cost.bias_bytes
+    return {"bytes": total, **{name: getattr(cost, name) for name in MEASURES if name != "bytes"}}
+
+
+def _reference_cost(described: LayersDocument | None) -> Costs | None:
+    total = None if described is None else described.reference_total
+    return None if total is None else Costs.model_validate(total)
+
+
+def _mean_bits(rows: Sequence[LayerRow]) -> float | None:
+    known = [(row.elements, row.bits) for row in rows if row.elements is not None]
+    total = sum(elements for elements, _ in known)
+    return sum(elements * bits for elements, bits in known) / total if total and len(known) == len(rows) else None
+
+
+def _outside(rows: Sequence[LayerRow], cost: Costs) -> dict[str, float]:
+    """What the whole network costs besides its layers, where both are known."""
+    found = {}
+    for measure in MEASURES:
+        total = getattr(cost, "total_bytes" if measure == "bytes" else measure)
+        values = [row.after.get(measure) for row in rows]
+        given = [value for value in values if value is not None]
+        if total is not None and given and len(given) == len(values):
+            found[measure] = max(0.0, total - sum(given))
+    return found
+
+
+def cost_of(cost: Costs | None, measure: str) -> float | None:
+    """A whole network's cost by one of `MEASURES`, or ``"ram_bytes"``."""
+    return None if cost is None else getattr(cost, "total_bytes" if measure == "bytes" else measure)
+
+
+def with_front(runs: Sequence[RunReport]) -> list[RunReport]:
+    """The same runs, each with the measures by which it lies on the frontier: cost against the validation score.
+
+    The validation score, since the test data decide nothing.
+    """
+    marked = []
+    for run in runs:
+        front = [
+            measure
+            for measure in (*MEASURES, "ram_bytes")
+            if _point(run, measure) is not None and not any(_dominates(other, run, measure) for other in runs)
+        ]
+        marked.append(run.model_copy(update={"front": tuple(front)}))
+    return marked
+
+
+def _point(run: RunReport, measure: str) -> tuple[float, float] | None:
+    cost, score = cost_of(run.cost, measure), run.scores.validation
+    return (cost, score) if run.finished and cost is not None and score is not None else None
+
+
+def _dominates(other: RunReport, run: RunReport, measure: str) -> bool:
+    one, two = _point(other, measure), _point(run, measure)
+    return one is not None and two is not None and one[0] <= two[0] and one[1] >= two[1] and one != two
+
+
+def comparability(runs: Sequence[RunReport]) -> tuple[str, ...]:
+    """What to mind when the runs are compared."""
+    notes = []
+    for key, text in (
+        ("float_sha256", "the runs are of different float networks"),
+        ("hardware", "the runs are on different hardware profiles: energy, latency and cycles do not compare"),
+        ("metric", "the runs are scored by different metrics"),
+        ("validation_examples", "the runs were judged on different numbers of validation examples"),
+    ):
+        if len({getattr(run, key) for run in runs}) > 1:
+            notes.append(text)
+    return tuple(notes)
