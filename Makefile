@@ -6,13 +6,14 @@ DIGITS := examples/digits.py
 # Idle threads that spin at barriers take the cores from the others: a step can then last ten times as long.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help venv demo test lint typecheck clean
+.PHONY: help venv demo test lint typecheck docs clean
 
 help:
 	@echo "make demo       fit the example network into an eighth of its size, and show the result"
 	@echo "make test       run all tests"
 	@echo "make lint       check style and formatting"
 	@echo "make typecheck  check the types"
+	@echo "make docs       build the documentation into site/, strictly"
 	@echo "make venv       an environment in $(VENV) with everything for development"
 	@echo "make clean      remove the environment and the caches"
 
@@ -44,5 +45,8 @@ lint: $(VENV)/.dev
 typecheck: $(VENV)/.dev
 	$(BIN)/mypy
 
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Devices: what multiplications and memory cost, and how that is found out."""

@@ -1,0 +1,1 @@
+"""Quantization-aware training: the loop, its losses, and what judges a network."""
