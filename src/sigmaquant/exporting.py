@@ -6,21 +6,21 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sigmaquant.data import DataSource, as_source
 from sigmaquant.errors import ExportError, near_matches
-from sigmaquant.export.packed import export_packed, load_packed
+from sigmaquant.export.targets import TARGETS, ExportOptions, Source
 from sigmaquant.export.verification import Reference, Runner, Verification, Watch, latency_ms
 from sigmaquant.hardware.costs import IdealCosts
 from sigmaquant.loading import load_quantized
-from sigmaquant.lowering import IntegerExecutor, IntegerModel, lower
+from sigmaquant.lowering import lower
 from sigmaquant.lowering.executor import encode
 from sigmaquant.lowering.model import Edge
 from sigmaquant.quant import QuantizedNetwork
@@ -31,154 +31,6 @@ log = logging.getLogger("sigmaquant")
 
 FOLDER = "export"
 REPORT = "verification.json"
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """How files are written.
-
-    Attributes:
-        onnx_form: ``"planes"`` (any runtime from opset 18 on) or ``"native"`` (opset 25).
-        inputs: ``"float"``, or codes as ``"int8"`` or (ONNX only) ``"uint8"``.
-        pack: LiteRT: the narrowest containers that its kernels take; False: int8, for speed.
-        name: of the network, in files and C identifiers.
-    """
-
-    onnx_form: Literal["planes", "native"] = "planes"
-    inputs: Literal["float", "int8", "uint8"] = "float"
-    pack: bool = True
-    name: str = "model"
-
-
-@dataclass(frozen=True)
-class Target:
-    """One kind of file.
-
-    Attributes:
-        file: its name in the export folder.
-        required: least share of examples whose argmax must equal the reference's.
-        write: writes it.
-        runner: runs it as it is verified.
-        deployed: runs it at the runtime's default settings; None: those are the same.
-        watch: shows its inner activations; None: it cannot.
-        timed: whether its time on this machine says anything.
-        form: the reference as this runtime computes it; None: the reference itself.
-    """
-
-    file: str
-    required: float
-    write: Callable[[QuantizedNetwork, IntegerModel, Path, ExportOptions], None]
-    runner: Callable[[Path, _Source], Runner]
-    deployed: Callable[[Path, _Source], Runner] | None = None
-    watch: Callable[[Path, _Source], Watch] | None = None
-    form: Callable[[IntegerModel, ExportOptions], IntegerModel] | None = None
-    timed: bool = False
-
-
-@dataclass(frozen=True)
-class _Source:
-    """The float architecture and an input, for files that hold no architecture of their own."""
-
-    model: nn.Module
-    example: tuple[Tensor, ...]
-    edge: Edge
-
-
-def _write_onnx(network: QuantizedNetwork, model: IntegerModel, path: Path, options: ExportOptions) -> None:
-    from sigmaquant.export.onnx import export_onnx
-
-    export_onnx(model, path, form=options.onnx_form, inputs=options.inputs, name=options.name)
-
-
-def _run_onnx(path: Path, source: _Source, fused: bool) -> Runner:
-    from sigmaquant.export.onnx import OnnxRunner
-
-    runner = OnnxRunner(path, fused=fused)
-    kind = runner.session.get_inputs()[0].type
-    if kind == "tensor(float)":
-        return runner
-
-    def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:  # files that take codes
-        codes = [encode(x, source.edge) for x in inputs]
-        return runner(*(x if kind == "tensor(int8)" else (x.to(torch.int16) + 128).to(torch.uint8) for x in codes))
-
-    return run
-
-
-def _write_litert(network: QuantizedNetwork, model: IntegerModel, path: Path, options: ExportOptions) -> None:
-    from sigmaquant.export.litert import export_litert
-
-    if options.inputs == "uint8":
-        raise ExportError("LiteRT files take float or int8 inputs, not uint8. Choose one of these.")
-    export_litert(model, path, pack=options.pack, inputs=options.inputs, name=options.name)
-
-
-def _run_litert(path: Path, xnnpack: bool) -> Runner:
-    from sigmaquant.export.litert import LitertRunner
-
-    return LitertRunner(path, xnnpack=xnnpack)
-
-
-def _litert_form(model: IntegerModel, options: ExportOptions) -> IntegerModel:
-    from sigmaquant.export.litert import litert_form
-
-    return litert_form(model, options.pack)
-
-
-def _write_c(network: QuantizedNetwork, model: IntegerModel, path: Path, options: ExportOptions) -> None:
-    from sigmaquant.export.c import export_c
-
-    export_c(model, path, name=options.name)
-
-
-def _run_c(path: Path) -> Runner:
-    from sigmaquant.export.c import CRunner
-
-    return CRunner(path)
-
-
-def _executor(path: Path, source: _Source) -> IntegerExecutor:
-    return IntegerExecutor(lower(load_packed(source.model, source.example, path)))
-
-
-def _watch_packed(path: Path, source: _Source) -> Watch:
-    executor = _executor(path, source)
-
-    def watch(x: Tensor) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        executor.run_codes(*executor.quantize_inputs(x), watch=lambda edge, codes: found.update({edge.name: codes}))
-        return found
-
-    return watch
-
-
-TARGETS: dict[str, Target] = {
-    "onnx": Target(
-        "model.onnx",
-        0.999,
-        _write_onnx,
-        lambda path, source: _run_onnx(path, source, fused=False),
-        lambda path, source: _run_onnx(path, source, fused=True),
-        timed=True,
-    ),
-    "litert": Target(
-        "model.tflite",
-        0.999,
-        _write_litert,
-        lambda path, source: _run_litert(path, xnnpack=True),
-        form=_litert_form,
-        timed=True,
-    ),
-    "c": Target("model_c", 1.0, _write_c, lambda path, _: _run_c(path)),
-    "packed": Target(
-        "model.safetensors",
-        1.0,
-        lambda network, model, path, options: export_packed(network, path),
-        _executor,
-        watch=_watch_packed,
-    ),
-}
-"""Every kind of file by name."""
 
 
 def export_run(
@@ -227,7 +79,7 @@ def export_run(
                 shutil.rmtree(path)
             (Path(staging) / path.name).replace(path)
     return _verified(
-        paths, reference, network, _Source(model, source, _input_edge(reference)), folder, options, progress
+        paths, reference, network, Source(model, source, _input_edge(reference)), folder, options, progress
     )
 
 
@@ -251,7 +103,7 @@ def verify_run(
     network = load_quantized(model, source, run)
     reference = Reference(lower(network), batches)
     folder = next(iter(paths.values())).parent
-    context = _Source(model, source, _input_edge(reference))
+    context = Source(model, source, _input_edge(reference))
     return _verified(paths, reference, network, context, folder, _read_options(folder), progress)
 
 
@@ -308,7 +160,7 @@ def _verified(
     paths: dict[str, Path],
     reference: Reference,
     network: QuantizedNetwork,
-    source: _Source,
+    source: Source,
     folder: Path,
     options: ExportOptions,
     progress: Progress | None,
@@ -340,7 +192,7 @@ def _verify(
     name: str,
     path: Path,
     reference: Reference,
-    source: _Source,
+    source: Source,
     options: ExportOptions,
     ideal_bytes: int,
     float_ms: float,
@@ -366,16 +218,17 @@ def _verify(
     )
     if verdict.passed:
         return verdict
-    watch = _outputs_of(runner, reference) if target.watch is None else target.watch(path, source)
+    watch = _with_output(target.watch(path, source, reference.model), runner, reference)
     return replace(verdict, first_difference=reference.first_difference(watch))
 
 
-def _outputs_of(runner: Runner, reference: Reference) -> Watch:
-    """What can be seen of an artifact that shows nothing inside: its output."""
+def _with_output(inside: Watch, runner: Runner, reference: Reference) -> Watch:
+    """What can be seen inside, and the output as it was judged."""
 
     def watch(x: Tensor) -> dict[str, Tensor]:
         outputs = runner(x)
-        return {reference.edge.name: encode(outputs[0] if isinstance(outputs, tuple) else outputs, reference.edge)}
+        codes = encode(outputs[0] if isinstance(outputs, tuple) else outputs, reference.edge)
+        return {**inside(x), reference.edge.name: codes}
 
     return watch
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sigmaquant.export.c.layout import View
 from sigmaquant.export.c.names import Names, comment
-from sigmaquant.export.c.program import Placed, Program, Step
+from sigmaquant.export.c.program import Placed, Program, Step, completed
 from sigmaquant.export.c.report import CGrid, CReport
 from sigmaquant.export.c.translate import argument
 
@@ -88,11 +88,16 @@ def source(report: CReport, program: Program, placed: Placed) -> str:
         _memory(program, placed),
     ]
     names, calls = Names(), []
+    ends, numbers = completed(program), {edge: number for number, edge in enumerate(program.edges)}
     for number, step in enumerate(placed.steps):
         constant = names.unique(f"{step.operator}_params")
         fields = dict(step.parameters) | ({"block": step.block} if step.block else {})
         parts.append(f"static const {step.kernel}_params {constant} = {{\n{_fields(fields, 1)}\n}};\n")
-        calls.append(_call(step, number, constant, program, placed))
+        seen = [
+            f"SQ_SEE({numbers[edge]}, {_pointer(program.edges[edge], program)}, {program.edges[edge].count});"
+            for edge in ends.get(number, ())
+        ]
+        calls.append(_call(step, number, constant, seen, program, placed))
     parts.append(f"{_signature(report)}\n{{\n" + "\n".join(calls) + "\n}\n")
     for signature, kernel, grid in _float_functions(report):
         low, high = _codes_range(grid)
@@ -127,7 +132,7 @@ def _memory(program: Program, placed: Placed) -> str:
     return "\n".join(["#ifdef SQ_SEPARATE", *separate, "#else", union, *arena, "#endif", ""])
 
 
-def _call(step: Step, number: int, constant: str, program: Program, placed: Placed) -> str:
+def _call(step: Step, number: int, constant: str, seen: list[str], program: Program, placed: Placed) -> str:
     pieces = [_pointer(view, program) for view in (*step.inputs, step.output)]
     lines = []
     born, dead = [], []
@@ -141,7 +146,8 @@ def _call(step: Step, number: int, constant: str, program: Program, placed: Plac
     if placed.scratch[number] is not None:
         pieces.append(f"SCRATCH_{number}")
         born.append(f"SQ_TRASH(SCRATCH_{number}, {step.scratch_bytes});")
-    lines = [f"/* {comment(step.operator)} */", *born, f"{step.kernel}(&{constant}, {', '.join(pieces)});", *dead]
+    call = f"{step.kernel}(&{constant}, {', '.join(pieces)});"
+    lines = [f"/* {comment(step.operator)} */", *born, call, *seen, *dead]
     return textwrap.indent("\n".join(lines), "    ")
 
 

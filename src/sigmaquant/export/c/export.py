@@ -19,7 +19,7 @@ from sigmaquant.export.c.folder import main_source, makefile, readme
 from sigmaquant.export.c.names import model_identifier
 from sigmaquant.export.c.operators import translate
 from sigmaquant.export.c.program import Placed, Program, place
-from sigmaquant.export.c.report import FILE, FORMAT, CGrid, CLayer, CReport
+from sigmaquant.export.c.report import FILE, FORMAT, CActivation, CGrid, CLayer, CReport
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
 from sigmaquant.lowering.model import Weighted
 from sigmaquant.runs.atomic import TEMPORARY_SUFFIX, storage_error
@@ -141,6 +141,7 @@ def _report(model: IntegerModel, folder: Path, name: str, program: Program, plac
         inputs=inputs,
         outputs=outputs,
         layers=tuple(layers),
+        activations=tuple(CActivation(name, view.shape, view.strides) for name, view in program.edges.items()),
     )
 
 

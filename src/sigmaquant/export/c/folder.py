@@ -15,7 +15,7 @@ from sigmaquant.export.c.translate import argument
 _MAIN = Template("""\
 /* Runs $name once on the example below, prints the output codes, and returns 0 if they are the reference's.
  * With SQ_STDIN: reads input codes (int8, all inputs of one example after the other) from the standard input until
- * it ends, and prints one line for each output. */
+ * it ends, and prints one line for each output; with SQ_WATCH also one for each activation, "@number codes". */
 #include <stdio.h>
 
 #include "$name.h"
@@ -39,6 +39,16 @@ static void show_all(void)
 {
 $shows
 }
+
+#ifdef SQ_WATCH
+void sq_watch(int32_t number, const int8_t *codes, int32_t count);
+
+void sq_watch(int32_t number, const int8_t *codes, int32_t count)
+{
+    (void)printf("@%d ", (int)number);
+    show(codes, (int)count);
+}
+#endif
 
 #ifdef SQ_STDIN
 int main(void)

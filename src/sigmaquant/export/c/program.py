@@ -108,12 +108,14 @@ class Program:
         callers: C expressions of the buffers that the caller holds, by index.
         steps: the calls.
         tables: constants.
+        edges: where each activation that has a buffer of its own lies.
     """
 
     sizes: list[int] = field(default_factory=list)
     callers: dict[int, str] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    edges: dict[str, View] = field(default_factory=dict)
     _known: dict[tuple[str, bytes], str] = field(default_factory=dict)
 
     def buffer(self, shape: Ints, strides: Ints | None = None, caller: str = "") -> View:
@@ -131,6 +133,16 @@ class Program:
             self._known[content] = name
             self.tables.append(Table(name, values))
         return self._known[content]
+
+
+def completed(program: Program) -> dict[int, list[str]]:
+    """The activations that are complete after a step, by the step's number."""
+    last = {step.output.buffer: number for number, step in enumerate(program.steps)}
+    found: dict[int, list[str]] = {}
+    for name, view in program.edges.items():
+        if view.buffer in last:
+            found.setdefault(last[view.buffer], []).append(name)
+    return found
 
 
 @dataclass(frozen=True)

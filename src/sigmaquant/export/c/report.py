@@ -53,6 +53,21 @@ class CGrid:
 
 
 @dataclass(frozen=True)
+class CActivation:
+    """How ``sq_watch`` gets an activation; its number is its place in `CReport.activations`.
+
+    Attributes:
+        name: of the edge.
+        shape: of one example, in the order of the model's dimensions.
+        strides: codes from one index to the next, by dimension.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class CReport:
     """What was written.
 
@@ -67,6 +82,7 @@ class CReport:
         inputs: grids of the inputs.
         outputs: grids of the outputs.
         layers: the layers with weights, in order; tied ones each with the bytes they share.
+        activations: those that have a buffer of their own, by number.
     """
 
     folder: Path
@@ -79,6 +95,7 @@ class CReport:
     inputs: tuple[CGrid, ...]
     outputs: tuple[CGrid, ...]
     layers: tuple[CLayer, ...]
+    activations: tuple[CActivation, ...]
 
     def to_json(self) -> str:
         """The report as a document, without the folder."""

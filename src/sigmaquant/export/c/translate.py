@@ -72,7 +72,7 @@ class Translation:
     def output(self, operator: Operator, strides: Ints | None = None) -> View:
         """A new buffer for what an operator writes; `strides` default to the model's own order."""
         view = self.program.buffer(self.edge(operator.output).shape, strides)
-        self._values[operator.output] = view
+        self._values[operator.output] = self.program.edges[operator.output] = view
         return view
 
     def alias(self, operator: Operator, view: View) -> None:

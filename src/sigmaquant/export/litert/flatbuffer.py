@@ -44,7 +44,7 @@ class Grid:
     axis: int = 0
 
 
-class _Buffer:
+class AlignedBuffer:
     """A buffer that packs itself aligned; the schema's own class puts its bytes anywhere."""
 
     def __init__(self, schema: Any, data: bytes) -> None:
@@ -200,7 +200,7 @@ class FlatGraph:
             entry = schema.MetadataT()
             entry.name, entry.buffer = key, self._buffer(content)
             model.metadata.append(entry)
-        model.buffers = [_Buffer(schema, data) for data in self._buffers]
+        model.buffers = [AlignedBuffer(schema, data) for data in self._buffers]
         builder = _sharing_builder(sum(map(len, self._buffers)) + 4096)
         builder.Finish(model.Pack(builder), file_identifier=FILE_IDENTIFIER)
         return bytes(builder.Output())

@@ -18,7 +18,7 @@ class LitertRunner:
     """A .tflite file as a function of batches.
 
     Args:
-        path: the file.
+        file: its path, or its content.
         xnnpack: the runtime's default kernels; False for its own, which are slower and round twice.
         threads: for kernels that can use several.
 
@@ -27,20 +27,26 @@ class LitertRunner:
         MissingExtraError: the extra ``litert`` is not installed.
     """
 
-    def __init__(self, path: str | Path, *, xnnpack: bool = True, threads: int = 1) -> None:
+    def __init__(self, file: str | Path | bytes, *, xnnpack: bool = True, threads: int = 1) -> None:
         module = litert_module("ai_edge_litert.interpreter")
         resolvers = module.OpResolverType
         resolver = resolvers.AUTO if xnnpack else resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         try:
-            self._interpreter = module.Interpreter(
-                model_path=str(path), num_threads=threads, experimental_op_resolver_type=resolver
-            )
+            given = {"model_content": file} if isinstance(file, bytes) else {"model_path": str(file)}
+            self._interpreter = module.Interpreter(**given, num_threads=threads, experimental_op_resolver_type=resolver)
         except ValueError as error:
-            raise ExportError(f"{path} is no LiteRT file that the runtime can load: {error}") from error
+            name = "this content" if isinstance(file, bytes) else file
+            raise ExportError(f"{name} is no LiteRT file that the runtime can load: {error}") from error
         self._shapes: list[tuple[int, ...]] = []
 
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Float outputs from float inputs, each with the batch first and in the network's layout."""
+        details = self._interpreter.get_output_details()
+        outputs = tuple(map(_decoded, self.raw(*inputs), details))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def raw(self, *inputs: Tensor) -> list[NDArray[Any]]:
+        """The outputs as the file has them, codes where it gives codes; from float inputs."""
         details = self._interpreter.get_input_details()
         shapes = [tuple(x.shape) for x in inputs]
         if shapes != self._shapes:
@@ -51,9 +57,7 @@ class LitertRunner:
         for detail, x in zip(details, inputs, strict=True):
             self._interpreter.set_tensor(detail["index"], _encoded(x, detail))
         self._interpreter.invoke()
-        details = self._interpreter.get_output_details()
-        outputs = tuple(_decoded(self._interpreter.get_tensor(detail["index"]), detail) for detail in details)
-        return outputs[0] if len(outputs) == 1 else outputs
+        return [self._interpreter.get_tensor(detail["index"]) for detail in self._interpreter.get_output_details()]
 
 
 def _encoded(x: Tensor, detail: dict[str, Any]) -> NDArray[Any]:

@@ -4,6 +4,6 @@ Needs the extra ``onnx``; importing this package does not, calling it without ra
 """
 
 from sigmaquant.export.onnx.exporter import export_onnx
-from sigmaquant.export.onnx.runtime import OnnxRunner
+from sigmaquant.export.onnx.runtime import OnnxRunner, OnnxWatch
 
-__all__ = ["OnnxRunner", "export_onnx"]
+__all__ = ["OnnxRunner", "OnnxWatch", "export_onnx"]

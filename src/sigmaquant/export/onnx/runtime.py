@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sigmaquant.errors import MissingExtraError
+from sigmaquant.lowering.executor import encode
+from sigmaquant.lowering.model import IntegerModel
+
+_UNSIGNED = 128
+"""What the file's codes have on top of the model's."""
 
 
 class OnnxRunner:
@@ -24,16 +30,7 @@ class OnnxRunner:
     """
 
     def __init__(self, path: str | Path, *, fused: bool = True, threads: int = 1) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise MissingExtraError("ONNX Runtime", "onnx") from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        if not fused:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.session = _session(str(path), fused, threads)
         self._inputs = [value.name for value in self.session.get_inputs()]
 
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -41,3 +38,57 @@ class OnnxRunner:
         feed = {name: x.detach().cpu().numpy() for name, x in zip(self._inputs, inputs, strict=True)}
         outputs = tuple(torch.from_numpy(y) for y in self.session.run(None, feed))
         return outputs[0] if len(outputs) == 1 else outputs
+
+
+class OnnxWatch:
+    """The codes of all activations inside a file, each node computed as ONNX defines it.
+
+    Args:
+        path: the file.
+        model: the network that it was made from; names and inputs' grids are taken from it.
+
+    Raises:
+        MissingExtraError: the extra ``onnx`` is not installed.
+    """
+
+    def __init__(self, path: str | Path, model: IntegerModel) -> None:
+        try:
+            import onnx
+        except ImportError:
+            raise MissingExtraError("ONNX", "onnx") from None
+        proto = onnx.load(str(path))
+        made = {name for node in proto.graph.node for name in node.output}
+        outer = {value.name for value in (*proto.graph.input, *proto.graph.output)}
+        self._edges = {}
+        for name in model.edges:
+            tensor = f"{name}.codes" if name in outer else name
+            if tensor in made:  # a name that was not free in the file cannot be told
+                self._edges[tensor] = name
+                value = onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.UINT8, None)
+                proto.graph.output.append(value)
+        self._model, self._session = model, _session(proto.SerializeToString(), False, 1)
+
+    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+        """Codes by activation, int8, from float inputs."""
+        (given,) = self._session.get_inputs()
+        if given.type != "tensor(float)":
+            codes = encode(x, self._model.edges[self._model.inputs[0]])
+            x = codes if given.type == "tensor(int8)" else (codes.to(torch.int16) + _UNSIGNED).to(torch.uint8)
+        values = self._session.run(list(self._edges), {given.name: x.detach().cpu().numpy()})
+        return {
+            name: (torch.from_numpy(value).to(torch.int16) - _UNSIGNED).to(torch.int8)
+            for name, value in zip(self._edges.values(), values, strict=True)
+        }
+
+
+def _session(model: str | bytes, fused: bool, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtraError("ONNX Runtime", "onnx") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    if not fused:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

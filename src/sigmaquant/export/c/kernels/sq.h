@@ -5,6 +5,7 @@
  * an output overlaps no input and no scratch.
  *
  * SQ_CHECK overwrites every area of the arena before it is born and after it died, to test the arena's plan.
+ * SQ_WATCH calls sq_watch, which the program defines, with every activation that is complete.
  */
 #ifndef SQ_H
 #define SQ_H
@@ -16,6 +17,13 @@
 #define SQ_TRASH(area, bytes) ((void)memset((area), 0x5B, (size_t)(bytes)))
 #else
 #define SQ_TRASH(area, bytes) ((void)0)
+#endif
+
+#ifdef SQ_WATCH
+void sq_watch(int32_t number, const int8_t *codes, int32_t count);
+#define SQ_SEE(number, codes, count) (sq_watch((number), (codes), (count)))
+#else
+#define SQ_SEE(number, codes, count) ((void)0)
 #endif
 
 #define SQ_RANK 4

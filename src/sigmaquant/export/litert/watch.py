@@ -1,0 +1,74 @@
+"""The activations inside a LiteRT file, for telling where it first leaves the reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigmaquant.export.litert.flatbuffer import FILE_IDENTIFIER, AlignedBuffer, litert_module
+from sigmaquant.export.litert.runner import LitertRunner
+from sigmaquant.export.litert.values import HIGHEST, image_shape
+from sigmaquant.lowering.model import Edge, IntegerModel
+
+
+class LitertWatch:
+    """The codes of a file's activations, computed by the runtime's default kernels.
+
+    Every activation is made a result of the graph, so that the runtime keeps it. Left out are those that the file
+    has under no name of their own, and those whose two layouts cannot be told apart by their shape.
+
+    Args:
+        path: the file.
+        model: the network that it was made from; names and grids are taken from it.
+
+    Raises:
+        ExportError: no file, or none that the runtime can load.
+        MissingExtraError: the extra ``litert`` is not installed.
+    """
+
+    def __init__(self, path: str | Path, model: IntegerModel) -> None:
+        schema = litert_module("ai_edge_litert.schema_py_generated")
+        flatbuffers = litert_module("flatbuffers")
+        file = schema.ModelT.InitFromPackedBuf(Path(path).read_bytes(), 0)
+        (graph,) = file.subgraphs
+        written = {int(index) for operator in graph.operators for index in operator.outputs}
+        before = [int(index) for index in graph.outputs]
+        self._found: list[tuple[Edge, bool]] = []
+        added: list[int] = []
+        for index in sorted(written - set(before)):
+            tensor = graph.tensors[index]
+            edge = model.edges.get(tensor.name.decode())
+            layout = None if edge is None else _is_image(edge, tuple(int(n) for n in tensor.shape[1:]))
+            if edge is not None and layout is not None:
+                self._found.append((edge, layout))
+                added.append(index)
+        graph.outputs = np.array([*before, *added], dtype=np.int32)
+        file.buffers = [AlignedBuffer(schema, b"" if b.data is None else bytes(b.data)) for b in file.buffers]
+        file.signatureDefs = []  # they name the results that there were
+        builder = flatbuffers.Builder(1 << 20)
+        builder.Finish(file.Pack(builder), file_identifier=FILE_IDENTIFIER)
+        self._runner, self._skip = LitertRunner(bytes(builder.Output())), len(before)
+
+    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+        """Codes by activation, int8, from float inputs."""
+        codes = self._runner.raw(x)[self._skip :]
+        result: dict[str, Tensor] = {}
+        for (edge, image), values in zip(self._found, codes, strict=True):
+            if edge.name in result:  # the other layout of the same activation
+                continue
+            own = torch.from_numpy(values.astype(np.int16) - (HIGHEST - edge.range[1])).to(torch.int8)
+            result[edge.name] = own.movedim(-1, 1).reshape(len(own), *edge.shape) if image else own
+        return result
+
+
+def _is_image(edge: Edge, shape: tuple[int, ...]) -> bool | None:
+    """Whether a tensor holds an edge with its channels last; None where its shape leaves that open, or fits neither."""
+    plain = shape == tuple(edge.shape)
+    image = len(edge.shape) <= 3 and shape == image_shape(edge)
+    same = plain and (len(edge.shape) == 1 or edge.shape[0] == 1 or all(n == 1 for n in edge.shape[1:]))
+    if same:
+        return False
+    return None if plain == image else image

@@ -1,0 +1,187 @@
+"""The kinds of files: how each is written, run, looked into, and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sigmaquant.errors import ExportError
+from sigmaquant.export.packed import export_packed, load_packed
+from sigmaquant.export.verification import Runner, Watch
+from sigmaquant.lowering import IntegerExecutor, IntegerModel, lower
+from sigmaquant.lowering.executor import encode
+from sigmaquant.lowering.model import Edge
+from sigmaquant.quant import QuantizedNetwork
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How files are written.
+
+    Attributes:
+        onnx_form: ``"planes"`` (any runtime from opset 18 on) or ``"native"`` (opset 25).
+        inputs: ``"float"``, or codes as ``"int8"`` or (ONNX only) ``"uint8"``.
+        pack: LiteRT: the narrowest containers that its kernels take; False: int8, for speed.
+        name: of the network, in files and C identifiers.
+    """
+
+    onnx_form: Literal["planes", "native"] = "planes"
+    inputs: Literal["float", "int8", "uint8"] = "float"
+    pack: bool = True
+    name: str = "model"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kind of file.
+
+    Attributes:
+        file: its name in the export folder.
+        required: least share of examples whose argmax must equal the reference's.
+        write: writes it.
+        runner: runs it as it is verified.
+        watch: shows its inner activations, given the reference that it is compared with.
+        deployed: runs it at the runtime's default settings; None: those are the same.
+        timed: whether its time on this machine says anything.
+        form: the reference as this runtime computes it; None: the reference itself.
+    """
+
+    file: str
+    required: float
+    write: Callable[[QuantizedNetwork, IntegerModel, Path, ExportOptions], None]
+    runner: Callable[[Path, Source], Runner]
+    watch: Callable[[Path, Source, IntegerModel], Watch]
+    deployed: Callable[[Path, Source], Runner] | None = None
+    form: Callable[[IntegerModel, ExportOptions], IntegerModel] | None = None
+    timed: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """The float architecture and an input, for files that hold no architecture of their own."""
+
+    model: nn.Module
+    example: tuple[Tensor, ...]
+    edge: Edge
+
+
+def _write_onnx(network: QuantizedNetwork, model: IntegerModel, path: Path, options: ExportOptions) -> None:
+    from sigmaquant.export.onnx import export_onnx
+
+    export_onnx(model, path, form=options.onnx_form, inputs=options.inputs, name=options.name)
+
+
+def _run_onnx(path: Path, source: Source, fused: bool) -> Runner:
+    from sigmaquant.export.onnx import OnnxRunner
+
+    runner = OnnxRunner(path, fused=fused)
+    kind = runner.session.get_inputs()[0].type
+    if kind == "tensor(float)":
+        return runner
+
+    def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:  # files that take codes
+        codes = [encode(x, source.edge) for x in inputs]
+        return runner(*(x if kind == "tensor(int8)" else (x.to(torch.int16) + 128).to(torch.uint8) for x in codes))
+
+    return run
+
+
+def _watch_onnx(path: Path, source: Source, model: IntegerModel) -> Watch:
+    from sigmaquant.export.onnx import OnnxWatch
+
+    return OnnxWatch(path, model)
+
+
+def _write_litert(network: QuantizedNetwork, model: IntegerModel, path: Path, options: ExportOptions) -> None:
+    from sigmaquant.export.litert import export_litert
+
+    if options.inputs == "uint8":
+        raise ExportError("LiteRT files take float or int8 inputs, not uint8. Choose one of these.")
+    export_litert(model, path, pack=options.pack, inputs=options.inputs, name=options.name)
+
+
+def _run_litert(path: Path, xnnpack: bool) -> Runner:
+    from sigmaquant.export.litert import LitertRunner
+
+    return LitertRunner(path, xnnpack=xnnpack)
+
+
+def _watch_litert(path: Path, source: Source, model: IntegerModel) -> Watch:
+    from sigmaquant.export.litert import LitertWatch
+
+    return LitertWatch(path, model)
+
+
+def _litert_form(model: IntegerModel, options: ExportOptions) -> IntegerModel:
+    from sigmaquant.export.litert import litert_form
+
+    return litert_form(model, options.pack)
+
+
+def _write_c(network: QuantizedNetwork, model: IntegerModel, path: Path, options: ExportOptions) -> None:
+    from sigmaquant.export.c import export_c
+
+    export_c(model, path, name=options.name)
+
+
+def _run_c(path: Path) -> Runner:
+    from sigmaquant.export.c import CRunner
+
+    return CRunner(path)
+
+
+def _watch_c(path: Path, source: Source, model: IntegerModel) -> Watch:
+    from sigmaquant.export.c import CRunner
+
+    return CRunner(path).watch
+
+
+def _executor(path: Path, source: Source) -> IntegerExecutor:
+    return IntegerExecutor(lower(load_packed(source.model, source.example, path)))
+
+
+def _watch_packed(path: Path, source: Source, model: IntegerModel) -> Watch:
+    executor = _executor(path, source)
+
+    def watch(x: Tensor) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        executor.run_codes(*executor.quantize_inputs(x), watch=lambda edge, codes: found.update({edge.name: codes}))
+        return found
+
+    return watch
+
+
+TARGETS: dict[str, Target] = {
+    "onnx": Target(
+        "model.onnx",
+        0.999,
+        _write_onnx,
+        lambda path, source: _run_onnx(path, source, fused=False),
+        _watch_onnx,
+        lambda path, source: _run_onnx(path, source, fused=True),
+        timed=True,
+    ),
+    "litert": Target(
+        "model.tflite",
+        0.999,
+        _write_litert,
+        lambda path, source: _run_litert(path, xnnpack=True),
+        _watch_litert,
+        form=_litert_form,
+        timed=True,
+    ),
+    "c": Target("model_c", 1.0, _write_c, lambda path, _: _run_c(path), _watch_c),
+    "packed": Target(
+        "model.safetensors",
+        1.0,
+        lambda network, model, path, options: export_packed(network, path),
+        _executor,
+        _watch_packed,
+    ),
+}
+"""Every kind of file by name."""
