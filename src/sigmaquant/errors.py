@@ -40,6 +40,14 @@ class MeasurementError(SigmaQuantError):
     """A device could not be measured: its runner failed, or printed no latency."""
 
 
+class LibertyError(SigmaQuantError, ValueError):
+    """A Liberty file is broken, of another kind, or lacks what the flow needs; the message names the line or cell."""
+
+
+class CharacterizationError(SigmaQuantError):
+    """A unit could not be synthesised, misses its clock, or computes something else than the integer reference."""
+
+
 class PlanError(SigmaQuantError, ValueError):
     """A bitwidth plan is malformed or does not fit the model."""
 

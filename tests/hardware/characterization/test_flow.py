@@ -9,8 +9,8 @@ import pytest
 from test_memory import MACRO
 from unit_cases import library, mapped, stimulus_of
 
+from sigmaquant.errors import CharacterizationError
 from sigmaquant.hardware.characterization import characterize, flow, icarus
-from sigmaquant.hardware.characterization.errors import CharacterizationError
 from sigmaquant.hardware.characterization.mac_units import find_unit, verilog
 from sigmaquant.hardware.characterization.measurement import measure
 from sigmaquant.hardware.characterization.stimuli import LayerSample, build_stimulus
@@ -68,6 +68,7 @@ def test_real_layers_and_the_same_seed_give_the_same_profile(quick, tiny_path):
     )
     assert one == two
     assert one["method"]["stimuli"].startswith("1 layers of a network")
+    assert one["method"]["command"].endswith("--clock-mhz 10 --weight-bits 2 --activation-bits 8 --seed 5")
 
 
 def test_skipping_zeros_pays_and_its_slope_predicts(tiny_path):

@@ -8,7 +8,7 @@ import hashlib
 import pytest
 from tiny_liberty import HEADER, tiny_library, with_first_delay
 
-from sigmaquant.hardware.characterization.errors import LibertyError
+from sigmaquant.errors import LibertyError
 from sigmaquant.hardware.characterization.liberty import read_liberty
 from sigmaquant.hardware.characterization.liberty_text import parse_groups
 

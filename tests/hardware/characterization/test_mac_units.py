@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from unit_cases import all_pairs, generic, mapped, stimulus_of
 
-from sigmaquant.hardware.characterization.errors import CharacterizationError
+from sigmaquant.errors import CharacterizationError
 from sigmaquant.hardware.characterization.expressions import parse_expression
 from sigmaquant.hardware.characterization.mac_units import MAC_UNITS, find_unit, verilog
 from sigmaquant.hardware.characterization.netlist import GENERIC_CELLS, ZERO

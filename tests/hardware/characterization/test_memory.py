@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sigmaquant.hardware.characterization.errors import LibertyError
+from sigmaquant.errors import LibertyError
 from sigmaquant.hardware.characterization.memory import memory_energy
 
 

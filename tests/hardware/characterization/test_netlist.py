@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sigmaquant.hardware.characterization.errors import CharacterizationError
+from sigmaquant.errors import CharacterizationError
 from sigmaquant.hardware.characterization.netlist import GENERIC_CELLS, ONE, ZERO, Netlist, insert_buffers, read_netlist
 
 CLK, A, B, N, Q, G, Q2 = range(2, 9)

@@ -7,9 +7,8 @@ import importlib.util
 import pytest
 from tiny_liberty import tiny_library
 
-from sigmaquant.errors import MissingExtraError
+from sigmaquant.errors import CharacterizationError, MissingExtraError
 from sigmaquant.hardware.characterization import synthesis
-from sigmaquant.hardware.characterization.errors import CharacterizationError
 from sigmaquant.hardware.characterization.liberty import read_liberty
 from sigmaquant.hardware.characterization.mac_units import find_unit
 from sigmaquant.hardware.characterization.measurement import map_unit

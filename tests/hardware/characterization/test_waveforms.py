@@ -8,8 +8,8 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
+from sigmaquant.errors import CharacterizationError
 from sigmaquant.hardware.characterization.activity import Activity
-from sigmaquant.hardware.characterization.errors import CharacterizationError
 from sigmaquant.hardware.characterization.functional import FunctionalModel
 from sigmaquant.hardware.characterization.netlist import ONE, ZERO, Instance, Netlist
 from sigmaquant.hardware.characterization.timing import Timing

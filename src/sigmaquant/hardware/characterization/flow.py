@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sigmaquant.hardware.characterization.errors import CharacterizationError
+from sigmaquant.errors import CharacterizationError
 from sigmaquant.hardware.characterization.icarus import cross_check, icarus_is_installed
 from sigmaquant.hardware.characterization.liberty import Library, read_liberty
 from sigmaquant.hardware.characterization.mac_units import ACCUMULATOR_BITS, LANES, MacUnit, find_unit
@@ -77,6 +77,7 @@ def characterize(
         raise CharacterizationError("bitwidths are integers from 2 to 8, at least one of weights and of activations.")
     if not clock_mhz > 0:
         raise CharacterizationError(f"clock_mhz is {clock_mhz}; it must be positive.")
+    widths = {"weight": weight_bits, "activation": activation_bits}
     measurements = 1 if chosen.digits is None else 2
     warm_up = _warm_up_steps(chosen)
     ticks = _Ticks(progress, len(pairs) * measurements * (warm_up + CYCLES) + 1)
@@ -112,7 +113,13 @@ def characterize(
         ticks.label = "cross-check with Icarus Verilog"
         ticks.show()
         notes.append(cross_check(mapped, stimulus, warm_up_steps=2, cycles=CYCLES).sentence())
-    return _profile(mapped, library, liberty, clock_mhz, table, macros, samples, seed, notes)
+    command = [
+        f"sigmaquant hardware characterize --liberty {liberty.name} --unit {chosen.name} --clock-mhz {clock_mhz:g}",
+        *(f"--{kind}-bits {','.join(map(str, sorted(set(bits))))}" for kind, bits in widths.items()),
+        *(f"--sram {path.name}" for path in sram),
+        f"--seed {seed}",
+    ]
+    return _profile(mapped, library, " ".join(command), clock_mhz, table, macros, samples, seed, notes)
 
 
 def _warm_up_steps(unit: MacUnit) -> int:
@@ -162,7 +169,7 @@ def _rounded(value: float) -> float:
 def _profile(
     mapped: MappedUnit,
     library: Library,
-    liberty: Path,
+    command: str,
     clock_mhz: float,
     table: list[dict[str, Any]],
     macros: list[dict[str, Any]],
@@ -208,8 +215,7 @@ def _profile(
         "memory": {"on_chip": macros},
         "method": {
             "date": datetime.date.today().isoformat(),
-            "command": f"sigmaquant hardware characterize --liberty {liberty.name} --unit {unit.name} "
-            f"--clock-mhz {clock_mhz:g} --seed {seed}",
+            "command": command,
             "simulator": f"NumPy gate-level simulation with inertial delays, time step {STEP_PS:g} ps, "
             f"{STREAMS} streams x {CYCLES} cycles",
             "stimuli": stimuli,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sigmaquant.errors import CharacterizationError
 from sigmaquant.hardware.characterization.activity import Activity
-from sigmaquant.hardware.characterization.errors import CharacterizationError
 from sigmaquant.hardware.characterization.mac_units import ACCUMULATOR_BITS, verilog
 from sigmaquant.hardware.characterization.measurement import MappedUnit
 from sigmaquant.hardware.characterization.netlist import CLOCK, ONE, ZERO

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sigmaquant.errors import LibertyError
 from sigmaquant.hardware.characterization.cells import Cell
-from sigmaquant.hardware.characterization.errors import LibertyError
 from sigmaquant.hardware.characterization.liberty_cells import CellReader, read_number, read_units
 from sigmaquant.hardware.characterization.liberty_text import Group, parse_groups
 from sigmaquant.hardware.characterization.tables import WireLoad

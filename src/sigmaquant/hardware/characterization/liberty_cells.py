@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sigmaquant.errors import LibertyError
 from sigmaquant.hardware.characterization.cells import Cell, ClockGate, FlipFlop, InternalPower, Pin, TimingArc
-from sigmaquant.hardware.characterization.errors import LibertyError
 from sigmaquant.hardware.characterization.expressions import Expression, parse_expression
 from sigmaquant.hardware.characterization.liberty_text import Group
 from sigmaquant.hardware.characterization.tables import Table

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sigmaquant.hardware.characterization.errors import LibertyError
+from sigmaquant.errors import LibertyError
 
 _TOKEN = re.compile(
     r'(?P<skip>(?:\s|\\\r?\n|/\*.*?\*/|//[^\n]*)+)|(?P<string>"(?:[^"\\]|\\.)*")|(?P<mark>[(){};:,])'

@@ -10,8 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sigmaquant.errors import near_matches
-from sigmaquant.hardware.characterization.errors import CharacterizationError
+from sigmaquant.errors import CharacterizationError, near_matches
 from sigmaquant.hardware.digits import cycles_of, nonzero_digits
 from sigmaquant.hardware.profile import CycleRule, Encoding
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sigmaquant.errors import CharacterizationError
 from sigmaquant.hardware.characterization.activity import Activity
-from sigmaquant.hardware.characterization.errors import CharacterizationError
 from sigmaquant.hardware.characterization.liberty import Library
 from sigmaquant.hardware.characterization.mac_units import LANES, MacUnit
 from sigmaquant.hardware.characterization.netlist import Netlist, insert_buffers, read_netlist

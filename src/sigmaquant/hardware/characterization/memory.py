@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sigmaquant.hardware.characterization.errors import LibertyError
+from sigmaquant.errors import LibertyError
 from sigmaquant.hardware.characterization.expressions import Expression, parse_expression
 from sigmaquant.hardware.characterization.liberty import read_text
 from sigmaquant.hardware.characterization.liberty_cells import read_units

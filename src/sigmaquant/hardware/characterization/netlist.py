@@ -10,8 +10,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+from sigmaquant.errors import CharacterizationError
 from sigmaquant.hardware.characterization.cells import Cell, ClockGate, FlipFlop, Pin
-from sigmaquant.hardware.characterization.errors import CharacterizationError
 from sigmaquant.hardware.characterization.expressions import parse_expression
 
 ZERO, ONE = 0, 1

@@ -10,9 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sigmaquant.errors import MissingExtraError
+from sigmaquant.errors import CharacterizationError, MissingExtraError
 from sigmaquant.hardware.characterization.cells import Cell
-from sigmaquant.hardware.characterization.errors import CharacterizationError
 from sigmaquant.hardware.characterization.liberty import Library
 from sigmaquant.hardware.characterization.mac_units import ACCUMULATOR_BITS, LANES, MacUnit, verilog
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sigmaquant.hardware.characterization.errors import CharacterizationError
+from sigmaquant.errors import CharacterizationError
 from sigmaquant.hardware.characterization.functional import FunctionalModel, Words
 from sigmaquant.hardware.characterization.mac_units import MacUnit
 from sigmaquant.hardware.characterization.netlist import Netlist

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sigmaquant.errors import CharacterizationError
 from sigmaquant.hardware.characterization.activity import Activity, NetEdges
-from sigmaquant.hardware.characterization.errors import CharacterizationError
 from sigmaquant.hardware.characterization.functional import Words
 from sigmaquant.hardware.characterization.netlist import CLOCK, ONE, ZERO, Netlist
 from sigmaquant.hardware.characterization.timing import Timing
