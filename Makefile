@@ -35,8 +35,9 @@ demo: $(VENV)/.demo
 		--test $(DIGITS):test_data --size 8x --epochs 12 --cycle-examples 1024 --control \
 		--out runs/digits --overwrite
 
+# A process per core, each with one thread: most tests are too small to gain from more.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal $(PYTEST_OPTIONS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import tiny
 from sigmaquant import Budget, Sweep, sweep
 from sigmaquant.runs import RunFiles

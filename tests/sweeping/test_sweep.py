@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import command
 import pytest
+
+import command
 import tiny
 from sigmaquant import Budget, Sweep, sweep
 from sigmaquant.errors import MissingExtraError, SigmaQuantError, TrainingError, UnreachableBudgetError

@@ -15,6 +15,7 @@ from sigmaquant.budget import Budget
 from sigmaquant.errors import SigmaQuantError
 from sigmaquant.hardware.profile import HardwareProfile
 from sigmaquant.job import Job, make_settings
+from sigmaquant.report import write_report
 from sigmaquant.runs import NullProgress, Progress, task
 from sigmaquant.runs.atomic import write_text_atomic
 from sigmaquant.runs.documents import dumps
@@ -198,8 +199,6 @@ def _finish(runs: Runs) -> Sweep:
     points, directory = runs.points(), runs.directory
     report: Path | None = None
     if points:
-        from sigmaquant.report import write_report
-
         try:
             report = write_report([directory.path / point.run for point in points], directory.path / "report.html")
         except (SigmaQuantError, OSError) as error:  # the runs are what matters

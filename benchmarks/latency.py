@@ -1,0 +1,69 @@
+"""Latency that a profile predicts against latency measured, on networks that were not used to fit the profile.
+
+    OMP_NUM_THREADS=1 python benchmarks/latency.py --data DIR --profile cpu-onnxruntime
+    python benchmarks/latency.py --data DIR --profile board.json --runner "ssh board ./bench {model} {runs}"
+
+The networks of ``benchmarks/export.py`` at mixed bitwidths and at 8 bits, written as ONNX files and run by the same
+kind of command as ``sigmaquant hardware measure`` takes. Each is measured several times; the median counts, the spread
+is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+import export  # the networks of benchmarks/export.py
+from sigmaquant.export.onnx import export_onnx
+from sigmaquant.hardware.profile import load_profile
+from sigmaquant.hardware.profiled import ProfiledCosts
+from sigmaquant.measurement.runner import CommandRunner
+from sigmaquant.plan import BITWIDTHS
+
+HERE = f'"{sys.executable}" -m sigmaquant.measurement.onnxruntime_runner {{model}} {{runs}}'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with cifar10/, weights/ and load.py")
+    parser.add_argument("--profile", required=True, help="a shipped profile's name, or a file")
+    parser.add_argument("--runner", default=HERE, help="runs one file; default: ONNX Runtime on this machine")
+    parser.add_argument("--networks", default="resnet8,resnet20,densenet100,mobilenetv2")
+    parser.add_argument("--runs", type=int, default=50, help="inferences in one measurement")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements of each file")
+    args = parser.parse_args()
+    sys.path.insert(0, str(args.data))
+    torch.manual_seed(0)
+    profile, runner = load_profile(args.profile), CommandRunner(args.runner)
+    print("| network | weights | predicted ms | measured ms (range) | error |")
+    print("| --- | --- | --- | --- | --- |")
+    errors = []
+    for name in args.networks.split(","):
+        given = export.subject(name, args.data, 2)
+        for title, widths in (("8 bits", (8,)), ("2 to 8 bits", BITWIDTHS)):
+            model = export.quantized(given, widths)
+            predicted = ProfiledCosts(given.graph, profile).cost(model.plan).latency_ms
+            if predicted is None:
+                raise SystemExit(f"the profile {args.profile} gives no latency")
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "model.onnx"
+                export_onnx(model, path)
+                found = [runner(path, args.runs) for _ in range(args.repeats)]
+            measured = statistics.median(found)
+            errors.append(abs(predicted / measured - 1))
+            print(
+                f"| {name} | {title} | {predicted:.3f} | {measured:.3f} ({min(found):.3f}..{max(found):.3f}) "
+                f"| {100 * (predicted / measured - 1):+.1f} % |",
+                flush=True,
+            )
+    print(f"\nmean absolute error {100 * statistics.mean(errors):.1f} %, largest {100 * max(errors):.1f} %")
+
+
+if __name__ == "__main__":
+    with torch.no_grad():
+        main()
