@@ -1,7 +1,7 @@
 """From a trained network to a folder of C99, compiled and run here before anything is flashed.
 
     pip install "sigmaquant[demo]"
-    python examples/microcontroller.py           # about a minute on two cores; the network is trained on first use
+    python examples/microcontroller.py           # about half a minute; the network is trained on first use
     python examples/microcontroller.py --quick
 
 Needs a C compiler (``cc``). Where ``arm-none-eabi-gcc`` is installed, the library is built for a Cortex-M4 too and its

@@ -1,7 +1,7 @@
 """A budget in energy, on a profile that comes with the package and on one of your own.
 
     pip install "sigmaquant[demo]"
-    python examples/own_hardware.py              # about a minute on two cores; the network is trained on first use
+    python examples/own_hardware.py              # about half a minute; the network is trained on first use
     python examples/own_hardware.py --quick
 
 A profile is data, not code: a JSON file that says what a MAC costs at each pair of bitwidths and what memory costs.

@@ -1,7 +1,7 @@
 """Your own network and your own data, from Python: quantize, read the result, export to ONNX, verify the file.
 
     pip install "sigmaquant[demo,onnx]"
-    python examples/own_model.py                 # about a minute on two cores
+    python examples/own_model.py                 # about half a minute
     python examples/own_model.py --quick         # some seconds, with a worse network
 
 The network here is small and trained on the spot, so that the example needs nothing else. Yours is trained already:

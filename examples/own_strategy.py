@@ -1,7 +1,7 @@
 """A search of your own: one function, registered under a name, then used like the ones that come with the package.
 
     pip install "sigmaquant[demo]"
-    python examples/own_strategy.py              # about half a minute on two cores; the network is trained on first use
+    python examples/own_strategy.py              # about half a minute; the network is trained on first use
     python examples/own_strategy.py --quick
 
 On the command line the same strategy is there as soon as the file that registers it has been imported, for instance by

@@ -113,7 +113,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_getting_started_leaves_two_runs(workplace: Path) -> None:
     for run in ("first", "second"):
         assert (workplace / "runs" / run / "result.json").exists()
-    assert (workplace / "runs" / "first" / "control").is_dir()
+    table = FIRST.read_text(encoding="utf-8").partition("| file | what |")[2].partition("\n\n")[0]
+    named = re.findall(r"`([^`]+)`", " ".join(row.split("|")[1] for row in table.splitlines() if row.startswith("| `")))
+    assert "plan.json" in named
+    missing = [name for name in named if not (workplace / "runs" / "first" / name).exists()]
+    assert not missing
 
 
 @pytest.mark.parametrize("page", RUNNING, ids=lambda page: page.stem)

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from sigmaquant.search.strategies import STRATEGIES
+
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 
@@ -31,6 +33,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield load
         for name in NAMES:
             sys.modules.pop(name, None)
+        STRATEGIES.pop("largest-first", None)
 
 
 def test_every_example_is_run_here() -> None:
