@@ -2,7 +2,8 @@
 
 - the pages of a folder that ends in a slash in the navigation;
 - for ``<!-- commands -->``, every verb of the command line with its options;
-- for ``<!-- rooms -->``, every room of the package with the floor it stands on.
+- for ``<!-- rooms -->``, every room of the package with the floor it stands on;
+- for ``<!-- file: examples/… -->``, that program.
 
 A page that would load anything from elsewhere ends the build: the site must be readable without a network.
 """
@@ -18,6 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
+_FILE = re.compile(r"<!-- file: (\S+\.py) -->")
 _LOADED = re.compile(
     r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//[^"'>\s]*"""
     r"""|<link\b(?![^>]*rel=["']?canonical)[^>]*\bhref=["']?(?:https?:)?//[^"'>\s]*"""
@@ -35,7 +37,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     for marker, table in (("<!-- commands -->", commands), ("<!-- rooms -->", rooms)):
         if marker in markdown:
             markdown = markdown.replace(marker, table())
-    return markdown
+    return _FILE.sub(lambda match: f"```python\n{(ROOT / match[1]).read_text(encoding='utf-8')}```", markdown)
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:

@@ -97,40 +97,35 @@ def run_page(page: Path) -> None:
             printed = ""
 
 
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder in which a reader of the first page stands at its end; the other pages go on from there."""
-    folder = tmp_path_factory.mktemp("docs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.syspath_prepend(folder)
+def compile_firmware() -> None:
+    """The file of the page on exporting, against the folder that its commands have written."""
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-I", "runs/first/export/model_c"]
+    subprocess.run(["cc", *flags, "-c", "firmware.c", "-o", "firmware.o"], check=True)
+
+
+def test_the_pages_run_in_reading_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One test, since a page goes on where an earlier one has ended."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
         run_page(FIRST)
-        yield folder
+        missing = [name for name in files_of_a_run() if not (tmp_path / "runs" / "first" / name).exists()]
+        assert not missing, f"{FIRST.name} names {missing}"
+        for page in RUNNING:
+            run_page(page)
+    finally:
         for name in MODULES:
             sys.modules.pop(name, None)
+    if shutil.which("cc") is not None:
+        compile_firmware()
 
 
-def test_getting_started_leaves_two_runs(workplace: Path) -> None:
-    for run in ("first", "second"):
-        assert (workplace / "runs" / run / "result.json").exists()
+def files_of_a_run() -> list[str]:
+    """Those of the first page's table."""
     table = FIRST.read_text(encoding="utf-8").partition("| file | what |")[2].partition("\n\n")[0]
     named = re.findall(r"`([^`]+)`", " ".join(row.split("|")[1] for row in table.splitlines() if row.startswith("| `")))
     assert "plan.json" in named
-    missing = [name for name in named if not (workplace / "runs" / "first" / name).exists()]
-    assert not missing
-
-
-@pytest.mark.parametrize("page", RUNNING, ids=lambda page: page.stem)
-def test_pages_run(page: Path, workplace: Path) -> None:
-    run_page(page)
-
-
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
-def test_the_firmware_compiles(workplace: Path) -> None:
-    if not Path("runs/first/export/model_c").exists():
-        run_page(DOCS / "exporting.md")
-    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-I", "runs/first/export/model_c"]
-    subprocess.run(["cc", *flags, "-c", "firmware.c", "-o", "firmware.o"], check=True)
+    return named
 
 
 def test_every_block_has_a_kind() -> None:
@@ -268,6 +263,14 @@ def test_the_command_line_is_read_from_the_program() -> None:
     quantize = text.partition("### quantize\n")[2].partition("\n### ")[0]
     assert re.search(r"^\| `--objective` \| .*`auto`, `feasible`, `smallest`, `accurate` \| `auto` \|$", quantize, re.M)
     assert "| `--train` | training data: a factory, or cifar10:DIR | required |" in quantize
+
+
+def test_every_example_is_shown() -> None:
+    text = hooks.on_page_markdown((DOCS / "examples.md").read_text(encoding="utf-8"))
+    for path in (ROOT / "examples").glob("own_*.py"):
+        assert f"```python\n{path.read_text(encoding='utf-8')}```" in text
+    with pytest.raises(FileNotFoundError):
+        hooks.on_page_markdown("<!-- file: examples/nothing.py -->")
 
 
 def test_the_rooms_are_read_from_the_package() -> None:
