@@ -56,7 +56,7 @@ def arm(moment: str, number: int) -> None:
         RunDirectory.append_step = counted(RunDirectory.append_step, number, after=True)
     elif moment == "after state":
         RunDirectory.save_state = counted(RunDirectory.save_state, number, after=True)
-    elif moment in ("write_plan", "write_checkpoint", "write_result"):
+    elif moment in ("write_plan", "write_checkpoint", "write_layers", "write_result"):
         setattr(RunDirectory, moment, counted(getattr(RunDirectory, moment), number, after=True))
 
 

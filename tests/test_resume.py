@@ -73,7 +73,7 @@ def unbroken(processes: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 def check_same(path: Path, whole: Path) -> None:
-    for name in ("plan.json", "checkpoint.safetensors", "config.json"):
+    for name in ("plan.json", "checkpoint.safetensors", "config.json", "layers.json"):
         assert (path / name).read_bytes() == (whole / name).read_bytes(), name
     results = [json.loads((folder / "result.json").read_text()) for folder in (path, whole)]
     for result in results:
@@ -121,13 +121,15 @@ def test_killed_while_a_file_is_written(processes: Any, unbroken: dict[str, Path
 
 def test_killed_while_the_result_is_written(processes: Any, unbroken: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "run"
-    for moment in ("write_plan", "write_checkpoint"):
+    for moment in ("write_plan", "write_checkpoint", "write_layers"):
         assert processes(path, "three limits", moment, 1).killed
         assert not (path / "result.json").exists()
     assert processes(path, "three limits", "write_result", 1).killed
     check_same(path, unbroken["three limits"])
+    assert not (path / "report.html").exists()
     assert isinstance(processes(path, "three limits").message, tuple)
     check_same(path, unbroken["three limits"])
+    assert (path / "report.html").exists()
 
 
 @pytest.mark.parametrize("seed", [0, 1])

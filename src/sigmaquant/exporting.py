@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from sigmaquant.lowering import lower
 from sigmaquant.lowering.executor import encode
 from sigmaquant.lowering.model import Edge
 from sigmaquant.quant import QuantizedNetwork
-from sigmaquant.runs import NullProgress, Progress, task
+from sigmaquant.report import checkpoint_digest, refresh_report
+from sigmaquant.runs import NullProgress, Progress, RunFiles, task
 from sigmaquant.runs.atomic import write_text_atomic
 
 log = logging.getLogger("sigmaquant")
@@ -78,9 +79,8 @@ def export_run(
             if path.is_dir():
                 shutil.rmtree(path)
             (Path(staging) / path.name).replace(path)
-    return _verified(
-        paths, reference, network, Source(model, source, _input_edge(reference)), folder, options, progress
-    )
+    context = Source(model, source, _input_edge(reference))
+    return _verified(paths, reference, network, context, folder, Path(run), options, progress)
 
 
 def verify_run(
@@ -104,7 +104,7 @@ def verify_run(
     reference = Reference(lower(network), batches)
     folder = next(iter(paths.values())).parent
     context = Source(model, source, _input_edge(reference))
-    return _verified(paths, reference, network, context, folder, _read_options(folder), progress)
+    return _verified(paths, reference, network, context, folder, run, _read_options(folder), progress)
 
 
 def _input_edge(reference: Reference) -> Edge:
@@ -162,6 +162,7 @@ def _verified(
     network: QuantizedNetwork,
     source: Source,
     folder: Path,
+    run: Path,
     options: ExportOptions,
     progress: Progress | None,
 ) -> tuple[Verification, ...]:
@@ -179,13 +180,33 @@ def _verified(
             log.info("%s: argmax agreement %.4f %s", path, verdict.agreement.argmax, "" if verdict.passed else "FAILED")
             verdicts.append(verdict)
             progress.advance(1)
+    digest = checkpoint_digest(RunFiles(run))
     document = {
         "examples": reference.examples,
         "options": asdict(options),
-        "artifacts": [verdict.to_dict() for verdict in verdicts],
+        "checkpoint_sha256": digest,
+        "artifacts": [*(verdict.to_dict() for verdict in verdicts), *_others(folder, paths, digest)],
     }
     write_text_atomic(folder / REPORT, json.dumps(document, indent=2, default=str) + "\n")
+    if folder.resolve() == (run / FOLDER).resolve():  # files elsewhere are not in the run's report
+        refresh_report(run)
     return tuple(verdicts)
+
+
+def _others(folder: Path, verified: Mapping[str, Path], digest: str | None) -> list[dict[str, Any]]:
+    """Earlier verdicts on the other files of the same network that are still there."""
+    try:
+        document = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        if document["checkpoint_sha256"] != digest:
+            return []
+        known = {item["target"]: item for item in document["artifacts"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [
+        item
+        for name, item in known.items()
+        if name in TARGETS and name not in verified and (folder / TARGETS[name].file).exists()
+    ]
 
 
 def _verify(

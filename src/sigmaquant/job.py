@@ -24,7 +24,7 @@ from sigmaquant.hardware.profiled import ProfiledCosts
 from sigmaquant.loading import weights_digest
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant.coverage import coverage
-from sigmaquant.report import LayersDocument, describe_layers, write_report
+from sigmaquant.report import LayersDocument, describe_layers, refresh_report
 from sigmaquant.results import Control, QuantizationResult, Scores
 from sigmaquant.runs import NullProgress, Progress, RunDirectory, logging_to, task
 from sigmaquant.search.driver import Driver, NullRecorder, Recorder
@@ -136,7 +136,7 @@ class Job:
             for name, excess in result.violations.items():
                 log.warning("the budget is not met: %s is off by %.2f %% of its limit", name, 100 * excess)
             if recorder is not None:
-                write_page(recorder)
+                refresh_report(recorder.path)
             return result
 
     def session(self, budget: Budget) -> Session:
@@ -321,11 +321,3 @@ def write_run(directory: RunDirectory, result: QuantizationResult, layers: Layer
     directory.write_checkpoint(result.network.state(), metadata)
     directory.write_layers(layers.to_dict())
     directory.write_result({"sigmaquant": __version__, "torch": torch.__version__, **result.to_dict()})
-
-
-def write_page(directory: RunDirectory) -> None:
-    """The run's report. The run is finished without it, so that a failure here is only told."""
-    try:
-        write_report([directory.path])
-    except Exception as error:
-        log.warning("the report could not be written (%s). Try: sigmaquant report %s", error, directory.path)

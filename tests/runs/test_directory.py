@@ -90,7 +90,9 @@ def test_overwrite_discards_the_run_and_nothing_else(tmp_path: Path) -> None:
         run.save_state(0, {"w": torch.ones(1)}, {})
         run.write_result({})
         run.write_plan(BitwidthPlan({"a": 2}))
-        run.log_path.write_text("old")
+        run.write_layers({"layers": []})
+        for path in (run.log_path, *run.report_paths):
+            path.write_text("old")
     (tmp_path / "notes.md").write_text("mine")
     with RunDirectory(tmp_path, config={"seed": 1}, overwrite=True) as run:
         assert run.load_state() is None

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sigmaquant._version import __version__
-from sigmaquant.cli import export, hardware, runs, sweep
+from sigmaquant.cli import export, hardware, report, runs, sweep
 from sigmaquant.errors import SigmaQuantError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("inspect")(runs.inspect_command)
 app.command("evaluate")(runs.evaluate_command)
 app.command("compare")(runs.compare_command)
 app.command("sweep")(sweep.sweep_command)
+app.command("report")(report.report_command)
 app.command("export")(export.export_command)
 app.command("verify")(export.verify_command)
 app.add_typer(hardware.app, name="hardware")

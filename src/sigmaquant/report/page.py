@@ -22,7 +22,7 @@ from sigmaquant.report import words
 from sigmaquant.report.document import MEASURES, Report
 from sigmaquant.report.library import chart_library, versions
 from sigmaquant.report.numbers import budget_text
-from sigmaquant.units import format_count, format_seconds
+from sigmaquant.units import format_seconds
 
 _SCRIPTS = ("format.js", "charts.js", "page.js")
 _NOT_FOR_CHARTS = {"coverage", "float_operators", "artifacts", "notes", "missing", "budget"}
@@ -123,7 +123,6 @@ def _template() -> jinja2.Template:
         cost=words.cost_text,
         score=words.score_text,
         seconds=format_seconds,
-        count=lambda value: words.NOTHING if value is None else format_count(value),
         decimals=lambda value, digits: words.NOTHING if value is None else f"{value:.{digits}f}",
         significant=lambda value: words.NOTHING if value is None else f"{value:.4g}",
         general=lambda value: f"{value:g}",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from sigmaquant.report.document import Costs, LayerRow, RunReport, Scores
 from sigmaquant.report.gather import cost_of
-from sigmaquant.search.reach import format_cost
 
 NOTHING = "–"
 
@@ -19,7 +18,7 @@ class Measure:
     Attributes:
         name: as in `MEASURES`, or a field of `Costs`.
         title: for people.
-        resource: how it is written, a key of `format_cost`.
+        resource: how it is written, see `cost_text`.
         device: whether it comes from a hardware profile, so that no float network has it.
         before: what it is compared with.
     """
@@ -31,11 +30,21 @@ class Measure:
     before: str = "float32"
 
 
+_COUNTED = (Measure("bops", "bit operations", "bops"), Measure("ram_bytes", "peak activations", "ram_bytes"))
 _DEVICE = (
     Measure("energy_pj", "energy", "energy_pj", device=True),
     Measure("latency_ms", "latency", "latency_ms", device=True),
     Measure("cycles", "cycles", "cycles", device=True),
 )
+_BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "KB"), (1.0, "B"))
+_COUNTS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+_UNITS = {
+    "size_bytes": _BYTES,
+    "ram_bytes": _BYTES,
+    "energy_pj": ((1e12, "J"), (1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ"), (1.0, "pJ")),
+    "latency_ms": ((1e3, "s"), (1.0, "ms"), (1e-3, "µs"), (1e-6, "ns")),
+}
+"""Units of each resource, as in the page's own ``format.js``."""
 _LIMITS = {
     "size_bytes": "size",
     "energy_pj": "energy",
@@ -47,15 +56,24 @@ _LIMITS = {
 
 
 def cost_text(value: float | None, resource: str) -> str:
-    """A cost for people."""
-    return NOTHING if value is None else format_cost(resource, value).replace(" u", " µ")
+    """A cost for people, with four significant digits in its own unit, on one line.
+
+    Example:
+        >>> cost_text(1076136, "size_bytes"), cost_text(193_400_000.0, "energy_pj"), cost_text(None, "cycles")
+        ('1.076\xa0MB', '193.4\xa0µJ', '–')
+    """
+    if value is None:
+        return NOTHING
+    scale = _UNITS.get(resource, _COUNTS)
+    factor, unit = next((entry for entry in scale if abs(value) >= entry[0]), scale[-1])
+    return f"{float(f'{value / factor:.4g}'):g}\xa0{unit}".strip()
 
 
 def score_text(value: float | None, run: RunReport) -> str:
     """A score for people: in percent where the metric is a share."""
     if value is None:
         return NOTHING
-    return f"{100 * value:.2f} %" if run.percent else f"{value:.4f}"
+    return f"{100 * value:.2f}\xa0%" if run.percent else f"{value:.4f}"
 
 
 def difference_text(after: float, before: float, run: RunReport) -> str:
@@ -161,11 +179,11 @@ def _limit(run: RunReport, resource: str) -> tuple[str, bool]:
 
 def _size(run: RunReport, cost: Costs, reference: Costs) -> Fact:
     limit, ok = _limit(run, "size_bytes")
-    lines = [f"{reference.total_bytes / cost.total_bytes:.2f}× smaller, everything stored"]
+    lines = [f"{reference.total_bytes / cost.total_bytes:.2f}× smaller"]
     if run.size_counts == "weights" or limit == "":
         lines.append(
             f"packed weights {cost_text(cost.weight_bytes, 'size_bytes')}, "
-            f"{reference.weight_bytes / cost.weight_bytes:.2f}× smaller"
+            f"{reference.weight_bytes / cost.weight_bytes:.2f}×"
         )
     uniform = "" if run.control is None else _uniform(run, cost_text(run.control.cost.total_bytes, "size_bytes"))
     return Fact(
@@ -201,7 +219,7 @@ def _device_fact(run: RunReport, cost: Costs, measure: Measure) -> Fact:
     after, before = cost_of(cost, measure.name), cost_of(run.reference_cost, measure.name)
     lines = []
     if after and before is not None:
-        lines.append(f"{before / after:.2f}× less than with {run.reference_bits}-bit weights and activations")
+        lines.append(f"{before / after:.2f}× less than {run.reference_bits}-bit weights and activations")
     limit, ok = _limit(run, measure.name)
     uniform = ""
     if run.control is not None:
@@ -246,15 +264,15 @@ def comparison(run: RunReport) -> list[Network]:
     if run.reference_cost is not None:
         rows.append(Network(f"{run.reference_bits} bits, costs only", Scores(), run.reference_cost))
     if run.control is not None:
-        rows.append(Network(f"uniform {uniform_bits(run)}, same training", run.control.scores, run.control.cost))
+        training = "" if run.post_training else ", same training"
+        rows.append(Network(f"uniform {uniform_bits(run)}{training}", run.control.scores, run.control.cost))
     rows.append(Network("this network", run.scores, run.cost, this=True))
     return rows
 
 
 def device_columns(run: RunReport) -> list[Measure]:
     """Costs besides bytes that the comparison shows."""
-    wanted = (Measure("bops", "bit operations", "bops"), Measure("ram_bytes", "activations", "ram_bytes"), *_DEVICE)
-    return [measure for measure in wanted if cost_of(run.cost, measure.name) is not None]
+    return [measure for measure in (*_COUNTED, *_DEVICE) if cost_of(run.cost, measure.name) is not None]
 
 
 def run_columns(runs: Sequence[RunReport]) -> list[Measure]:
@@ -300,13 +318,13 @@ def stage_title(stage: str) -> str:
 
 
 def judged(run: RunReport) -> str:
-    """Which examples judged the search."""
+    """On which examples the search was judged, in a sentence."""
     known, most = run.validation_examples, run.search_examples
     if known is None or most is None:
-        return "the validation data that judged it"
+        return "The search was judged on validation data."
     if most >= known:
-        return f"all {known:,} validation examples"
-    return f"{most:,} of {known:,} validation examples"
+        return f"The search was judged on all {known:,} validation examples, as the verdict is."
+    return f"The search was judged on {most:,} of {known:,} validation examples; the verdict is on all of them."
 
 
 def runs_lead(runs: Sequence[RunReport]) -> str:

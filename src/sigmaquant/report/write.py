@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sigmaquant.errors import SigmaQuantError
@@ -12,6 +13,8 @@ from sigmaquant.report.numbers import layers_csv, runs_csv, steps_csv
 from sigmaquant.report.page import render
 from sigmaquant.runs.atomic import storage_error, write_text_atomic
 from sigmaquant.runs.documents import dumps
+
+log = logging.getLogger("sigmaquant")
 
 NAME = "report.html"
 
@@ -41,23 +44,45 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> P
         page.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(page, error, "Nothing was written.") from error
-    files = numbers(report, page.stem)
-    for name, text in files.items():
-        write_text_atomic(page.parent / name, text)
-    write_text_atomic(page, render(report, tuple(files)))  # last: where the page is, its numbers are
+    files = number_files(page, len(runs))
+    for kind, path in files.items():
+        write_text_atomic(path, _NUMBERS[kind](report))
+    # Last: where the page is, its numbers are.
+    write_text_atomic(page, render(report, tuple(path.name for path in files.values())))
     return page
 
 
-def numbers(report: Report, stem: str = "report") -> dict[str, str]:
-    """The files beside the page, by name."""
-    files = {
-        f"{stem}.json": dumps(report.to_dict(), indent=None),
-        f"{stem}_layers.csv": layers_csv(report),
-        f"{stem}_steps.csv": steps_csv(report),
-    }
-    if len(report.runs) > 1:
-        files[f"{stem}_runs.csv"] = runs_csv(report)
-    return files
+def refresh_report(run: str | Path) -> None:
+    """Write a run's report anew, after something about it has become known.
+
+    Whatever that was is on the disk already, and a report can be written at any time: a failure here is only told.
+    """
+    try:
+        write_report([run])
+    except Exception as error:
+        log.warning("the report could not be written (%s). Try: sigmaquant report %s", error, run)
+
+
+_NUMBERS: dict[str, Callable[[Report], str]] = {
+    "numbers": lambda report: dumps(report.to_dict(), indent=None),
+    "layers": layers_csv,
+    "steps": steps_csv,
+    "runs": runs_csv,
+}
+"""The files beside the page: what writes each."""
+
+
+def number_files(page: Path, runs: int) -> dict[str, Path]:
+    """The files that lie beside a page about so many runs, by what they hold.
+
+    Example:
+        >>> [path.name for path in number_files(Path("report.html"), 2).values()]
+        ['report.json', 'report_layers.csv', 'report_steps.csv', 'report_runs.csv']
+    """
+    names = {"numbers": f"{page.stem}.json", **{kind: f"{page.stem}_{kind}.csv" for kind in ("layers", "steps")}}
+    if runs > 1:
+        names["runs"] = f"{page.stem}_runs.csv"
+    return {kind: page.with_name(name) for kind, name in names.items()}
 
 
 def _place(runs: Sequence[str | Path], out: str | Path | None) -> Path:

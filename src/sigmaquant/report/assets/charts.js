@@ -7,6 +7,8 @@ const LABELLED = 13; // pixels for a layer from which on its name can stand belo
 const WIDEST = 60; // pixels for a layer's bar
 const NARROWEST = 4; // pixels for a layer; a chart of more layers scrolls in its frame
 
+const LOG_AXIS = { tickCount: 3, labelExpr: "format(datum.value, datum.value < 0.01 ? '~e' : '~g')" };
+
 const CONFIG = {
   background: null,
   font: 'system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif',
@@ -53,8 +55,11 @@ function layerFrame(run, layout, last, layers, tooltip) {
       { mark: { type: "rect", fill: "var(--select)", aria: false }, transform: [{ filter: "datum.index === selected" }] },
       ...layers,
       {
-        mark: { type: "rect", fill: "transparent", cursor: "pointer" },
-        encoding: { tooltip, description: { field: "label" } },
+        mark: { type: "rect", fill: "transparent", cursor: "pointer", strokeWidth: 1.5 },
+        encoding: {
+          tooltip, description: { field: "label" },
+          stroke: { condition: { test: "datum.index === selected", value: "var(--mark)" }, value: null },
+        },
       },
     ],
   };
@@ -125,7 +130,7 @@ function divergenceChart(run, selected, width) {
       ladder: BITS.filter((bits) => at[bits] > 0).map((bits) => ({ bits, value: at[bits] })),
     };
   });
-  const y = { type: "quantitative", scale: { type: "log" }, axis: { format: "~g", tickCount: 3 } };
+  const y = { type: "quantitative", scale: { type: "log" }, axis: LOG_AXIS };
   const colour = { type: "ordinal", scale: BIT_COLOURS, legend: null };
   const size = layout.wide / run.layers.length > 9 ? 70 : 30;
   return frame(layout.wide, 110 + (layout.labelled ? 90 : 0), "D at the chosen bits, and at the others", "Divergence of every layer's weights", {
@@ -250,7 +255,7 @@ function ladderChart(layer, width) {
     label: `${bits} bits: D ${digits(layer.divergence[bits])}`,
   }));
   const x = { field: "bits", type: "ordinal", scale: { domain: BITS }, axis: { title: "bits", labelAngle: 0 } };
-  const y = { field: "value", type: "quantitative", scale: { type: "log" }, axis: { format: "~g", tickCount: 3 } };
+  const y = { field: "value", type: "quantitative", scale: { type: "log" }, axis: LOG_AXIS };
   return frame(width, 220, "D, nats per weight", `Divergence of ${layer.name} by bitwidth`, {
     data: { values: rows }, encoding: { x, y },
     layer: [
@@ -342,11 +347,25 @@ function stepsFrame(run, width, height, title, parts) {
     { field: "changed", title: "layers changed" },
   ].filter((item) => parts.name !== "score" || item.field !== "shown");
   const description = { field: "label" };
-  layers.push(
-    { data: { values: rows.filter((row) => row.accepted === "accepted") }, mark: { type: "line", color: "var(--accent)", strokeWidth: 1.5, aria: false }, encoding: point },
-    { data: { values: rows.filter((row) => row.accepted === "accepted") }, mark: { type: "circle", color: "var(--accent)", opacity: 1, size: 60 }, encoding: { ...point, tooltip, description } },
-    { data: { values: rows.filter((row) => row.accepted !== "accepted") }, mark: { type: "point", shape: CROSS, stroke: "var(--orange)", strokeWidth: 2.2, filled: false, opacity: 1, size: 45 }, encoding: { ...point, tooltip, description } },
-  );
+  const known = rows.filter((row) => row.value !== null);
+  const size = Math.min(60, Math.max(12, 0.6 * ((width - AXIS_WIDTH) / rows.length) ** 2));
+  const accepted = known.filter((row) => row.accepted === "accepted"), rejected = known.filter((row) => row.accepted !== "accepted");
+  if (accepted.length) {
+    layers.push(
+      { data: { values: accepted }, mark: { type: "line", color: "var(--accent)", strokeWidth: 1.5, aria: false }, encoding: point },
+      {
+        data: { values: accepted }, mark: { type: "circle", color: "var(--accent)", opacity: 1, size },
+        encoding: { ...point, tooltip, description },
+      },
+    );
+  }
+  if (rejected.length) {
+    layers.push({
+      data: { values: rejected },
+      mark: { type: "point", shape: CROSS, stroke: "var(--orange)", strokeWidth: size < 30 ? 1.4 : 2.2, filled: false, opacity: 1, size: 0.75 * size },
+      encoding: { ...point, tooltip, description },
+    });
+  }
   return frame(width, height, { text: title, offset: bottom ? 6 : 20 }, title, { layer: layers });
 }
 
@@ -374,6 +393,28 @@ function stepsScoreChart(run, width) {
 
 // -- several runs ------------------------------------------------------------------------------------------------
 
+const FRONTIER_HEIGHT = 320;
+
+/** A domain with a margin about some values. */
+function around(values) {
+  const low = Math.min(...values), high = Math.max(...values);
+  const margin = 0.07 * (high - low || Math.abs(high) || 1);
+  return [low - margin, high + margin];
+}
+
+/** The points whose name can stand above them, and meets no other point's name. */
+function withRoom(rows, place, width) {
+  const taken = [];
+  return rows.filter((row) => {
+    const [x, y] = place(row);
+    const half = 3.4 * row.run.length;
+    const free = x - half > -AXIS_WIDTH && x + half < width
+      && taken.every(([other, above, reach]) => Math.abs(other - x) > half + reach || Math.abs(above - y) > 16);
+    if (free) taken.push([x, y, half]);
+    return free;
+  });
+}
+
 function frontierChart(runs, selected, width, measure, kind) {
   const { scale, title, field } = MEASURES[measure];
   const shown = runs.map((run, index) => ({ run, index })).filter(({ run }) => run.finished);
@@ -391,24 +432,26 @@ function frontierChart(runs, selected, width, measure, kind) {
   }
   const there = (rows) => rows.filter((row) => row.x !== null && row.y !== null);
   const floats = [...new Set(shown.map(({ run }) => run.float_scores[kind]).filter(Number.isFinite))];
-  const x = { field: "x", type: "quantitative", scale: { zero: false, padding: 14 }, axis: { title: `${title}${unit ? `, ${unit}` : ""}`, grid: true, tickCount: 6 } };
-  const y = { field: "y", type: "quantitative", scale: { zero: false, padding: 10 }, axis: { tickCount: 6 } };
+  const drawn = [...there(points), ...there(controls)];
+  const across = around(drawn.map((row) => row.x)), up = around([...drawn.map((row) => row.y), ...floats.map((value) => value * share)]);
+  const x = { field: "x", type: "quantitative", scale: { domain: across, nice: false }, axis: { title: `${title}${unit ? `, ${unit}` : ""}`, grid: true, tickCount: 6 } };
+  const y = { field: "y", type: "quantitative", scale: { domain: up, nice: false }, axis: { tickCount: 6 } };
   const tooltip = [{ field: "run" }, { field: "cost", title }, { field: "score", title: `score, ${kind}` }, { field: "bits", title: "mean bits" }];
   const dots = there(points);
   const layers = [
-    {
+    ...(floats.length ? [{
       data: { values: floats.map((value) => ({ y: value * share, text: `float network ${score(value, shown[0].run)}` })) },
       mark: { type: "rule", color: "var(--muted)", strokeDash: [5, 4], strokeWidth: 1.5, aria: false }, encoding: { y, tooltip: { field: "text" } },
-    },
+    }] : []),
     {
       data: { values: dots.filter((row) => row.front) },
       mark: { type: "line", color: "var(--accent)", strokeWidth: 2, opacity: 0.7, aria: false }, encoding: { x, y, order: { field: "x" } },
     },
-    {
+    ...(there(controls).length ? [{
       data: { values: there(controls) },
       mark: { type: "point", shape: "diamond", stroke: "var(--orange)", fill: "var(--card)", strokeWidth: 2, size: 90, opacity: 1, cursor: "pointer" },
       encoding: { x, y, tooltip: [{ field: "run", title: "uniform control of" }, tooltip[1], tooltip[2], { field: "bits" }], description: { field: "label" } },
-    },
+    }] : []),
     {
       data: { values: dots },
       mark: { type: "circle", opacity: 1, size: 130, cursor: "pointer", strokeWidth: 2.5 },
@@ -419,13 +462,14 @@ function frontierChart(runs, selected, width, measure, kind) {
       },
     },
   ];
-  if (width / Math.max(1, dots.length) > 60) {
-    layers.push({
-      data: { values: dots },
-      mark: { type: "text", dy: -13, limit: Math.max(60, width / dots.length), aria: false }, encoding: { x, y, text: { field: "run" } },
-    });
+  const place = (row) => [
+    ((row.x - across[0]) / (across[1] - across[0])) * (width - AXIS_WIDTH), ((up[1] - row.y) / (up[1] - up[0])) * FRONTIER_HEIGHT,
+  ];
+  const named = withRoom(dots, place, width - AXIS_WIDTH);
+  if (named.length) {
+    layers.push({ data: { values: named }, mark: { type: "text", dy: -14, aria: false }, encoding: { x, y, text: { field: "run" } } });
   }
-  return frame(width, 340, `score, ${kind}${share === 100 ? ", %" : ""}`, `${title} and score of every run`, {
+  return frame(width, FRONTIER_HEIGHT, `score, ${kind}${share === 100 ? ", %" : ""}`, `${title} and score of every run`, {
     params: [{ name: "selected", value: selected }], layer: layers,
   });
 }

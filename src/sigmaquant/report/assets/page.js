@@ -32,7 +32,10 @@ class Chart {
     this.view?.finalize();
     this.view = view;
     this.frame.replaceChildren(place);
-    if (this.frame.scrollWidth > this.frame.clientWidth + 1) this.frame.tabIndex = 0; // keys scroll it
+    const wider = this.frame.scrollWidth > this.frame.clientWidth + 1;
+    if (wider) this.frame.tabIndex = 0; // keys scroll it
+    const hint = this.frame.closest("figure")?.querySelector('[data-text="more"]');
+    if (hint) hint.hidden = !wider;
     if (this.clicked) view.addEventListener("click", (_, item) => { if (item?.datum?.index !== undefined) this.clicked(item.datum.index); });
   }
 
@@ -66,6 +69,7 @@ class RunView {
     const limited = Object.keys(run.limits).find((name) => name !== "accuracy");
     this.stepMeasure = !limited || limited === "size_bytes" ? counted : limited;
     const pick = (index) => this.pick(index);
+    this.rows = ["bits", "sigma", "divergence", "costs"]; // charts by layer
     this.add("bits", (width) => bitsChart(run, this.layer, width), pick);
     this.add("sigma", (width) => sigmaChart(run, this.layer, width), pick);
     this.add("divergence", (width) => divergenceChart(run, this.layer, width), pick);
@@ -74,6 +78,12 @@ class RunView {
     this.add("ladder", (width) => ladderChart(run.layers[this.layer], width));
     this.add("steps-cost", (width) => stepsCostChart(run, width, this.stepMeasure));
     this.add("steps-score", (width) => stepsScoreChart(run, width));
+    const frames = this.rows.map((name) => this.charts[name]?.frame).filter(Boolean);
+    for (const frame of frames) { // charts by layer are looked at in the same place
+      frame.addEventListener("scroll", () => frames.forEach((other) => {
+        if (other.scrollLeft !== frame.scrollLeft) other.scrollLeft = frame.scrollLeft;
+      }));
+    }
     this.choice("cost-measure", measureOptions(Object.keys(MEASURES).filter((name) => this.knows(name))), this.measure, (name) => {
       this.measure = name;
       this.charts.costs.draw();
@@ -108,7 +118,7 @@ class RunView {
   pick(index) {
     if (!this.run.layers[index]) return;
     this.layer = index;
-    for (const name of ["bits", "sigma", "divergence", "costs"]) this.charts[name]?.select(index);
+    for (const name of this.rows) this.charts[name]?.select(index);
     for (const name of ["histogram", "ladder"]) this.charts[name]?.draw();
     this.words();
   }
@@ -149,6 +159,8 @@ class RunView {
     if (!found) return;
     const part = article.querySelector('[data-part="trained"]');
     if (part) part.hidden = found.trained === null;
+    const key = article.querySelector('[data-part="levels"] i');
+    if (key) key.style.background = `var(--b${layer.bits})`;
     text("histogram", `${found.levels.length} levels${layer.midrise ? ", none at zero" : ""}. `
       + `${percent(found.clipped / layer.elements)} of the float weights lie more than half a step beyond the outermost levels.`
       + (found.trained === null ? " The rounded weights are all there is: nothing was trained after rounding." : ""));
@@ -211,10 +223,17 @@ let opened = [];
 addEventListener("beforeprint", () => {
   opened = [...articles[shown].querySelectorAll("details:not([open])")];
   opened.forEach((details) => { details.open = true; });
-  visible().forEach((chart) => chart.fit(chart.frame.closest(".side") ? PAPER / 2 : PAPER));
+  const share = { histogram: 0.64, ladder: 0.3 };
+  visible().forEach((chart) => chart.fit(PAPER * (share[chart.frame.dataset.chart] ?? 1)));
+  document.querySelectorAll(".scroll table").forEach((table) => { // all columns on the paper, as large as they can be
+    table.style.width = "max-content";
+    const size = parseFloat(getComputedStyle(table).fontSize) * (PAPER / table.offsetWidth);
+    Object.assign(table.style, { width: "", fontSize: `${Math.max(5, Math.min(12, size))}px` });
+  });
 });
 addEventListener("afterprint", () => {
   opened.forEach((details) => { details.open = false; });
+  document.querySelectorAll(".scroll table").forEach((table) => { table.style.fontSize = ""; });
   visible().forEach((chart) => chart.draw());
 });
 
