@@ -54,7 +54,8 @@ def measure_command(
     out: Annotated[Path, typer.Option(help="the profile's file")],
     name: Annotated[str | None, typer.Option(help="name of the profile; default: the file's name")] = None,
     weight_bits: Annotated[str, typer.Option(help="bitwidths to measure; those between are interpolated")] = "2,4,8",
-    runs: Annotated[int, typer.Option(help="inferences for each model")] = 50,
+    runs: Annotated[int, typer.Option(help="inferences in one measurement")] = 50,
+    repeats: Annotated[int, typer.Option(help="measurements of each model; the fastest counts")] = 3,
     models: Annotated[Path | None, typer.Option(help="where the models go and stay; default: nowhere")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only show the commands")] = False,
     json_output: JsonOption = False,
@@ -77,6 +78,7 @@ def measure_command(
         out=out,
         weight_bits=widths,
         runs=runs,
+        repeats=repeats,
         models=models,
         progress=make_progress(show=not quiet),
     )

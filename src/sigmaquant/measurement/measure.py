@@ -30,13 +30,15 @@ def measure_device(
     out: Path,
     weight_bits: Sequence[int] = (2, 4, 8),
     runs: int = 50,
+    repeats: int = 3,
     models: Path | None = None,
     progress: Progress | None = None,
 ) -> Fit:
     """Measure a device and write its profile.
 
     Every latency is kept beside the profile, in ``<out>.measurements.jsonl``: an interrupted measurement goes on where
-    it was, as long as runner and number of runs are the same.
+    it was, as long as runner and number of runs are the same. Of a model's repeats, which are as far apart as can be,
+    the fastest counts: what else a machine does only ever adds time.
 
     Args:
         runner: runs one file.
@@ -45,7 +47,8 @@ def measure_device(
         name: of the profile.
         out: the profile's file.
         weight_bits: bitwidths to measure; those between are interpolated.
-        runs: inferences for each model.
+        runs: inferences in one measurement.
+        repeats: measurements of each model.
         models: where the models go and stay; None: a temporary folder.
         progress: display.
 
@@ -57,27 +60,34 @@ def measure_device(
     micros = micro_models(tuple(weight_bits))
     notes = out.with_name(out.name + ".measurements.jsonl")
     known = _read(notes, runner.template, runs)
-    measured = []
+    if repeats < 1:
+        raise MeasurementError(f"repeats is {repeats}; every model is measured at least once.")
+    built = [(micro, *build(micro)) for micro in micros]
     with ExitStack() as stack:
         if models is None:
             models = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sigmaquant-")))
         models.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(task(progress, "measuring", len(micros)))
-        for micro in micros:
-            graph, plan, integers = build(micro)
-            if micro.name not in known:
-                path = models / (micro.name + suffix)
-                write(integers, path)
-                known[micro.name] = runner(path, runs)
-                _append(notes, runner.template, runs, micro.name, known[micro.name])
-            measured.append(Measured(micro.name, graph, plan, known[micro.name]))
-            progress.note(model=micro.name, latency_ms=known[micro.name])
-            progress.advance(1)
+        stack.enter_context(task(progress, "measuring", repeats * len(micros)))
+        for turn in range(repeats):
+            for micro, _, _, integers in built:
+                latencies = known.setdefault(micro.name, [])
+                if len(latencies) <= turn:
+                    path = models / (micro.name + suffix)
+                    if not path.exists() or turn == 0:
+                        write(integers, path)
+                    latencies.append(runner(path, runs))
+                    _append(notes, runner.template, runs, micro.name, latencies[-1])
+                progress.note(model=micro.name, latency_ms=latencies[turn])
+                progress.advance(1)
+    measured = [Measured(micro.name, graph, plan, min(known[micro.name])) for micro, graph, plan, _ in built]
     method = Method(
         date=datetime.date.today().isoformat(),
-        command=f"sigmaquant hardware measure --runner {runner.template!r} --runs {runs}",
+        command=f"sigmaquant hardware measure --runner {runner.template!r} --runs {runs} --repeats {repeats}",
         stimuli=f"{len(micros)} micro-models of 1 and 4 equal layers, weights of {sorted(weight_bits)} bits",
-        notes=("a cycle is a nanosecond; fitted to latencies, each with equal weight on its relative error",),
+        notes=(
+            "a cycle is a nanosecond; fitted to latencies, each with equal weight on its relative error",
+            f"of each model's {repeats} measurements the fastest counts",
+        ),
     )
     fit = fit_profile(measured, name, f"Measured with {runner.template!r}.", method)
     write_text_atomic(out, json.dumps(fit.profile.to_dict(), indent=2) + "\n")
@@ -89,15 +99,15 @@ def planned_commands(runner: CommandRunner, suffix: str, weight_bits: Sequence[i
     return [" ".join(runner.command(Path(m.name + suffix), runs)) for m in micro_models(tuple(weight_bits))]
 
 
-def _read(path: Path, template: str, runs: int) -> dict[str, float]:
+def _read(path: Path, template: str, runs: int) -> dict[str, list[float]]:
     if not path.exists():
         return {}
-    found = {}
+    found: dict[str, list[float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
             if row["runner"] == template and row["runs"] == runs:
-                found[str(row["model"])] = float(row["latency_ms"])
+                found.setdefault(str(row["model"]), []).append(float(row["latency_ms"]))
         except (ValueError, KeyError, TypeError):
             continue  # the last line of a process that was killed while it wrote
     return found

@@ -52,12 +52,15 @@ _SIZES: dict[LayerClass, tuple[tuple[int, int], ...]] = {
 
 
 def micro_models(weight_bits: tuple[int, ...] = (2, 4, 8)) -> tuple[MicroModel, ...]:
-    """All sizes at depth 1 and 4 for the widest weights; two sizes of each layer for the others."""
+    """All sizes at depth 1 and 4 for the widest weights, at depth 4 for the others.
+
+    Every bitwidth has the same sizes: a device's time per MAC depends on them, and would else be taken for the bits'.
+    """
     widest = max(weight_bits)
     found = []
     for layer, sizes in _SIZES.items():
         for bits in sorted(weight_bits):
-            for channels, size in sizes if bits == widest else sizes[1:3]:
+            for channels, size in sizes:
                 depths = (1, 4) if bits == widest else (4,)
                 found += [MicroModel(layer, channels, size, depth, bits) for depth in depths]
     return tuple(found)
