@@ -66,6 +66,7 @@ def quantize(
             fits.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> inputs = torch.randn(64, 1, 4, 4, generator=torch.Generator().manual_seed(0))
         >>> targets = (inputs.sum((1, 2, 3)) > 0).long()
