@@ -14,7 +14,8 @@ from torch import nn
 import command
 import tiny
 from sigmaquant.errors import ExportError, PlanError, SigmaQuantError
-from sigmaquant.exporting import ExportOptions, export_run, verify_run
+from sigmaquant.export.targets import ExportOptions
+from sigmaquant.exporting import export_run, verify_run
 from sigmaquant.runs.atomic import save_tensors_atomic
 from sigmaquant.runs.weights import load_tensors
 

@@ -17,8 +17,9 @@ from sigmaquant.cli.common import (
     print_parts,
     stdout_is_ours,
 )
+from sigmaquant.export.targets import TARGETS, ExportOptions
 from sigmaquant.export.verification import Verification
-from sigmaquant.exporting import TARGETS, ExportOptions, export_run, verify_run
+from sigmaquant.exporting import export_run, verify_run
 from sigmaquant.frontends.factories import load_data, load_model
 from sigmaquant.runs import make_progress
 
