@@ -220,3 +220,12 @@ def test_the_same_seed_gives_the_same_network_and_another_one_another(tmp_path: 
     assert results[0].plan == results[1].plan
     assert files[0] != files[2]
     assert lines[0] != lines[2]
+
+
+def test_the_network_comes_back_ready_to_be_used() -> None:
+    result = tiny.run("8x", post_training=True, test_data=tiny.test_data())
+    inputs, targets = tiny.test_data()
+    with torch.no_grad():
+        right = (result.network(inputs).argmax(1) == targets).double().mean().item()
+    assert right == pytest.approx(result.scores.test)
+    assert not any(module.training for module in result.network.modules())

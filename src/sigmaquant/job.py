@@ -286,7 +286,7 @@ def _result(
     cost, scores = _final_cost(session, driver, plan), _scores(session, driver)
     violations = session.limits.violations(cost, scores.validation)
     return QuantizationResult(
-        network=driver.student.network,
+        network=driver.student.network.eval(),
         plan=plan,
         met=not violations,
         violations=violations,

@@ -43,7 +43,7 @@ class QuantizationResult:
     """What `quantize` returns and ``result.json`` holds.
 
     Attributes:
-        network: the trained quantized network.
+        network: the trained quantized network, in evaluation mode.
         plan: its bitwidths.
         met: whether every constraint of the budget holds.
         violations: broken constraints, normalised: 0.1 is ten percent over the limit or below the floor.
