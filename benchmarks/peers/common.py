@@ -226,6 +226,8 @@ def measure(peer: str, run: Run, args: argparse.Namespace, packages: Sequence[st
     outcome = run(task)
     wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
     peak = peak_memory_mib()
+    if isinstance(outcome.network, nn.Module):
+        outcome.network.eval()  # MCT's comes back in training mode
     files: dict[str, int] = {}
     if outcome.files is not None:
         with tempfile.TemporaryDirectory() as folder:
