@@ -104,7 +104,7 @@ def inspection(report: ModelReport) -> list[Table]:
     """Layers with their statistics and bytes; then what stays in float."""
     table = Table(title=f"{len(report.layers)} layers, fingerprint {report.graph.fingerprint}", title_justify="left")
     for name in ("layer", "kind", "weight", "values", "MACs", "input", "output", "σ"):
-        table.add_column(name, justify="left" if name in ("layer", "kind") else "right")
+        table.add_column(name, justify="left" if name in ("layer", "kind") else "right", overflow="fold")
     for bits in report.bitwidths:
         table.add_column(f"D({bits})", justify="right")
     for bits in report.bitwidths:
