@@ -6,6 +6,7 @@ inputs of each layer, no labels and no gradients. The codes change, the scales d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -96,10 +97,22 @@ def input_vectors(module: nn.Module, x: Tensor, samples: int) -> Tensor:
     if isinstance(module, nn.Conv1d):
         x, kernel, stride, dilation = x.unsqueeze(2), [1, *kernel], [1, *stride], [1, *dilation]
     per_image = max(1, samples // len(x))
-    columns = F.unfold(x, tuple(kernel), dilation=tuple(dilation), stride=tuple(stride))  # [N, C * k * k, positions]
-    columns = columns[:, :, :: max(1, columns.shape[2] // per_image) | 1]
-    grouped = columns.reshape(len(x), module.groups, -1, columns.shape[2])
-    return grouped.permute(1, 0, 3, 2).reshape(module.groups, -1, grouped.shape[2])
+    windows = _windows(x, kernel, stride, dilation)  # [N, C, rows, columns, kernel...], no copy yet
+    rows, columns = windows.shape[2:4]
+    chosen = torch.arange(0, rows * columns, max(1, rows * columns // per_image) | 1, device=x.device)
+    vectors = windows[:, :, chosen // columns, chosen % columns]  # [N, C, positions, kernel...]
+    grouped = vectors.reshape(len(x), module.groups, -1, len(chosen), math.prod(kernel))
+    return grouped.permute(1, 0, 3, 2, 4).reshape(module.groups, len(x) * len(chosen), -1)
+
+
+def _windows(x: Tensor, kernel: list[int], stride: list[int], dilation: list[int]) -> Tensor:
+    """Every place of a kernel over a padded input [N, C, H, W]: a view [N, C, rows, columns, kernel height, width]."""
+    places = [
+        (size - d * (k - 1) - 1) // s + 1 for size, k, s, d in zip(x.shape[2:], kernel, stride, dilation, strict=True)
+    ]
+    n, c, h, w = x.stride()
+    steps = (n, c, h * stride[0], w * stride[1], h * dilation[0], w * dilation[1])
+    return x.as_strided((*x.shape[:2], *places, *kernel), steps, x.storage_offset())
 
 
 def _compensated(rows: Tensor, scales: Tensor, moment: Tensor, qmax: int, midrise: bool) -> Tensor:

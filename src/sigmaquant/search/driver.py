@@ -371,9 +371,9 @@ class Driver:
 
         The best may be those from before.
         """
-        state, settings = self.state, self.settings
-        if state.segment == 0 and not self.student.trained_examples and settings.rounding == "compensated":
-            self._compensate()
+        state = self.state
+        if state.segment == 0 and not self.student.trained_examples:
+            self._start_well()
         segments, per_segment = self._segments()
         with task(self.progress, "final training", max(1, segments * per_segment)):
             self.progress.advance(state.segment * per_segment)
@@ -395,22 +395,27 @@ class Driver:
             self.student.restore(self.session.plan(state.weights), self.best, self.student.trained_examples)
         self._finish()
 
-    def _compensate(self) -> None:
-        """Round with error compensation, where that brings the outputs closer to the float network's.
+    def _start_well(self) -> None:
+        """Round with error compensation, where that brings the outputs closer to the float's; else calibrate on all.
 
         Not a step of its own: a resumed run does it again, from the same weights.
         """
-        before, tensors = self._judge_present(), self.student.tensors()
-        with task(self.progress, "rounding", 1):
-            self.student.compensate()
-        after = self._judge_present()
-        if after.judgement.divergence < before.judgement.divergence:
-            self._accept(after)
-        else:
-            self.student.restore(before.plan, tensors, 0)
-        log.info(
-            "rounding: divergence %.4g, %.4g with compensation", before.judgement.divergence, after.judgement.divergence
-        )
+        nearest, tensors = self._present(), self.student.tensors()
+        if self.settings.rounding == "compensated":
+            with task(self.progress, "rounding", 1):
+                self.student.compensate()
+            compensated = self._judge_present()
+            log.info(
+                "rounding: divergence %.4g, %.4g with compensation",
+                nearest.judgement.divergence,
+                compensated.judgement.divergence,
+            )
+            if compensated.judgement.divergence < nearest.judgement.divergence:
+                self._accept(compensated)
+                return
+            self.student.restore(nearest.plan, tensors, 0)
+        self.student.recalibrate()
+        self._accept(self._judge_present())
 
     def _segments(self) -> tuple[int, int]:
         """Number of segments (two for each pass over the data) and examples in each."""
@@ -446,9 +451,7 @@ class Driver:
             self._accept(after if kept else before)
             line = self._line(after, "batch norm", kept, {})
         else:
-            standing = self._judge_present()
-            self._accept(standing)
-            line = self._line(standing, "post-training", True, {})
+            line = self._line(self._present(), "post-training", True, {})
         self.student.network.check_coverage(plan)
         self.best = {}
         state.stage = "done"

@@ -52,7 +52,8 @@ class Settings:
         distill: weight of the float network's outputs in the loss, 0..1; the rest is the task's loss.
         temperature: of the distillation.
         sensitivity_examples: training examples for the sensitivities that need data.
-        calibration_examples: training examples for activation ranges and BatchNorm statistics during the search.
+        calibration_examples: training examples for activation ranges and BatchNorm statistics before any training; the
+            steps of a search look at half of them.
         batch_norm_examples: training examples for the last BatchNorm re-estimation.
         search_examples: validation examples that judge a search step (all, where there are fewer).
         validation_fraction: share of the training data held out when no validation data are given.

@@ -156,16 +156,20 @@ class Student:
         """Put the network at a plan. Before any training, ranges and BatchNorm statistics are found anew."""
         set_plan_(self.network, plan)
         if self.trained_examples == 0:
-            self.recalibrate()
+            self.recalibrate(0.5)
 
-    def recalibrate(self) -> None:
+    def recalibrate(self, share: float = 1.0) -> None:
         """BatchNorm statistics and activation ranges from the calibration examples, at the present plan.
 
         The statistics are those of unquantized activations: 8-bit ones shift them by far less than the sampling does.
+
+        Args:
+            share: of the calibration examples; plans that are only compared with each other need fewer.
         """
         for quantizer in self.network.activation_quantizers.values():
             quantizer.enabled = False
-        reestimate_batch_norm_(self.network, self._calibration)
+        count = max(1, round(share * len(self._calibration)))
+        reestimate_batch_norm_(self.network, self._calibration[:count])
         calibrate_(self.network, self._calibration[: max(1, len(self._calibration) // 4)])
 
     def compensate(self) -> None:

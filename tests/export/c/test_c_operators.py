@@ -98,6 +98,44 @@ def convolution(draw: Draw, net: Net) -> str:
     )  # fmt: skip
 
 
+def stem(draw: Draw, net: Net) -> str:
+    """3 x 3 taps of few channels, over several strips, blocks of whole fours and others."""
+    inputs, outputs, stride = small(draw, 1, 4), small(draw, 3, 13), small(draw, 1, 2)
+    side = small(draw, 0, 1)
+    return net.add(
+        Convolution, [source(draw, net, (inputs, small(draw, 3, 5), small(draw, 3, 40)))],
+        **weights(draw, (outputs, inputs, 3, 3)), **grid(draw),
+        stride=(stride, stride), padding=((side, 1), (1, side)), dilation=(1, 1), groups=1,
+    )  # fmt: skip
+
+
+def pointwise(draw: Draw, net: Net) -> str:
+    """One tap: strips of positions that share nothing."""
+    inputs, outputs, stride = small(draw, 1, 60), small(draw, 1, 9), small(draw, 1, 2)
+    return net.add(
+        Convolution, [source(draw, net, (inputs, small(draw, 1, 3), small(draw, 2, 19)))],
+        **weights(draw, (outputs, inputs, 1, 1)), **grid(draw),
+        stride=(stride, stride), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1,
+    )  # fmt: skip
+
+
+def depthwise(draw: Draw, net: Net) -> str:
+    """3 x 3 taps on pictures that are large enough for strips, and some that are not."""
+    channels, stride = small(draw, 2, 9), small(draw, 1, 2, 2)
+    padding = tuple(small(draw, 0, 2, 2) for _ in range(2))
+    return net.add(
+        Convolution, [source(draw, net, (channels, small(draw, 3, 11), small(draw, 3, 40)))],
+        **weights(draw, (channels, 1, 3, 3)), **grid(draw),
+        stride=stride, padding=padding, dilation=(1, 1), groups=channels,
+    )  # fmt: skip
+
+
+def vector(draw: Draw, net: Net) -> str:
+    """Rows of more than one piece."""
+    inputs = small(draw, 100, 300)
+    return net.add(Linear, [source(draw, net, (inputs,))], **weights(draw, (small(draw, 1, 9), inputs)), **grid(draw))
+
+
 def linear(draw: Draw, net: Net) -> str:
     inputs = small(draw, 1, 19)
     shape = (*small(draw, 1, 4, small(draw, 0, 2)), inputs)
@@ -234,6 +272,7 @@ def pad(draw: Draw, shape: tuple[int, ...], zero: int) -> Any:
 
 KINDS = {
     "layers": (convolution, convolution, linear),
+    "usual layers": (stem, pointwise, depthwise, depthwise, vector),
     "pools": (mean, average_pool, max_pool),
     "elementwise": (affine, addition, product, lookup),
     "places": (concatenation, moves),

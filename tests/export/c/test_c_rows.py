@@ -51,9 +51,12 @@ def test_rows_come_back(kernels, bits, midrise, data):
     assert packed.shape == (len(codes), math.ceil(length * bits / 8))
     unpack = getattr(kernels, f"sq_unpack_{'odd_' if midrise else ''}{bits}")
     for row, expected in zip(packed, codes, strict=True):
-        found = np.full(length + 1, 999, dtype=np.int16)
+        found = np.full(8 * (length // 2 + 1), 999, dtype=np.int16)
         unpack(row.tobytes(), found.ctypes.data_as(ctypes.c_void_p), ctypes.c_int32(length))
-        assert found.tolist() == [*expected.tolist(), 999]  # and nothing behind the end
+        pairs = found.reshape(-1, 4, 2)  # of four interleaved rows
+        own, others = pairs[:, 0].reshape(-1), pairs[:, 1:]
+        assert own.tolist() == [*expected.tolist(), *[999] * (len(own) - length)]  # and nothing behind the end
+        assert (others == 999).all()
 
 
 def test_the_stream_begins_at_the_lowest_bit():

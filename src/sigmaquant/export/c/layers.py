@@ -20,9 +20,26 @@ Views = tuple[View, View]
 
 _SHARED_SPAN = 8
 """Output positions of a strip; for more, a strip of overlapping columns needs more memory and saves little."""
-_SINGLE_SPAN = 2
+_SHORT_SPAN = 16
+_SHORT = 16
+"""The same for columns of few codes, where the work of a strip itself counts."""
+_SINGLE_SPAN = (2, 8)
+_SINGLE_CODES = 512
+"""Positions that share no column are worth a longer strip where this many codes hold it, for the work of a strip."""
 _SLACK = 4
+_SCALING = 8
+"""Elements of an ``sq_scaling``."""
+_PIECE = 128
+"""Codes of a vector's row that are unpacked at a time."""
 _LANES = 4
+_DEPTHWISE_SPAN = 16
+_DEPTHWISE_LEAST = 16
+"""Output positions that are worth the work of strips."""
+_DEPTHWISE_ROW = 12
+_DEPTHWISE_SLAB = 4
+"""Codes of a channel, and codes for each column of its two strips."""
+_SPREAD = 4
+"""Elements of scratch for each code of a row unpacked alone: the places of the other three of ``SQ_ROWS`` stay empty."""
 
 
 def planar(sizes: Ints, fill: int) -> Ints:
@@ -84,12 +101,23 @@ def convolution(operator: Convolution, to: Translation) -> None:
     fields = window(x.shape, out, kernel, operator.stride, operator.padding, operator.dilation)
     macs = math.prod(out) * math.prod(operator.codes.shape[1:])
     if groups == channels == outputs > 1:
-        rows = _lanes(operator.codes.reshape(outputs, -1))
-        parameters = {"layer": _layer(operator, to, rows), "window": fields}
-        to.step(operator.name, "sq_depthwise", parameters, (x,), y, Scratch(rows.shape[1]), macs)
+        _depthwise(operator, to, fields, (x, y), macs)
         return
     rows = operator.codes.transpose(0, *range(operator.codes.ndim - 1, 1, -1), 1)  # [out, kw, kh, in/groups]
     _matrix(operator, to, rows.reshape(outputs, -1), fields, (x, y), groups, macs)
+
+
+def _depthwise(operator: Convolution, to: Translation, fields: dict[str, int], views: Views, macs: int) -> None:
+    """One output channel for each input channel; 3 x 3 taps without dilation have a kernel of their own."""
+    rows = _lanes(operator.codes.reshape(len(operator.codes), -1))
+    span, slabs, scratch = 0, 0, _SPREAD * rows.shape[1]
+    shape = tuple(fields[key] for key in ("kernel_height", "kernel_width", "dilation_y", "dilation_x"))
+    if shape == (3, 3, 1, 1) and fields["out_height"] * fields["out_width"] >= _DEPTHWISE_LEAST:
+        span = min(_DEPTHWISE_SPAN, fields["out_width"])
+        slabs = (span - 1) * fields["stride_x"] + 3
+        scratch = _LANES * _DEPTHWISE_ROW + max(_LANES * _DEPTHWISE_SLAB * slabs, scratch)
+    parameters = {"layer": _layer(operator, to, rows), "window": fields, "span": span, "slabs": slabs}
+    to.step(operator.name, "sq_depthwise", parameters, views[:1], views[1], Scratch(scratch), macs)
 
 
 def _lanes(codes: Codes) -> Codes:
@@ -120,7 +148,12 @@ def _matrix(
     outputs, depth = len(rows), _depth(rows.shape[1])
     kernel, stride = fields["kernel_width"], fields["stride_x"]
     shared = fields["dilation_x"] == 1 and stride < kernel  # neighbouring positions read the same columns
-    pitch, span = (stride, _SHARED_SPAN) if shared else (kernel, _SINGLE_SPAN)
+    pitch = stride if shared else kernel
+    if shared:
+        span = _SHORT_SPAN if rows.shape[1] // kernel <= _SHORT else _SHARED_SPAN
+    else:
+        least, most = _SINGLE_SPAN
+        span = min(max(least, _SINGLE_CODES // rows.shape[1] // 2 * 2), most)
     span = min(span, fields["out_width"])
     slabs = (span - 1) * pitch + kernel
     parameters = {
@@ -133,14 +166,15 @@ def _matrix(
         "slabs": slabs,
     }
     strip = _depth(slabs * rows.shape[1] // kernel) + _SLACK
-    to.step(operator.name, "sq_conv", parameters, views[:1], views[1], Scratch(strip, depth, outputs // groups), macs)
+    scratch = Scratch(strip, depth + _SCALING, outputs // groups)
+    to.step(operator.name, "sq_conv", parameters, views[:1], views[1], scratch, macs)
 
 
 def _one_vector(operator: Weighted, to: Translation, inputs: int, views: Views) -> None:
-    outputs = len(operator.codes)
+    outputs, piece = len(operator.codes), min(inputs, _PIECE)
     layer = _layer(operator, to, operator.codes.reshape(outputs, -1))
-    parameters = {"layer": layer, "in": inputs, "out": outputs}
-    scratch = Scratch(3 * _depth(inputs))
+    parameters = {"layer": layer, "in": inputs, "out": outputs, "piece": piece}
+    scratch = Scratch(_depth(inputs) + 4 * _depth(piece))
     to.step(operator.name, "sq_linear", parameters, views[:1], views[1], scratch, operator.codes.size)
 
 
@@ -156,6 +190,7 @@ def _layer(operator: Weighted, to: Translation, rows: Codes) -> dict[str, Any]:
     return {
         "codes": to.table(operator.layer, "codes", packed),
         "unpack": f"sq_unpack_{'odd_' if operator.midrise else ''}{operator.bits}",
+        "bits": operator.bits,
         "row_bytes": packed.shape[1],
         "gain": operator.gain,
         "bias": to.table(operator.name, "bias", operator.bias),

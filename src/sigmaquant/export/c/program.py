@@ -12,8 +12,10 @@ from sigmaquant.export.c.arena import Lifetime, gaps, plan_arena
 from sigmaquant.export.c.layout import Ints, View, natural
 
 _SMALL_BLOCK = 8
-_SMALL_BYTES = (4608, 8192)
+_SMALL_BYTES = (4864, 9472)
 """Unpacked rows that are worth more RAM than the smallest possible: at least 8, and 16 of 16 channels by 3 x 3 taps."""
+_ROWS = 4
+"""Rows that lie interleaved in scratch: ``SQ_ROWS``."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Scratch:
 
     Attributes:
         fixed: elements whatever the block.
-        row: elements for each row of the block.
+        row: elements for each row of the block, of which there are whole fours.
         rows: rows there are; a block of more has no use.
     """
 
@@ -45,7 +47,7 @@ class Scratch:
 
     def bytes(self, block: int) -> int:
         """For a block of so many rows."""
-        return 2 * (self.fixed + self.row * block)
+        return 2 * (self.fixed + self.row * _ROWS * -(-block // _ROWS))
 
     @property
     def smallest_block(self) -> int:
@@ -62,11 +64,11 @@ class Scratch:
         return self._even_blocks((available // 2 - self.fixed) // self.row)
 
     def _even_blocks(self, most: int) -> int:
-        """Blocks of about the same size, no larger than `most`, and of whole pairs, as the kernel takes them."""
-        pairs, most_pairs = -(-self.rows // 2), max(1, most // 2)
-        if most >= self.rows:
+        """Blocks of about the same size, no larger than `most`, and of whole fours, as they lie in scratch."""
+        fours, most_fours = -(-self.rows // _ROWS), max(1, most // _ROWS)
+        if most_fours >= fours:
             return self.rows
-        return min(2 * -(-pairs // -(-pairs // most_pairs)), self.rows)
+        return _ROWS * -(-fours // -(-fours // most_fours))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,12 @@ void sq_watch(int32_t number, const int8_t *codes, int32_t count);
 
 #define SQ_RANK 4
 
-/* Packed codes to int16; `count` of them, the first at the lowest bit of the first byte. */
+/* Unpacked rows lie interleaved in fours: a pair of codes of each, the next pair of each, and so on. This is where code
+ * `i` of a row is, counted from the row's first code; row `r` of the four begins at 2 * r. */
+#define SQ_ROWS 4
+#define SQ_SPREAD(i) ((i) / 2 * (2 * SQ_ROWS) + (i) % 2)
+
+/* Packed codes to int16; `count` of them, the first at the lowest bit of the first byte. They go to SQ_SPREAD. */
 typedef void (*sq_unpack)(const uint8_t *packed, int16_t *codes, int32_t count);
 
 /* Two's complement of `bits` bits. */
@@ -49,6 +54,7 @@ void sq_unpack_odd_4(const uint8_t *packed, int16_t *codes, int32_t count);
 typedef struct {
     const uint8_t *codes; /* packed rows, each begins at a byte */
     sq_unpack unpack;
+    int32_t bits;
     int32_t row_bytes;
     int32_t gain;
     const int32_t *bias;
@@ -79,7 +85,7 @@ typedef struct {
 
 /* Rows: one for each output channel, [kernel_width, kernel_height, channels / groups].
  * Scratch: a strip of `slabs` columns [kernel_height, channels / groups], filled up to 4 codes and with 4 more, and
- * `block` rows, each filled up to 4 codes. */
+ * `block` rows, filled up to a multiple of 4, each filled up to 4 codes and with an sq_scaling (sq_fixed.h). */
 typedef struct {
     sq_layer layer;
     sq_window window;
@@ -88,23 +94,27 @@ typedef struct {
     int32_t span;  /* neighbouring output positions of a strip */
     int32_t pitch; /* slabs from one of them to the next: the stride, or kernel_width where they share no slab */
     int32_t slabs; /* (span - 1) * pitch + kernel_width */
-    int32_t block; /* output channels that are unpacked at a time */
+    int32_t block; /* output channels that are unpacked at a time: a multiple of 4, or all of a group */
 } sq_conv_params;
 void sq_conv(const sq_conv_params *params, const int8_t *x, int8_t *y, int16_t *scratch);
 
 /* One output channel for each input channel. Rows: one for each four channels, [kernel_height, kernel_width, 4]; the
- * last one is filled up with any codes. Scratch: one row, filled up to 4 codes. */
+ * last one is filled up with any codes. Scratch: one row at its places among four (SQ_SPREAD); where `span` is not 0,
+ * 4 * 12 codes before it, and its own place is at least 2 * `slabs` * 8 (sq_strip.h). */
 typedef struct {
     sq_layer layer;
     sq_window window;
+    int32_t span;  /* neighbouring output positions of a strip of 3 x 3 taps without dilation; 0: no strips */
+    int32_t slabs; /* (span - 1) * stride_x + 3 */
 } sq_depthwise_params;
 void sq_depthwise(const sq_depthwise_params *params, const int8_t *x, int8_t *y, int16_t *scratch);
 
-/* One vector. Rows: one for each output, [in]; scratch: 3 rows, each rounded up to 4 codes. */
+/* One vector. Rows: one for each output, [in]. Scratch: `in` codes and 4 pieces of a row, each rounded up to 4. */
 typedef struct {
     sq_layer layer;
     int32_t in;
     int32_t out;
+    int32_t piece; /* codes of a row that are unpacked at a time: a multiple of 8, or all */
 } sq_linear_params;
 void sq_linear(const sq_linear_params *params, const int8_t *x, int8_t *y, int16_t *scratch);
 

@@ -3,61 +3,187 @@
  * each activation is widened once for all the taps of a kernel row; rows lie in the same order. */
 #include "sq_dot.h"
 
-/* Unpacked rows. */
+/* Unpacked rows: fours of them, each four followed by its scalings. */
 typedef struct {
     const int16_t *rows;
     int32_t count;
     int32_t depth;
     int32_t channel; /* output channel of the first row */
+    int32_t fits;    /* whether all scalings do */
 } row_block;
 
-/* One position of all rows of a block. */
-static void multiply(const sq_layer *given, const row_block *block, const int16_t *column, int8_t *y)
+/* Sums of a four's first `count` rows to codes. */
+static void finish(const sq_layer *layer, const int16_t *scalings, const sq_sums *sums, int32_t channel, int32_t count,
+                   int8_t *y)
 {
-    const sq_layer layer = *given; /* bytes of y might be the parameters' own, as far as the compiler knows */
-    for (int32_t r = 0; r < block->count; r += 2) {
-        const int32_t next = (r + 1 < block->count) ? 1 : 0; /* a last single row is its own neighbour */
-        const int16_t *const row = block->rows + r * block->depth;
-        const sq_sums sums = sq_dot(row, row + next * block->depth, column, block->depth);
-        const sq_channel upper = sq_channel_of(&layer, block->channel + r);
-        const sq_channel lower = sq_channel_of(&layer, block->channel + r + next);
-        y[r] = sq_finish(&layer, &upper, sums.upper);
-        y[r + next] = sq_finish(&layer, &lower, sums.lower);
-    }
-}
-
-/* Two positions. */
-static void multiply_two(const sq_layer *given, const row_block *block, const int16_t *column,
-                         const int16_t *next_column, int8_t *y, int8_t *next_y)
-{
-    const sq_layer layer = *given;
-    for (int32_t r = 0; r < block->count; r += 2) {
-        const int32_t next = (r + 1 < block->count) ? 1 : 0;
-        const int16_t *const row = block->rows + r * block->depth;
-        const sq_products p = sq_dot_two(row, row + next * block->depth, column, next_column, block->depth);
-        const sq_channel upper = sq_channel_of(&layer, block->channel + r);
-        y[r] = sq_finish(&layer, &upper, p.first.upper);
-        next_y[r] = sq_finish(&layer, &upper, p.second.upper);
-        const sq_channel lower = sq_channel_of(&layer, block->channel + r + next);
-        y[r + next] = sq_finish(&layer, &lower, p.first.lower);
-        next_y[r + next] = sq_finish(&layer, &lower, p.second.lower);
-    }
-}
-
-/* Column `ix` of the input below row `top`: [kernel_height, channels]. */
-static void widen_slab(const sq_conv_params *params, const int8_t *x, int32_t channels, int32_t top, int32_t ix,
-                       int16_t *slab)
-{
-    const sq_window *const w = &params->window;
-    const int outside = (ix < 0) || (ix >= w->width);
-    for (int32_t ky = 0; ky < w->kernel_height; ky++) {
-        const int32_t iy = top + ky * w->dilation_y;
-        if ((outside != 0) || (iy < 0) || (iy >= w->height)) {
-            sq_zero(slab, channels);
+    for (int32_t i = 0; i < count; i++) {
+        const sq_scaling scaling = sq_get_scaling(scalings + i * SQ_SCALING);
+        if (scaling.shift >= 0) {
+            y[i] = sq_scaled(&scaling, sums->row[i]);
         } else {
-            sq_widen(x + (iy * w->width + ix) * w->channels, slab, channels, params->layer.in_zero);
+            const sq_channel given = sq_channel_of(layer, channel + i);
+            y[i] = sq_finish(layer, &given, sums->row[i]);
         }
-        slab += channels;
+    }
+}
+
+/* One position of the rows from `first` on. */
+static SQ_APART void multiply(const sq_layer *layer, const row_block *block, int32_t first, const int16_t *column,
+                              int8_t *y)
+{
+    const sq_sums none = {{0, 0, 0, 0}};
+    const int32_t depth = block->depth;
+    const int16_t *rows = block->rows + first * (depth + SQ_SCALING);
+    for (int32_t r = first; r < block->count; r += SQ_ROWS) {
+        const sq_sums sums = sq_dot(rows, column, depth, none);
+        rows += SQ_ROWS * depth;
+        finish(layer, rows, &sums, block->channel + r, sq_min(SQ_ROWS, block->count - r), y + r);
+        rows += SQ_ROWS * SQ_SCALING;
+    }
+}
+
+/* Two positions of one row. */
+#define SQ_FINISH_ROW(R)                                 \
+    do {                                                 \
+        const sq_scaling scaling = sq_get_scaling(rows); \
+        y[gap] = sq_scaled(&scaling, p.second.row[(R)]); \
+        *y = sq_scaled(&scaling, p.first.row[(R)]);      \
+        y++;                                             \
+        rows += SQ_SCALING;                              \
+    } while (0)
+
+/* Neighbouring positions, two at a time. */
+typedef struct {
+    const int16_t *column;
+    int32_t step; /* from column to column */
+    int8_t *y;
+    int32_t gap; /* from position to position of the output */
+    int32_t count;
+} positions;
+
+/* All fours of a block, where all scalings fit. */
+#define SQ_MULTIPLY_PAIRS(DOT)                                                     \
+    do {                                                                           \
+        const positions at = *given;                                               \
+        const int32_t depth = block->depth;                                        \
+        const int32_t gap = at.gap;                                                \
+        const int16_t *column = at.column;                                         \
+        int8_t *position = at.y;                                                   \
+        for (int32_t pairs = at.count / 2; pairs > 0; pairs--) {                   \
+            const int16_t *rows = block->rows;                                     \
+            int8_t *y = position;                                                  \
+            for (int32_t left = block->count; left >= SQ_ROWS; left -= SQ_ROWS) {  \
+                const sq_products p = DOT(&rows, column, column + at.step, depth); \
+                SQ_FINISH_ROW(0);                                                  \
+                SQ_FINISH_ROW(1);                                                  \
+                SQ_FINISH_ROW(2);                                                  \
+                SQ_FINISH_ROW(3);                                                  \
+            }                                                                      \
+            column += 2 * at.step;                                                 \
+            position += 2 * gap;                                                   \
+        }                                                                          \
+    } while (0)
+
+static SQ_APART void multiply_pairs(const row_block *block, const positions *given)
+{
+    SQ_MULTIPLY_PAIRS(sq_dot_two);
+}
+
+static SQ_APART void multiply_pairs_by_28(const row_block *block, const positions *given)
+{
+    SQ_MULTIPLY_PAIRS(sq_dot_two_by_28);
+}
+
+/* All rows of a block. */
+static void multiply_all(const sq_layer *layer, const row_block *block, const positions *at)
+{
+    const int32_t whole = (block->fits != 0) ? (block->count & ~(SQ_ROWS - 1)) : 0;
+    if (whole > 0) {
+        if (block->depth % 28 == 0) {
+            multiply_pairs_by_28(block, at);
+        } else {
+            multiply_pairs(block, at);
+        }
+    }
+    for (int32_t i = 0; i < at->count; i++) { /* what is left of the rows, and a last single position */
+        const int32_t first = (i < (at->count & ~1)) ? whole : 0;
+        if (first < block->count) {
+            multiply(layer, block, first, at->column + i * at->step, at->y + i * at->gap);
+        }
+    }
+}
+
+/* A run of input positions and of places in the strip. */
+typedef struct {
+    int32_t channels;
+    int32_t x_step;
+    int32_t strip_step;
+    int32_t zero;
+} run;
+
+/* Few channels: three at a time, or each alone. */
+static SQ_APART void widen_few(const run *given, const int8_t *x, int32_t count, int16_t *strip)
+{
+    const run r = *given;
+    if (r.channels == 3) {
+        for (int32_t left = count; left > 0; left--) {
+            strip[0] = (int16_t)(x[0] - r.zero);
+            strip[1] = (int16_t)(x[1] - r.zero);
+            strip[2] = (int16_t)(x[2] - r.zero);
+            x += r.x_step;
+            strip += r.strip_step;
+        }
+    } else {
+        for (int32_t left = count; left > 0; left--) {
+            for (int32_t i = 0; i < r.channels; i++) {
+                strip[i] = (int16_t)(x[i] - r.zero);
+            }
+            x += r.x_step;
+            strip += r.strip_step;
+        }
+    }
+}
+
+static SQ_APART void widen_many(const run *given, const int8_t *x, int32_t count, int16_t *strip)
+{
+    const run r = *given;
+    for (int32_t left = count; left > 0; left--) {
+        sq_widen(x, strip, r.channels, r.zero);
+        x += r.x_step;
+        strip += r.strip_step;
+    }
+}
+
+static void zero_run(const run *r, int32_t count, int16_t *strip)
+{
+    for (int32_t left = count; left > 0; left--) {
+        sq_zero(strip, r->channels);
+        strip += r->strip_step;
+    }
+}
+
+/* Part of a row of the input: `count` positions, every `step`-th from `ix` on. */
+static void widen_run(const sq_conv_params *params, const run *r, const int8_t *row, int32_t ix, int32_t step,
+                      int32_t count, int16_t *strip)
+{
+    const int32_t width = params->window.width;
+    int32_t first = 0;
+    int32_t last = count;
+    while ((first < count) && (ix + first * step < 0)) {
+        first++;
+    }
+    while ((last > first) && (ix + (last - 1) * step >= width)) {
+        last--;
+    }
+    zero_run(r, first, strip);
+    zero_run(r, count - last, strip + last * r->strip_step);
+    if (last > first) {
+        const int8_t *const x = row + (ix + first * step) * params->window.channels;
+        if (r->channels < 4) {
+            widen_few(r, x, last - first, strip + first * r->strip_step);
+        } else {
+            widen_many(r, x, last - first, strip + first * r->strip_step);
+        }
     }
 }
 
@@ -68,17 +194,22 @@ static void fill_strip(const sq_conv_params *params, const int8_t *x, int32_t ch
     const sq_window *const w = &params->window;
     const int32_t size = w->kernel_height * channels;
     const int32_t left = ox * w->stride_x - w->pad_left;
-    if (params->pitch == w->kernel_width) { /* positions share no slab */
-        for (int32_t i = 0; i < count; i++) {
-            for (int32_t kx = 0; kx < w->kernel_width; kx++) {
-                widen_slab(params, x, channels, top, left + i * w->stride_x + kx * w->dilation_x, strip);
-                strip += size;
+    const int dense = ((w->dilation_x == 1) && (w->stride_x <= w->kernel_width)) ? 1 : 0; /* no slab is left out */
+    const int apart = ((params->pitch == w->kernel_width) && (dense == 0)) ? 1 : 0;
+    const int32_t runs = (apart != 0) ? count : 1;
+    const int32_t slabs = (apart != 0) ? w->kernel_width : ((count - 1) * params->pitch + w->kernel_width);
+    const int32_t step = (apart != 0) ? w->dilation_x : 1;
+    const run r = {channels, step * w->channels, size, params->layer.in_zero};
+    for (int32_t ky = 0; ky < w->kernel_height; ky++) {
+        const int32_t iy = top + ky * w->dilation_y;
+        const int inside = ((iy >= 0) && (iy < w->height)) ? 1 : 0;
+        for (int32_t i = 0; i < runs; i++) {
+            int16_t *const to = strip + ky * channels + i * slabs * size;
+            if (inside != 0) {
+                widen_run(params, &r, x + iy * w->width * w->channels, left + i * w->stride_x, step, slabs, to);
+            } else {
+                zero_run(&r, slabs, to);
             }
-        }
-    } else {
-        for (int32_t i = 0; i < (count - 1) * params->pitch + w->kernel_width; i++) {
-            widen_slab(params, x, channels, top, left + i, strip);
-            strip += size;
         }
     }
 }
@@ -92,21 +223,36 @@ static void convolve(const sq_conv_params *params, const row_block *block, const
         const int32_t top = oy * w->stride_y - w->pad_top;
         for (int32_t ox = 0; ox < w->out_width; ox += params->span) {
             const int32_t count = sq_min(params->span, w->out_width - ox);
-            const int16_t *column = strip;
-            int32_t left = count;
+            const positions at = {strip, step, y, params->out_channels, count};
             fill_strip(params, x, channels, top, ox, count, strip);
-            for (; left >= 2; left -= 2) {
-                int8_t *const next_y = y + params->out_channels;
-                multiply_two(&params->layer, block, column, column + step, y, next_y);
-                column += 2 * step;
-                y = next_y + params->out_channels;
-            }
-            if (left > 0) {
-                multiply(&params->layer, block, column, y);
-                y += params->out_channels;
-            }
+            multiply_all(&params->layer, block, &at);
+            y += count * params->out_channels;
         }
     }
+}
+
+/* Rows with their scalings; says whether all of these fit. */
+static int32_t unpack(const sq_layer *layer, const row_block *block, int16_t *rows, int32_t count)
+{
+    const int32_t gain_bits = sq_gain_bits(layer);
+    int32_t fits = 1;
+    for (int32_t r = 0; r < block->count; r += SQ_ROWS) {
+        int16_t *const scalings = rows + SQ_ROWS * block->depth;
+        for (int32_t i = 0; i < SQ_ROWS; i++) { /* a row beyond the last is the last once more */
+            const int32_t row = block->channel + sq_min(r + i, block->count - 1);
+            int32_t rest = 1;
+            const sq_scaling scaling = sq_scaling_of(layer, row, gain_bits, &rest);
+            sq_put_scaling(scalings + i * SQ_SCALING, &scaling);
+            sq_unpack_row(layer, layer->codes + row * layer->row_bytes, rows + 2 * i, count);
+            for (int32_t k = 0; (rest > 1) && (k < count); k++) {
+                int16_t *const code = rows + 2 * i + SQ_SPREAD(k);
+                *code = (int16_t)(*code * rest);
+            }
+            fits = (scaling.shift < 0) ? 0 : fits;
+        }
+        rows = scalings + SQ_ROWS * SQ_SCALING;
+    }
+    return fits;
 }
 
 void sq_conv(const sq_conv_params *params, const int8_t *x, int8_t *y, int16_t *scratch)
@@ -115,7 +261,6 @@ void sq_conv(const sq_conv_params *params, const int8_t *x, int8_t *y, int16_t *
     const int32_t outputs = params->out_channels / params->groups;
     const int32_t size = params->window.kernel_height * channels;
     const int32_t count = params->window.kernel_width * size;
-    const int32_t depth = sq_depth(count);
     const int32_t strip = sq_depth(params->slabs * size) + 4;
     int16_t *const rows = scratch + strip;
 
@@ -123,11 +268,10 @@ void sq_conv(const sq_conv_params *params, const int8_t *x, int8_t *y, int16_t *
     for (int32_t group = 0; group < params->groups; group++) {
         for (int32_t first = 0; first < outputs; first += params->block) {
             const int32_t channel = group * outputs + first;
-            const row_block block = {rows, sq_min(params->block, outputs - first), depth, channel};
-            for (int32_t r = 0; r < block.count; r++) {
-                sq_unpack_row(&params->layer, channel + r, rows + r * depth, count);
-            }
+            row_block block = {rows, sq_min(params->block, outputs - first), sq_depth(count), channel, 0};
+            block.fits = unpack(&params->layer, &block, rows, count);
             convolve(params, &block, x + group * channels, channels, y + channel, scratch);
         }
     }
+    sq_bound(&params->layer, y, params->window.out_height * params->window.out_width * params->out_channels);
 }

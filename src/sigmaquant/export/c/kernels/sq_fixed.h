@@ -18,8 +18,26 @@ static inline int32_t sq_word(const void *address)
     (void)memcpy(&word, address, sizeof word);
     return word;
 }
+
+static inline void sq_put_word(void *address, uint32_t word)
+{
+    (void)memcpy(address, &word, sizeof word);
+}
+#if defined(__clang__) || !defined(__GNUC__)
+#define SQ_SATURATE(value) ((int8_t)__ssat((value), 8))
+#else /* gcc's __ssat is the same with a conversion that gcc itself warns of */
+#define SQ_SATURATE(value) ((int8_t)__builtin_arm_ssat((value), 8))
+#endif
 #else
 #define SQ_DSP 0
+#define SQ_SATURATE(value) sq_clamp((value), INT8_MIN, INT8_MAX)
+#endif
+
+/* Inner loops that need all registers for themselves. */
+#if defined(__GNUC__)
+#define SQ_APART __attribute__((noinline))
+#else
+#define SQ_APART
 #endif
 
 static inline int32_t sq_min(int32_t a, int32_t b)
@@ -71,6 +89,87 @@ static inline int8_t sq_finish(const sq_layer *layer, const sq_channel *channel,
     return sq_clamp(scaled + layer->out_zero, layer->low, layer->high);
 }
 
+/* The same in one multiplication: the upper half of offset + sum * mantissa, shifted right, for what int8 saturates.
+ * With f = mantissa * 2^-shift of the layer and gain = 2^g,
+ *     zero + round(f * (sum * gain + bias)) = floor((sum * mantissa + C / 2^g) / 2^(shift - g)),
+ *     C = bias * mantissa + 2^(shift - 1) + zero * 2^shift,
+ * exactly, and C / 2^g may be rounded down, since the rest of the numerator is whole. */
+typedef struct {
+    int64_t offset;
+    int32_t mantissa;
+    int32_t shift; /* negative: the numbers do not fit, use sq_finish */
+} sq_scaling;
+
+#define SQ_SCALING 8 /* elements of scratch */
+
+/* g of a layer. */
+static inline int32_t sq_gain_bits(const sq_layer *layer)
+{
+    int32_t bits = 0;
+    while (((int32_t)1 << bits) < layer->gain) {
+        bits++;
+    }
+    return bits;
+}
+
+/* For a channel. The shift's part beyond 32 bits cannot be negative, so where a factor is too large, codes have to be
+ * multiplied by the `rest` of the gain. */
+static inline sq_scaling sq_scaling_of(const sq_layer *layer, int32_t channel, int32_t gain_bits, int32_t *rest)
+{
+    sq_scaling found = {0, layer->mantissa[channel], -1};
+    const int32_t shift = layer->shift[channel];
+    *rest = 1;
+    if (found.mantissa == 0) {
+        found.offset = (int64_t)layer->out_zero * ((int64_t)1 << 32);
+        found.shift = 0;
+    } else if ((shift >= 32) && (shift <= 54)) { /* beyond, zero * 2^shift does not fit */
+        const int32_t taken = sq_min(gain_bits, shift - 32);
+        *rest = (int32_t)1 << (gain_bits - taken);
+        found.shift = shift - 32 - taken;
+        found.offset = ((int64_t)layer->bias[channel] * found.mantissa) >> taken;
+        found.offset += (int64_t)((2 * layer->out_zero + 1) * ((int32_t)1 << found.shift)) * ((int64_t)1 << 31);
+    } else {
+        /* sq_finish does it */
+    }
+    return found;
+}
+
+/* To scratch, and back from there. */
+static inline void sq_put_scaling(int16_t *scratch, const sq_scaling *scaling)
+{
+    (void)memcpy(scratch, &scaling->offset, sizeof scaling->offset);
+    (void)memcpy(scratch + 4, &scaling->mantissa, sizeof scaling->mantissa);
+    (void)memcpy(scratch + 6, &scaling->shift, sizeof scaling->shift);
+}
+
+static inline sq_scaling sq_get_scaling(const int16_t *scratch)
+{
+    sq_scaling scaling; /* field by field, as registers */
+    (void)memcpy(&scaling.offset, scratch, sizeof scaling.offset);
+    (void)memcpy(&scaling.mantissa, scratch + 4, sizeof scaling.mantissa);
+    (void)memcpy(&scaling.shift, scratch + 6, sizeof scaling.shift);
+    return scaling;
+}
+
+static inline int8_t sq_scaled(const sq_scaling *scaling, int32_t sum)
+{
+    const int64_t product = scaling->offset + (int64_t)sum * scaling->mantissa;
+    const int32_t code = (int32_t)(product >> 32) >> scaling->shift;
+    return SQ_SATURATE(code);
+}
+
+/* What sq_scaled leaves to do where an output's grid or its clipping is narrower than int8. */
+static inline void sq_bound(const sq_layer *layer, int8_t *y, int32_t count)
+{
+    if ((layer->low > INT8_MIN) || (layer->high < INT8_MAX)) {
+        const int32_t low = layer->low;
+        const int32_t high = layer->high;
+        for (int32_t i = 0; i < count; i++) {
+            y[i] = sq_clamp(y[i], low, high);
+        }
+    }
+}
+
 /* The part [first, last) of a kernel's `size` taps that lies inside an axis of `length`, when tap 0 is at `start`. */
 typedef struct {
     int32_t first;
@@ -104,8 +203,8 @@ static inline void sq_widen(const int8_t *x, int16_t *wide, int32_t count, int32
         const uint32_t odd = (uint32_t)__sxtab16(offset, (int8x4_t)((word >> 8) | (word << 24)));
         const uint32_t first = (even & 0xFFFFU) | (odd << 16);
         const uint32_t second = (even >> 16) | (odd & 0xFFFF0000U);
-        (void)memcpy(wide + i, &first, sizeof first);
-        (void)memcpy(wide + i + 2, &second, sizeof second);
+        sq_put_word(wide + i, first);
+        sq_put_word(wide + i + 2, second);
     }
 #endif
     for (; i < count; i++) {
@@ -126,11 +225,13 @@ static inline int32_t sq_depth(int32_t count)
     return (count + 3) & ~3;
 }
 
-/* A packed row to scratch, filled up with zeros. */
-static inline void sq_unpack_row(const sq_layer *layer, int32_t row, int16_t *codes, int32_t count)
+/* A packed row, or a piece of one, to its place among four (SQ_SPREAD), filled up with zeros. */
+static inline void sq_unpack_row(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count)
 {
-    layer->unpack(layer->codes + row * layer->row_bytes, codes, count);
-    sq_zero(codes + count, sq_depth(count) - count);
+    layer->unpack(packed, codes, count);
+    for (int32_t i = count; i < sq_depth(count); i++) {
+        codes[SQ_SPREAD(i)] = 0;
+    }
 }
 
 #endif

@@ -29,19 +29,19 @@ static inline int16_t odd(const uint8_t *packed, int32_t index, int32_t bits)
     {                                                               \
         int32_t left = count;                                       \
         for (; left >= 8; left -= 8) {                              \
-            codes[0] = DECODE(packed, 0, BITS);                     \
-            codes[1] = DECODE(packed, 1, BITS);                     \
-            codes[2] = DECODE(packed, 2, BITS);                     \
-            codes[3] = DECODE(packed, 3, BITS);                     \
-            codes[4] = DECODE(packed, 4, BITS);                     \
-            codes[5] = DECODE(packed, 5, BITS);                     \
-            codes[6] = DECODE(packed, 6, BITS);                     \
-            codes[7] = DECODE(packed, 7, BITS);                     \
+            codes[SQ_SPREAD(0)] = DECODE(packed, 0, BITS);          \
+            codes[SQ_SPREAD(1)] = DECODE(packed, 1, BITS);          \
+            codes[SQ_SPREAD(2)] = DECODE(packed, 2, BITS);          \
+            codes[SQ_SPREAD(3)] = DECODE(packed, 3, BITS);          \
+            codes[SQ_SPREAD(4)] = DECODE(packed, 4, BITS);          \
+            codes[SQ_SPREAD(5)] = DECODE(packed, 5, BITS);          \
+            codes[SQ_SPREAD(6)] = DECODE(packed, 6, BITS);          \
+            codes[SQ_SPREAD(7)] = DECODE(packed, 7, BITS);          \
             packed += (BITS);                                       \
-            codes += 8;                                             \
+            codes += SQ_SPREAD(8);                                  \
         }                                                           \
         for (int32_t i = 0; i < left; i++) {                        \
-            codes[i] = DECODE(packed, i, BITS);                     \
+            codes[SQ_SPREAD(i)] = DECODE(packed, i, BITS);          \
         }                                                           \
     }
 
