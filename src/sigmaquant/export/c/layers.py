@@ -39,7 +39,7 @@ _DEPTHWISE_ROW = 12
 _DEPTHWISE_SLAB = 4
 """Codes of a channel, and codes for each column of its two strips."""
 _SPREAD = 4
-"""Elements of scratch for each code of a row unpacked alone: the places of the other three of ``SQ_ROWS`` stay empty."""
+"""Elements of scratch for each code of a row that is unpacked alone: the places of the other three stay empty."""
 
 
 def planar(sizes: Ints, fill: int) -> Ints:
