@@ -146,3 +146,23 @@ def test_other_float_weights_than_the_runs_are_told(tmp_path: Path, caplog: pyte
         next(other.parameters()).mul_(1.5)
     evaluate_run(other, tiny.test_data(), tmp_path)
     assert "float model's weights are not those" in caplog.text
+
+
+def test_a_network_of_several_values_is_fitted_to_values() -> None:
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3)).eval()
+    inputs = torch.randn(256, 6, generator=generator)
+    targets = model(inputs).detach()
+
+    def metric(outputs: Tensor, wanted: Tensor) -> float:
+        return -float((outputs - wanted).square().mean() / wanted.var())
+
+    options = {**QUICK, "cycle_examples": 0, "final_epochs": 4.0, "lr": 0.003}
+    scores = {}
+    for kind in ("auto", "logits"):
+        budget = Budget(size="6x", size_counts="weights")
+        result = quantize(model, (inputs, targets), budget=budget, metric=metric, outputs=kind, **options)
+        scores[kind] = result.scores.validation
+    assert scores["auto"] > -0.1
+    assert scores["auto"] > scores["logits"]  # a softmax does not see what all outputs have in common

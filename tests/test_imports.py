@@ -16,7 +16,7 @@ FLOORS = (
     {"errors", "_version"},
     {"units"},
     {"plan", "budget"},
-    {"data", "runs", "graph"},
+    {"data", "runs", "graph", "outputs"},
     {"quant"},
     {"statistics", "training", "hardware"},
     {"search"},

@@ -103,3 +103,10 @@ def test_check_finite():
     assert check_finite(torch.tensor(1.0))
     assert not check_finite(torch.tensor(math.nan))
     assert not check_finite(torch.tensor(math.inf))
+
+
+def test_values_are_not_compared_as_distributions_where_that_is_known():
+    student, teacher, targets = logits(0), logits(1), torch.zeros(5, 4)
+    expected = float((student - teacher).square().mean() / teacher.var(correction=0))
+    assert float(Distillation(outputs="values")(student, teacher, targets)) == pytest.approx(expected, rel=1e-5)
+    assert float(Distillation()(student, teacher, targets)) != pytest.approx(expected, rel=0.1)

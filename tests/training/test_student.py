@@ -172,3 +172,18 @@ def test_a_judge_compares_with_the_float_network(graph):
     assert itself.accuracy == judge.float_accuracy
     coarse, fine = student(2, graph), student(8, graph)
     assert judge(coarse.network).divergence > judge(fine.network).divergence > 0
+
+
+def test_a_judge_goes_by_the_targets_unless_told(graph):
+    pixels, classes = problem(16, seed=4)
+    values = TensorSource(pixels, torch.zeros(16, 3), batch_size=16)
+    teacher, coarse = make_teacher(graph), student(2, graph).network
+    as_values = Judge.of(teacher, values, lambda outputs, targets: 0.0, CPU)
+    told = Judge.of(teacher, TensorSource(pixels, classes, batch_size=16), top1, CPU, "values")
+    as_logits = Judge.of(teacher, TensorSource(pixels, classes, batch_size=16), top1, CPU)
+    assert (as_values.outputs, told.outputs, as_logits.outputs) == ("values", "values", "logits")
+    coarse.eval()
+    with torch.no_grad():
+        change = (coarse(pixels) - teacher(pixels)).square().mean() / teacher(pixels).var(correction=0)
+    assert as_values(coarse).divergence == pytest.approx(float(change), rel=1e-4)
+    assert told(coarse).divergence == as_values(coarse).divergence != as_logits(coarse).divergence

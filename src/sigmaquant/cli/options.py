@@ -11,6 +11,7 @@ import typer
 from sigmaquant.budget import Budget
 from sigmaquant.cli.common import named_values, one_bitwidth, whole_numbers
 from sigmaquant.errors import SigmaQuantError
+from sigmaquant.outputs import OutputKind
 from sigmaquant.search.settings import Objective, Settings
 from sigmaquant.statistics import SigmaVariant
 
@@ -61,6 +62,7 @@ MaxCycles = Annotated[int, typer.Option(help="most moves of phase 2")]
 BatchSize = Annotated[int, typer.Option(help="examples in a batch, where the data have no batches of their own")]
 LearningRate = Annotated[float, typer.Option(help="peak learning rate")]
 Distill = Annotated[float, typer.Option(help="weight of the float network in the loss, 0..1")]
+OutputsName = Annotated[str, typer.Option(help="what the network returns: logits, values, or auto: by the targets")]
 Loss = Annotated[str | None, typer.Option(help="task loss as package.module:function")]
 Control = Annotated[bool, typer.Option("--control", help="also train the uniform plan, for comparison")]
 Seed = Annotated[int, typer.Option(help="of everything random")]
@@ -106,5 +108,6 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
         allowed={name: whole_numbers(value, "--allow") for name, value in allowed.items()},
         objective=cast(Objective, options["objective"].value),
         sigma=cast(SigmaVariant, options["sigma"]),
+        outputs=cast(OutputKind, options["outputs"]),
         final_epochs=options["epochs"],
     )

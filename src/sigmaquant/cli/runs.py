@@ -69,6 +69,7 @@ def quantize_command(
     batch_size: options.BatchSize = DEFAULTS.batch_size,
     lr: options.LearningRate = DEFAULTS.lr,
     distill: options.Distill = DEFAULTS.distill,
+    outputs: options.OutputsName = DEFAULTS.outputs,
     metric: MetricOption = "top1",
     loss: options.Loss = None,
     control: options.Control = False,

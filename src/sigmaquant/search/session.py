@@ -106,23 +106,23 @@ class Session:
         self.activations = activation_bits(graph, settings)
         chosen = settings.midrise_up_to
         self.midrise_up_to: int = costs.midrise_up_to if chosen is None else chosen
-        self.recipe = Recipe(
-            lr=settings.lr,
-            scale_lr=settings.scale_lr,
-            weight_decay=settings.weight_decay,
-            loss=Distillation(settings.distill, settings.temperature, loss),
-        )
         self.reference: Cost = costs.reference()
         self.check(budget)
         self.teacher: fx.GraphModule = make_teacher(graph)
         device.put_module(self.teacher)
-        self.judge = Judge.of(self.teacher, data.validation, metric, device)
+        self.judge = Judge.of(self.teacher, data.validation, metric, device, settings.outputs)
         if not bool(torch.isfinite(self.judge.reference).all()):
             raise ModelError(
                 "the float network gives NaN or infinite outputs on the validation data. "
                 "Check its BatchNorm statistics, and the data's preprocessing for extreme values."
             )
         self.float_accuracy = self.judge.float_accuracy
+        self.recipe = Recipe(
+            lr=settings.lr,
+            scale_lr=settings.scale_lr,
+            weight_decay=settings.weight_decay,
+            loss=Distillation(settings.distill, settings.temperature, loss, self.judge.outputs),
+        )
         self._limit(budget)
 
     def check(self, budget: Budget) -> None:
@@ -164,7 +164,7 @@ class Session:
         if known is not None and known <= self.settings.search_examples:
             return self.judge  # all of them: the float network need not run again
         examples = some(self.data.validation, self.settings.search_examples, self.seed("search"))
-        return Judge.of(self.teacher, examples, self.metric, self.device)
+        return Judge.of(self.teacher, examples, self.metric, self.device, self.judge.outputs)
 
     @property
     def objective(self) -> str:
@@ -227,7 +227,15 @@ class Session:
                 )
             )
             batches = [(self.device.put(x), self.device.put(y)) for x, y in batches]
-        table = sensitivity(name, graph, bitwidths, batches, seed=self.seed("labels"), midrise_up_to=self.midrise_up_to)
+        table = sensitivity(
+            name,
+            graph,
+            bitwidths,
+            batches,
+            seed=self.seed("labels"),
+            midrise_up_to=self.midrise_up_to,
+            outputs=self.judge.outputs,
+        )
         return table, name == "divergence"
 
     def _problem(self, limits: Limits) -> SearchProblem:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from sigmaquant.errors import SigmaQuantError, near_matches
+from sigmaquant.outputs import OutputKind
 from sigmaquant.plan import BITWIDTHS, check_bitwidth, check_midrise
 from sigmaquant.statistics import SENSITIVITIES, SigmaVariant
 
@@ -51,6 +52,8 @@ class Settings:
         weight_decay: of weights with two or more dimensions.
         distill: weight of the float network's outputs in the loss, 0..1; the rest is the task's loss.
         temperature: of the distillation.
+        outputs: ``"logits"`` [N, C] are compared as distributions, ``"values"`` by their squared difference;
+            ``"auto"``: logits where every example's target is a class, an integer.
         sensitivity_examples: training examples for the sensitivities that need data.
         calibration_examples: training examples for activation ranges and BatchNorm statistics before any training; the
             steps of a search look at half of them.
@@ -85,6 +88,7 @@ class Settings:
     weight_decay: float = 1e-4
     distill: float = 1.0
     temperature: float = 2.0
+    outputs: OutputKind = "auto"
     sensitivity_examples: int = 512
     calibration_examples: int = 1024
     batch_norm_examples: int = 4096
@@ -126,6 +130,7 @@ class Settings:
             raise SigmaQuantError(f"validation_fraction is {self.validation_fraction!r}; it must lie between 0 and 1.")
         for name, known in (
             ("objective", get_args(Objective)),
+            ("outputs", get_args(OutputKind)),
             ("rounding", get_args(Rounding)),
             ("sigma", get_args(SigmaVariant)),
             ("sensitivity", tuple(SENSITIVITIES)),

@@ -1,6 +1,6 @@
 """What the search ranks layers by: σ, the divergence of quantized weights, and sensitivities of the output."""
 
-from sigmaquant.statistics.batches import Batch, OutputKind
+from sigmaquant.statistics.batches import Batch
 from sigmaquant.statistics.divergence import Sensitivity, divergences, weight_divergence
 from sigmaquant.statistics.fisher import FisherSensitivities, fisher_sensitivities
 from sigmaquant.statistics.outputs import output_sensitivity
@@ -11,7 +11,6 @@ __all__ = [
     "SENSITIVITIES",
     "Batch",
     "FisherSensitivities",
-    "OutputKind",
     "Sensitivity",
     "SensitivityFunction",
     "SigmaVariant",

@@ -1,4 +1,4 @@
-"""Calibration batches, what the network's outputs mean, and evaluation mode: for the sensitivities that need data.
+"""Calibration batches, the network's output tensor, and evaluation mode: for the sensitivities that need data.
 
 A batch is a tensor (the network's only input), or a pair ``(inputs, targets)`` as data loaders give it, where `inputs`
 is a tensor or, for a network with several inputs, a tuple or list of tensors. Every input has the batch dimension
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
@@ -17,7 +17,6 @@ from sigmaquant.errors import DataError
 from sigmaquant.graph.layers import QuantGraph
 
 Batch: TypeAlias = Tensor | tuple[Any, Any] | list[Any]
-OutputKind = Literal["auto", "logits", "values"]
 
 
 class Example(NamedTuple):
@@ -110,19 +109,6 @@ def float_output(outputs: Any) -> Tensor:
     if not bool(result.isfinite().all()):
         raise DataError("the float network's outputs contain NaN or infinity. Check the model and the data.")
     return result
-
-
-def are_logits(outputs: Tensor, kind: OutputKind) -> bool:
-    """Whether outputs are class logits [N, C] (``"auto"``: two dimensions) or plain values.
-
-    Raises:
-        DataError: an unknown kind, or logits that are not two-dimensional.
-    """
-    if kind not in get_args(OutputKind):
-        raise DataError(f"outputs cannot be {kind!r}. Choose one of {', '.join(get_args(OutputKind))}.")
-    if kind == "logits" and outputs.dim() != 2:
-        raise DataError(f"outputs of shape {tuple(outputs.shape)} are no class logits [N, C].")
-    return kind != "values" and outputs.dim() == 2
 
 
 @contextmanager

@@ -25,11 +25,10 @@ from torch.func import functional_call
 
 from sigmaquant.errors import DataError
 from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.outputs import OutputKind, are_logits
 from sigmaquant.statistics.batches import (
     Batch,
     Example,
-    OutputKind,
-    are_logits,
     evaluation,
     float_output,
     read_batches,
@@ -82,8 +81,8 @@ def fisher_sensitivities(
         micro_batch: examples per backward pass; fewer give more, smaller samples, and a more precise `curvature`.
         loss: for outputs that are neither class logits nor values of equal weight.
         outputs: ``"logits"`` [N, C] (nats); ``"values"``, where the unit is the expected squared change of the outputs
-            relative to their squared sum, as in `outputs.output_sensitivity`; ``"auto"`` takes two-dimensional outputs
-            for logits. Has no effect with `loss`.
+            relative to their squared sum, as in `outputs.output_sensitivity`; ``"auto"`` takes [N, C > 1] for
+            logits. Has no effect with `loss`.
 
     Raises:
         DataError: no batches, unusable ones, or a loss that does not return one value per example.

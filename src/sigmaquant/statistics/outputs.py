@@ -9,10 +9,9 @@ from torch import Tensor
 
 from sigmaquant.errors import DataError
 from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.outputs import OutputKind, are_logits
 from sigmaquant.statistics.batches import (
     Batch,
-    OutputKind,
-    are_logits,
     evaluation,
     float_output,
     output_tensor,
@@ -42,7 +41,7 @@ def output_sensitivity(
         bitwidths: each 2..8.
         midrise_up_to: weights of at most so many bits lie on a mid-rise grid.
         batches: calibration data; targets are not used.
-        outputs: ``"logits"``, ``"values"``, or ``"auto"``, which takes two-dimensional outputs for logits.
+        outputs: ``"logits"``, ``"values"``, or ``"auto"``, which takes [N, C > 1] for logits.
 
     Raises:
         DataError: no batches, or unusable ones; outputs that are not one floating-point tensor, or that contain NaN.

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from sigmaquant.errors import DataError, near_matches
 from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.outputs import OutputKind
 from sigmaquant.statistics.batches import Batch
 from sigmaquant.statistics.divergence import Sensitivity, divergences
 from sigmaquant.statistics.fisher import fisher_sensitivities
@@ -28,6 +29,7 @@ class SensitivityFunction(Protocol):
         *,
         seed: int,
         midrise_up_to: int = 0,
+        outputs: OutputKind = "auto",
     ) -> Sensitivity:
         """The table, by layer name and bitwidth."""
         ...
@@ -41,6 +43,7 @@ def sensitivity(
     *,
     seed: int = 0,
     midrise_up_to: int = 0,
+    outputs: OutputKind = "auto",
 ) -> Sensitivity:
     """The named sensitivity of every layer at every bitwidth.
 
@@ -63,6 +66,7 @@ def sensitivity(
         batches: calibration data, see `batches`.
         seed: of everything random.
         midrise_up_to: weights of at most so many bits lie on a mid-rise grid.
+        outputs: what the network's outputs mean, see `sigmaquant.outputs`.
 
     Raises:
         DataError: an unknown name; calibration data missing, empty or unusable.
@@ -71,35 +75,60 @@ def sensitivity(
     """
     if name not in SENSITIVITIES:
         raise DataError(f"there is no sensitivity {name!r}. {near_matches(name, SENSITIVITIES)}")
-    return SENSITIVITIES[name](graph, bitwidths, batches, seed=seed, midrise_up_to=midrise_up_to)
+    return SENSITIVITIES[name](graph, bitwidths, batches, seed=seed, midrise_up_to=midrise_up_to, outputs=outputs)
 
 
 def _divergence(
-    graph: QuantGraph, bitwidths: Sequence[int], batches: Iterable[Batch] | None, *, seed: int, midrise_up_to: int = 0
+    graph: QuantGraph,
+    bitwidths: Sequence[int],
+    batches: Iterable[Batch] | None,
+    *,
+    seed: int,
+    midrise_up_to: int = 0,
+    outputs: OutputKind = "auto",
 ) -> Sensitivity:
     return divergences(graph, bitwidths, midrise_up_to)
 
 
 def _output_kl(
-    graph: QuantGraph, bitwidths: Sequence[int], batches: Iterable[Batch] | None, *, seed: int, midrise_up_to: int = 0
+    graph: QuantGraph,
+    bitwidths: Sequence[int],
+    batches: Iterable[Batch] | None,
+    *,
+    seed: int,
+    midrise_up_to: int = 0,
+    outputs: OutputKind = "auto",
 ) -> Sensitivity:
-    return output_sensitivity(graph, bitwidths, _given(batches, "output_kl"), midrise_up_to=midrise_up_to)
+    given = _given(batches, "output_kl")
+    return output_sensitivity(graph, bitwidths, given, outputs=outputs, midrise_up_to=midrise_up_to)
 
 
 def _fisher(
-    graph: QuantGraph, bitwidths: Sequence[int], batches: Iterable[Batch] | None, *, seed: int, midrise_up_to: int = 0
+    graph: QuantGraph,
+    bitwidths: Sequence[int],
+    batches: Iterable[Batch] | None,
+    *,
+    seed: int,
+    midrise_up_to: int = 0,
+    outputs: OutputKind = "auto",
 ) -> Sensitivity:
-    return fisher_sensitivities(
-        graph, bitwidths, _given(batches, "fisher"), seed=seed, midrise_up_to=midrise_up_to
-    ).fisher
+    given = _given(batches, "fisher")
+    both = fisher_sensitivities(graph, bitwidths, given, seed=seed, outputs=outputs, midrise_up_to=midrise_up_to)
+    return both.fisher
 
 
 def _curvature(
-    graph: QuantGraph, bitwidths: Sequence[int], batches: Iterable[Batch] | None, *, seed: int, midrise_up_to: int = 0
+    graph: QuantGraph,
+    bitwidths: Sequence[int],
+    batches: Iterable[Batch] | None,
+    *,
+    seed: int,
+    midrise_up_to: int = 0,
+    outputs: OutputKind = "auto",
 ) -> Sensitivity:
-    return fisher_sensitivities(
-        graph, bitwidths, _given(batches, "curvature"), seed=seed, midrise_up_to=midrise_up_to
-    ).curvature
+    given = _given(batches, "curvature")
+    both = fisher_sensitivities(graph, bitwidths, given, seed=seed, outputs=outputs, midrise_up_to=midrise_up_to)
+    return both.curvature
 
 
 def _given(batches: Iterable[Batch] | None, name: str) -> Iterable[Batch]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sigmaquant.errors import DataError, TrainingError
+from sigmaquant.outputs import OutputKind, are_logits
 
 _IGNORED = -100  # torch's own default
 
@@ -28,18 +29,20 @@ class Distillation:
         alpha: weight of the teacher, 0..1.
         temperature: softens both distributions.
         task: the user's loss; None: cross-entropy for integer class targets.
+        outputs: what the outputs mean; ``"auto"`` goes by their shape.
     """
 
     alpha: float = 1.0
     temperature: float = 2.0
     task: TaskLoss | None = None
+    outputs: OutputKind = "auto"
 
     def __call__(self, student: Tensor, teacher: Tensor | None, targets: Tensor) -> Tensor:
         """The scalar loss of one batch, in float32."""
         student = student.float()
         loss = student.new_zeros(())
         if self.alpha > 0 and teacher is not None:
-            loss = loss + self.alpha * distance(student, teacher.float(), self.temperature)
+            loss = loss + self.alpha * distance(student, teacher.float(), self.temperature, self.outputs)
         if self.alpha < 1 or teacher is None:
             loss = loss + (1 - self.alpha if teacher is not None else 1.0) * self._task_loss(student, targets)
         return loss
@@ -61,9 +64,9 @@ class Distillation:
         return loss.reshape(())
 
 
-def distance(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def distance(student: Tensor, teacher: Tensor, temperature: float, outputs: OutputKind = "auto") -> Tensor:
     """Distance between two outputs of one shape, see `Distillation`."""
-    if student.dim() == 2 and student.shape[1] > 1:
+    if are_logits(student, outputs):
         return F.kl_div(
             F.log_softmax(student / temperature, 1),
             F.log_softmax(teacher / temperature, 1),

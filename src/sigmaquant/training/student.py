@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sigmaquant.data import DataSource
 from sigmaquant.errors import CheckpointError
 from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.outputs import OutputKind, output_kind
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import (
     QuantizedNetwork,
@@ -60,6 +61,7 @@ class Judge:
         metric: the user's.
         reference: outputs of the float network, [N, ...].
         targets: [N, ...].
+        outputs: what the outputs mean.
     """
 
     source: DataSource
@@ -67,16 +69,25 @@ class Judge:
     device: Device
     reference: Tensor
     targets: Tensor
+    outputs: OutputKind
 
     @classmethod
-    def of(cls, teacher: nn.Module, source: DataSource, metric: Metric, device: Device) -> Judge:
-        """Run the float network once.
+    def of(
+        cls,
+        teacher: nn.Module,
+        source: DataSource,
+        metric: Metric,
+        device: Device,
+        outputs: OutputKind = "auto",
+    ) -> Judge:
+        """Run the float network once; ``"auto"`` goes by the targets.
 
         Raises:
             DataError: the data are empty or do not fit the model.
         """
-        outputs, targets = outputs_of(teacher, source.batches(), device)
-        return cls(source, metric, device, outputs, targets)
+        reference, targets = outputs_of(teacher, source.batches(), device)
+        kind = output_kind(reference, targets) if outputs == "auto" else outputs
+        return cls(source, metric, device, reference, targets, kind)
 
     @property
     def float_accuracy(self) -> float:
@@ -86,9 +97,10 @@ class Judge:
     def __call__(self, network: nn.Module) -> Judgement:
         """Judge a network."""
         outputs, targets = outputs_of(network, self.source.batches(), self.device)
+        comparable = outputs.shape == self.reference.shape
         return Judgement(
             score(self.metric, outputs, targets),
-            float(distance(outputs, self.reference, 1.0)) if outputs.shape == self.reference.shape else float("nan"),
+            float(distance(outputs, self.reference, 1.0, self.outputs)) if comparable else float("nan"),
         )
 
 

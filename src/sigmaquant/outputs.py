@@ -1,0 +1,45 @@
+"""What a network's outputs mean: class logits, compared as distributions, or values, compared by their squares."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from sigmaquant.errors import DataError
+
+OutputKind = Literal["auto", "logits", "values"]
+
+
+def are_logits(outputs: Tensor, kind: OutputKind = "auto") -> bool:
+    """Whether outputs are class logits [N, C] or plain values.
+
+    Args:
+        outputs: [N, ...].
+        kind: ``"auto"`` takes two dimensions with more than one class for logits: all that shapes tell.
+
+    Raises:
+        DataError: an unknown kind, or logits that are not two-dimensional.
+    """
+    if kind not in get_args(OutputKind):
+        raise DataError(f"outputs cannot be {kind!r}. Choose one of {', '.join(get_args(OutputKind))}.")
+    if kind == "logits" and outputs.dim() != 2:
+        raise DataError(f"outputs of shape {tuple(outputs.shape)} are no class logits [N, C].")
+    return kind != "values" and outputs.dim() == 2 and (kind == "logits" or outputs.shape[1] > 1)
+
+
+def output_kind(outputs: Tensor, targets: Tensor) -> OutputKind:
+    """What targets tell beyond the outputs' shape: values to be hit are no classes, and logits have a class each.
+
+    Args:
+        outputs: [N, ...].
+        targets: what belongs to them; integers [N] are classes.
+
+    Example:
+        >>> import torch
+        >>> classes, values = torch.tensor([2, 0, 1, 1]), torch.zeros(4, 3)
+        >>> output_kind(torch.zeros(4, 3), classes), output_kind(torch.zeros(4, 3), values)
+        ('logits', 'values')
+    """
+    classes = not targets.is_floating_point() and targets.shape == outputs.shape[:1]
+    return "logits" if classes and are_logits(outputs) else "values"
