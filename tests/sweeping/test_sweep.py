@@ -159,6 +159,25 @@ def test_overwrite(tmp_path: Path) -> None:
     assert config(tmp_path / "s" / "size-6x")["settings"]["seed"] == 1
 
 
+def test_runs_of_a_replaced_sweep_do_not_count_as_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_sweep(tmp_path / "s", ("6x", "8x"))
+    real, seen = Job.run, []
+
+    def stop_at_second(self: Job, *args: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs["run_dir"])
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "run", stop_at_second)
+        with pytest.raises(KeyboardInterrupt):
+            tiny_sweep(tmp_path / "s", ("6x", "8x"), seed=1, overwrite=True)
+    found = tiny_sweep(tmp_path / "s", ("6x", "8x"), seed=1, resume=True)
+    assert [point.budget for point in found.points] == ["6x", "8x"]
+    assert [config(tmp_path / "s" / point.run)["settings"]["seed"] for point in found.points] == [1, 1]
+
+
 def test_without_ray_several_workers_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

@@ -163,7 +163,8 @@ def sweep_job(
         with task(progress, "statistics"):
             session = _prepare(job, named, directory)
         limits = {run: session.for_budget(budget).limits.upper[RESOURCE[swept]] for run, budget in named.items()}
-        runs = Runs(directory, named, limits, RESOURCE[swept], overwrite, job.settings.strategy == "sigma")
+        linked = job.settings.strategy == "sigma"
+        runs = Runs(directory, named, limits, RESOURCE[swept], job.config, overwrite, linked)
         if parallel:
             statistics = job.statistics
             del session, job  # the workers have their own

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from sigmaquant.budget import Budget
+from sigmaquant.errors import RunDirectoryError
 from sigmaquant.runs import Progress, RunFiles
 from sigmaquant.runs.atomic import write_text_atomic
+from sigmaquant.runs.documents import first_difference, plain
 from sigmaquant.sweeping.files import SweepDirectory
 from sigmaquant.sweeping.frontier import Point, front, knee, to_csv
 from sigmaquant.sweeping.schedule import nearest, next_budget
@@ -30,7 +34,17 @@ _DEATHS = 3
 
 
 class Runs:
-    """The runs of a sweep: waiting, at work, finished, failed."""
+    """The runs of a sweep: waiting, at work, finished, failed.
+
+    Args:
+        directory: the sweep's folder.
+        named: the budgets by the names of their runs.
+        limits: the swept limit of each.
+        resource: the swept cost.
+        config: what the configurations of all runs have in common.
+        overwrite: whether runs of an earlier sweep may be discarded.
+        linked: whether runs begin from each other.
+    """
 
     def __init__(
         self,
@@ -38,12 +52,15 @@ class Runs:
         named: dict[str, Budget],
         limits: dict[str, float],
         resource: str,
+        config: Mapping[str, Any],
         overwrite: bool,
         linked: bool,
     ) -> None:
         self.directory, self.named, self.limits, self.resource = directory, named, limits, resource
-        self.overwrite, self.linked = overwrite, linked
-        self.finished = [run for run in named if directory.resumed and self.files(run).finished]
+        self.config, self.linked = config, linked
+        # A sweep that replaces another one and is interrupted leaves runs of both.
+        self.overwrite = overwrite or directory.resumed
+        self.finished = [run for run in named if directory.resumed and self._ours(run) and self.files(run).finished]
         self.pending = [run for run in named if run not in self.finished]
         self.running: list[str] = []
         self.failed: dict[str, str] = {}
@@ -99,7 +116,16 @@ class Runs:
 
     def _begun(self, run: str) -> bool:
         known = self.directory.resumed or run in self._deaths
-        return known and self.files(run).config_path.exists()
+        return known and self._ours(run)
+
+    def _ours(self, run: str) -> bool:
+        """Whether there is a run of this very sweep, and none that it replaces."""
+        try:
+            found = self.files(run).read_config()
+        except RunDirectoryError:  # none, or a damaged one, which opening it tells
+            return False
+        found.pop("start", None)  # a matter of which runs had finished
+        return first_difference(found, plain({**self.config, "budget": self.named[run].to_dict()})) is None
 
     def _task(self, run: str) -> Task:
         path = self.directory.path / run
