@@ -25,7 +25,8 @@ def test_the_best_state_of_the_final_training_is_kept(
     monkeypatch: pytest.MonkeyPatch, accuracies: tuple[float, ...], kept: int
 ) -> None:
     search = driver(EIGHT, strategy="uniform", rounding="nearest")
-    search.session.search_judge = Scripted(*accuracies, 0.9, 0.1)  # the last two: BatchNorm, before and after
+    # The first: the plan, before everything is calibrated anew; the last two: BatchNorm, before and after.
+    search.session.search_judge = Scripted(0.99, *accuracies, 0.9, 0.1)
     seen = []
 
     def recorded(method):
@@ -53,7 +54,7 @@ def _network(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("after", "kept"), [(0.8, False), (0.9, True), (0.95, True)])
 def test_batch_norm_statistics_are_re_estimated_where_that_does_no_harm(after: float, kept: bool) -> None:
     search = driver(EIGHT, strategy="uniform", final_epochs=0.25, rounding="nearest")
-    search.session.search_judge = Scripted(0.1, 0.5, 0.9, after)
+    search.session.search_judge = Scripted(0.1, 0.1, 0.5, 0.9, after)
     search.run()
     line = search.recorder.lines[-1]
     assert (line["move"], line["accepted"], line["accuracy"]) == ("batch norm", kept, after)
@@ -78,6 +79,39 @@ def test_post_training_leaves_every_parameter_as_it_was() -> None:
     assert search.recorder.lines[-1]["move"] == "post-training"
 
 
+@pytest.mark.parametrize("strategy", ["uniform", "random"])
+def test_the_searched_plan_is_calibrated_on_all_examples(strategy: str) -> None:
+    search = driver(EIGHT, strategy=strategy, post_training=True, rounding="nearest")
+    search.run()
+    plan = search.session.plan(search.state.weights)
+    whole, half = search.session.student(), search.session.student()
+    for student in (whole, half):
+        student.apply(plan)
+    whole.recalibrate()
+    assert tiny.same_tensors(search.student.network.state(), whole.network.state())
+    assert not tiny.same_tensors(whole.network.state(), half.network.state())
+    judged = search.session.search_judge(search.student.network)
+    assert (search.state.accuracy, search.state.divergence) == (judged.accuracy, judged.divergence)
+    assert search.recorder.lines[-1]["divergence"] == judged.divergence
+
+
+@pytest.mark.parametrize("closer", [True, False])
+def test_compensated_rounding_is_kept_where_it_brings_the_outputs_closer(closer: bool) -> None:
+    search = driver(EIGHT, strategy="uniform", post_training=True)
+    # A plan, then the same with compensation, then what is left where that is refused.
+    search.session.search_judge = Scripted(0.5, 0.6 if closer else 0.4, 0.45)
+    search.run()
+    plan = search.session.plan(search.state.weights)
+    expected = search.session.student()
+    expected.apply(plan)
+    if closer:
+        expected.compensate()
+    else:
+        expected.recalibrate()
+    assert tiny.same_tensors(search.student.network.state(), expected.network.state())
+    assert search.state.accuracy == (0.6 if closer else 0.45)
+
+
 @pytest.mark.parametrize(
     ("budget", "options"),
     [
@@ -88,6 +122,7 @@ def test_post_training_leaves_every_parameter_as_it_was() -> None:
             {"post_training": True, "sensitivity": "fisher", "max_cycles": 2, "calibration_examples": 50},
         ),
         (EIGHT, {"strategy": "greedy"}),
+        (EIGHT, {"strategy": "uniform", "rounding": "nearest", "cycle_examples": 0}),
     ],
 )
 def test_a_run_continued_from_any_saved_state_ends_like_the_unbroken_one(budget: Budget, options: dict) -> None:
