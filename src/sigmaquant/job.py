@@ -17,7 +17,7 @@ from torch import nn
 from sigmaquant._version import __version__
 from sigmaquant.budget import Budget, Cost
 from sigmaquant.data import DataSource, as_source, split
-from sigmaquant.errors import DataError, ModelError, SigmaQuantError, near_matches
+from sigmaquant.errors import DataError, ModelError, SigmaQuantError, UnreachableBudgetError, near_matches
 from sigmaquant.graph import QuantGraph, trace
 from sigmaquant.hardware.profile import HardwareProfile, load_profile, shipped_profiles
 from sigmaquant.hardware.profiled import ProfiledCosts
@@ -128,7 +128,11 @@ class Job:
             state = driver.run()
             control, control_seconds = None, 0.0
             if self.settings.control:
-                control, control_seconds = run_control(session, recorder, progress, state.search_examples, resume)
+                try:
+                    control, control_seconds = run_control(session, recorder, progress, state.search_examples, resume)
+                except UnreachableBudgetError as error:  # mixed bitwidths may fit where no single one does
+                    notes = (*notes, f"there is no uniform control: {error}")
+                    log.info(notes[-1])
             result = _result(session, driver, control, float_test, notes, recorder)
             result = replace(result, seconds=state.seconds + control_seconds)
             if recorder is not None:
@@ -240,7 +244,11 @@ def trace_copy(model: nn.Module, data: DataSource, device: Device) -> QuantGraph
 def run_control(
     session: Session, recorder: RunDirectory | None, progress: Progress, extra_examples: int, resume: bool
 ) -> tuple[Control, float]:
-    """The largest uniform plan that fits, trained for as many examples as the search and its final training."""
+    """The largest uniform plan that fits, trained for as many examples as the search and its final training.
+
+    Raises:
+        UnreachableBudgetError: no single bitwidth fits.
+    """
     twin = session.for_control()
     with contextlib.ExitStack() as stack:
         inner: Recorder = NullRecorder()

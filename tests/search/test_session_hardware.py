@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 
 import pytest
+from driver_cases import graph
 
 import tiny
 from hardware_documents import DOCUMENT
-from sigmaquant import Budget, HardwareProfile
+from sigmaquant import BitwidthPlan, Budget, HardwareProfile
 from sigmaquant.errors import UnreachableBudgetError
+from sigmaquant.hardware.profiled import ProfiledCosts
 
 
 def profile(**compute):
@@ -62,3 +64,19 @@ def test_impossible_budgets_are_told_before_anything_slow():
         run(hardware, Budget(energy="1 pJ"))
     with pytest.raises(UnreachableBudgetError, match="no weight bitwidth changes it"):
         run(hardware, Budget(ram="100 B"))
+
+
+def test_a_run_does_without_a_control_where_no_single_bitwidth_fits(tmp_path):
+    document = copy.deepcopy(DOCUMENT)
+    document["compute"]["table"] = [  # whatever has to be unpacked is slow
+        {"w_bits": bits, "a_bits": 8, "cycles_per_mac": 1.0 if bits == 8 else 4.0} for bits in range(2, 9)
+    ]
+    hardware = HardwareProfile.from_dict(document)
+    mixed = BitwidthPlan({"0": 8, "3": 8, "5": 2, "9": 2}, dict.fromkeys(graph().activation_names, 8))
+    cost = ProfiledCosts(graph(), hardware).cost(mixed)
+    budget = Budget(size=cost.weight_bytes, size_counts="weights", latency=f"{1.01 * cost.latency_ms:.9f} ms")
+    result = run(hardware, budget, strategy="ilp", control=True, run_dir=tmp_path / "run")
+    assert result.met
+    assert result.control is None
+    assert any("no uniform control" in note for note in result.notes)
+    assert (tmp_path / "run" / "result.json").exists()
