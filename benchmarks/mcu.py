@@ -5,12 +5,14 @@ and branches count one each, whatever the core and its memory make of them.
 
     python benchmarks/mcu.py                              layers by type and bitwidth, on a Cortex-M4
     python benchmarks/mcu.py --core m7 --bits 2,4,8
+    python benchmarks/mcu.py --core m7 --profile cortex-m7.json
     python benchmarks/mcu.py --networks --data DIR        whole networks; DIR has load.py and the trained networks
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
@@ -18,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,7 @@ from torch import nn
 
 from sigmaquant.export.c import CReport, export_c
 from sigmaquant.graph import trace
+from sigmaquant.hardware.profile import HardwareProfile
 from sigmaquant.lowering import IntegerModel, lower
 from sigmaquant.lowering.fixed_point import factor
 from sigmaquant.lowering.model import Convolution, Edge, Linear
@@ -34,6 +38,10 @@ from sigmaquant.quant import calibrate_, prepare, set_plan_
 from sigmaquant.quant.numerics import weight_qmax
 
 TOOLS = ("arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm")
+PARTS = {"m4": ("Arm Cortex-M4", 100), "m7": ("Arm Cortex-M7", 400)}
+"""Name and usual clock in MHz."""
+KINDS = {"conv 3x3": "conv", "pointwise": "pointwise", "depthwise 3x3": "depthwise", "linear": "linear"}
+"""A hardware profile's name for each kind of `LAYERS`."""
 TICK = 40
 """Instructions for each tick of SysTick: 25 MHz on both machines, one nanosecond an instruction (icount shift 0)."""
 
@@ -281,18 +289,56 @@ def quantized(network: nn.Module, size: int, bits: list[int]) -> IntegerModel:
     return lower(prepared)
 
 
-def layer_table(board: Board, bits: list[int], optimization: str) -> None:
-    """Prints instructions per multiplication by layer and bitwidth."""
+def layer_table(board: Board, bits: list[int], optimization: str) -> dict[str, list[float]]:
+    """Prints instructions per multiplication by layer and bitwidth, and returns them."""
     print("| instructions per multiplication | " + " | ".join(f"{b} bits" for b in bits) + " |")
     print("| --- |" + " --- |" * len(bits))
+    rows: dict[str, list[float]] = {}
     for label, shape in LAYERS.items():
-        cells = []
+        rows[label] = []
         for width in bits:
             with tempfile.TemporaryDirectory() as scratch:
                 report = export_c(layer_model(*shape, width), Path(scratch) / "layer", name="layer")
                 counts = dict(run_on(board, report, optimization))
-            cells.append(f"{counts[report.layers[0].kernel] / report.layers[0].macs:.2f}")
-        print(f"| {label} | " + " | ".join(cells) + " |", flush=True)
+            rows[label].append(counts[report.layers[0].kernel] / report.layers[0].macs)
+        print(f"| {label} | " + " | ".join(f"{figure:.2f}" for figure in rows[label]) + " |", flush=True)
+    return rows
+
+
+def hardware_profile(core: str, bits: list[int], rows: dict[str, list[float]]) -> HardwareProfile:
+    """Instructions taken as cycles: the mean over the layers of each kind, without the first layer of 3 channels."""
+    part, clock_mhz = PARTS[core]
+    first_layers = [label for label, shape in LAYERS.items() if shape[1] == 3]
+    table = []
+    for kind, layer in KINDS.items():
+        chosen = [row for label, row in rows.items() if label.startswith(kind) and label not in first_layers]
+        for index, width in enumerate(bits):
+            cycles = round(sum(row[index] for row in chosen) / len(chosen), 3)
+            table.append({"layer": layer, "w_bits": width, "a_bits": 8, "cycles_per_mac": cycles})
+    first = ", ".join(f"{rows[label][0]:.2f}" for label in first_layers)
+    return HardwareProfile.from_dict(
+        {
+            "schema_version": 1,
+            "name": f"cortex-{core}",
+            "description": f"{part} at {clock_mhz} MHz with the exported C kernels: instructions per MAC counted under "
+            "QEMU, taken as cycles.",
+            "compute": {"clock_mhz": float(clock_mhz), "parallel_macs": 1, "table": table},
+            "memory": {"activation_container_bits": 8},
+            "method": {
+                "date": datetime.now(UTC).date().isoformat(),
+                "command": f"python benchmarks/mcu.py --core {core} --bits {','.join(map(str, bits))} --profile FILE",
+                "simulator": "qemu-system-arm, -icount shift=0",
+                "stimuli": "one layer at a time, mean over the benchmark's sizes of each kind; the 3-channel first "
+                f"layer, {first} instructions a MAC, is left out",
+                "notes": [
+                    "Instructions, not cycles: a latency from this profile is that of one instruction a cycle and "
+                    "memory without wait states, to compare plans with, not to promise.",
+                    "Energy is not given: it depends on the part.",
+                    "The kernels cost nearly the same at every bitwidth; fewer bits save flash.",
+                ],
+            },
+        }
+    )
 
 
 def network_table(board: Board, data: Path | None, bits: list[int], optimization: str) -> None:
@@ -327,6 +373,7 @@ def main() -> int:
     parser.add_argument("--optimization", default="-O2", help="the compiler's level")
     parser.add_argument("--networks", action="store_true", help="whole networks instead of layers")
     parser.add_argument("--data", type=Path, help="folder with load.py and trained networks")
+    parser.add_argument("--profile", type=Path, help="also write the layers' figures as a hardware profile")
     options = parser.parse_args()
     absent = missing_tools()
     if absent:
@@ -340,7 +387,10 @@ def main() -> int:
     if options.networks:
         network_table(BOARDS[options.core], options.data, bits, options.optimization)
     else:
-        layer_table(BOARDS[options.core], bits, options.optimization)
+        rows = layer_table(BOARDS[options.core], bits, options.optimization)
+        if options.profile:
+            document = hardware_profile(options.core, bits, rows).to_dict()
+            options.profile.write_text(json.dumps(document, indent=1) + "\n")
     return 0
 
 
