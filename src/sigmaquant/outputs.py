@@ -1,14 +1,37 @@
-"""What a network's outputs mean: class logits, compared as distributions, or values, compared by their squares."""
+"""Which of a network's outputs counts, and what it means.
+
+Class logits are compared as distributions, values by their squares.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from sigmaquant.errors import DataError
 
 OutputKind = Literal["auto", "logits", "values"]
+
+
+def scored_tensor(output: Any) -> Tensor:
+    """The tensor that losses, metrics and sensitivities see: the output itself, its ``logits``, or its first element.
+
+    Raises:
+        DataError: none of these.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, dict) and isinstance(output.get("logits"), Tensor):
+        return output["logits"]  # type: ignore[no-any-return]
+    if isinstance(getattr(output, "logits", None), Tensor):
+        return output.logits  # type: ignore[no-any-return]
+    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
+        return output[0]
+    raise DataError(
+        f"the model returns {type(output).__name__}; a tensor, a mapping with 'logits' or a tuple is needed. "
+        "Wrap the model so that it returns the tensor to be scored."
+    )
 
 
 def are_logits(outputs: Tensor, kind: OutputKind = "auto") -> bool:

@@ -8,7 +8,7 @@ from torch import nn
 
 from sigmaquant.errors import DataError, ModelError
 from sigmaquant.quant.numerics import dequantize_weight, mse_weight_scales, quantize_weight
-from sigmaquant.statistics import output_sensitivity
+from sigmaquant.statistics import fisher_sensitivities, output_sensitivity
 
 
 def naive(graph, bits, batches):
@@ -111,6 +111,30 @@ def test_only_what_lies_downstream_runs_again():
     assert [calls.count(index) for index in range(5)] == [2 + 2 * (index + 1) for index in range(4)] + [1 + 2 * 5]
 
 
+class Returning(nn.Module):
+    """One layer, and something made of what it gives."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.layer, self.form = nn.Linear(3, 2), form
+
+    def forward(self, x):
+        return self.form(self.layer(x))
+
+
+def test_of_several_outputs_the_scored_one_counts():
+    torch.manual_seed(0)
+    plain = Returning(lambda y: y)
+    x = torch.randn(4, 3)
+    expected = output_sensitivity(graph_of(plain), (2, 4), [x])
+    for form in (lambda y: (y, y.square()), lambda y: {"logits": y, "features": y.square()}):
+        several = Returning(form)
+        several.load_state_dict(plain.state_dict())
+        assert output_sensitivity(graph_of(several), (2, 4), [x]) == expected
+        both = fisher_sensitivities(graph_of(several), (2, 4), [x])
+        assert both.curvature == fisher_sensitivities(graph_of(plain), (2, 4), [x]).curvature
+
+
 def test_errors():
     graph, x = branches()
     with pytest.raises(DataError, match="no calibration batches"):
@@ -125,9 +149,10 @@ def test_errors():
         output_sensitivity(graph, (4,), ["images"])
     with pytest.raises(DataError, match="cannot be 'classes'"):
         output_sensitivity(graph, (4,), [x], outputs="classes")
-    pair = nn.Sequential(nn.Linear(3, 2), nn.LSTM(2, 2))
-    with pytest.raises(DataError, match="one floating-point tensor"):
-        output_sensitivity(graph_of(pair), (4,), [torch.randn(2, 3)])
+    with pytest.raises(DataError, match="no floating-point tensor"):
+        output_sensitivity(graph_of(Returning(lambda y: y.argmax(1))), (4,), [torch.randn(2, 3)])
+    with pytest.raises(DataError, match="Wrap the model"):
+        output_sensitivity(graph_of(Returning(lambda y: {"y": y, "twice": 2 * y})), (4,), [torch.randn(2, 3)])
     with torch.no_grad():
         graph.weight("head")[0, 0] = math.nan
     with pytest.raises(ModelError, match="layer 'head'"):

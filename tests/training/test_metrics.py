@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +9,7 @@ from torch import nn
 from training_cases import CPU
 
 from sigmaquant.errors import DataError, MetricError
-from sigmaquant.training.metrics import as_tensor, call, evaluate, outputs_of, score, top1
+from sigmaquant.training.metrics import call, evaluate, outputs_of, score, top1
 
 X, Y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
 
@@ -54,13 +51,12 @@ def test_a_metric_that_raises_is_named_with_its_shapes():
         score(top1, X[0], Y)
 
 
-def test_the_scored_tensor_of_any_usual_output():
-    pair = namedtuple("pair", "first second")
-    outputs = (X, (X, Y), [X], {"logits": X, "loss": Y}, SimpleNamespace(logits=X), pair(X, Y))
-    assert all(as_tensor(output) is X for output in outputs)
-    for output in (None, {}, (), {"scores": X}, ("a",), 3.0):
-        with pytest.raises(DataError, match="Wrap the model"):
-            as_tensor(output)
+def test_batches_that_do_not_fit_together_are_told():
+    network = nn.Identity()
+    with pytest.raises(DataError, match=r"outputs of an example have the shape \(3,\) in one batch and \(2,\)"):
+        outputs_of(network, [(X, Y), (X[:, :2], Y)], CPU)
+    with pytest.raises(DataError, match="targets are a dict"):
+        outputs_of(network, [(X, {"boxes": Y})], CPU)
 
 
 class Two(nn.Module):

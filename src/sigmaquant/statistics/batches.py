@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sigmaquant.errors import DataError
 from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.outputs import scored_tensor
 
 Batch: TypeAlias = Tensor | tuple[Any, Any] | list[Any]
 
@@ -84,23 +85,22 @@ def _inputs_and_targets(batch: Batch) -> tuple[tuple[Tensor, ...], Any]:
 
 
 def output_tensor(outputs: Any) -> Tensor:
-    """The network's single output tensor.
+    """The network's output that counts, see `sigmaquant.outputs.scored_tensor`.
 
     Raises:
-        DataError: there are several outputs, none, or it is not of a floating-point type.
+        DataError: there is none, or it is not of a floating-point type.
     """
-    while isinstance(outputs, (tuple, list, dict)) and len(outputs) == 1:
-        (outputs,) = outputs.values() if isinstance(outputs, dict) else outputs
-    if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.dim() == 0:
+    result = scored_tensor(outputs)
+    if not result.is_floating_point() or result.dim() == 0:
         raise DataError(
-            "the network does not return one floating-point tensor with a batch dimension, so its outputs cannot be "
-            "compared. Wrap it in a module whose forward returns the tensor that matters."
+            f"the network returns {result.dtype} of shape {tuple(result.shape)}, no floating-point tensor with a batch "
+            "dimension, so its outputs cannot be compared. Wrap it in a module that returns the tensor that matters."
         )
-    return outputs
+    return result
 
 
 def float_output(outputs: Any) -> Tensor:
-    """The float network's single output tensor, checked.
+    """The float network's output that counts, checked.
 
     Raises:
         DataError: as `output_tensor`, or NaN or infinity.

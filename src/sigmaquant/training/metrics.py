@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmaquant.errors import DataError, MetricError, SigmaQuantError, near_matches
+from sigmaquant.outputs import scored_tensor
 from sigmaquant.training.devices import Device
 
 Metric = Callable[[Tensor, Tensor], float]
@@ -38,29 +39,9 @@ def top1(outputs: Tensor, targets: Tensor) -> float:
     return float((outputs.argmax(1) == targets).double().mean())
 
 
-def as_tensor(output: Any) -> Tensor:
-    """The output that loss and metric see: the tensor itself, a mapping's ``logits``, or the first element.
-
-    Raises:
-        DataError: none of these.
-    """
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, dict) and isinstance(output.get("logits"), Tensor):
-        return output["logits"]  # type: ignore[no-any-return]
-    if isinstance(getattr(output, "logits", None), Tensor):
-        return output.logits  # type: ignore[no-any-return]
-    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
-        return output[0]
-    raise DataError(
-        f"the model returns {type(output).__name__}; a tensor, a mapping with 'logits' or a tuple is needed. "
-        "Wrap the model so that it returns the tensor to be scored."
-    )
-
-
 def call(network: nn.Module, inputs: Any) -> Tensor:
     """One forward pass on a tensor or a tuple of tensors."""
-    return as_tensor(network(*inputs) if isinstance(inputs, tuple | list) else network(inputs))
+    return scored_tensor(network(*inputs) if isinstance(inputs, tuple | list) else network(inputs))
 
 
 @torch.inference_mode()
@@ -68,7 +49,7 @@ def outputs_of(network: nn.Module, batches: Iterable[tuple[Any, Any]], device: D
     """All outputs and targets of a data set, on the CPU, in evaluation mode and float32.
 
     Raises:
-        DataError: no batches.
+        DataError: no batches, targets that are no tensors, or batches that do not fit together.
     """
     training = network.training
     network.eval()
@@ -76,12 +57,37 @@ def outputs_of(network: nn.Module, batches: Iterable[tuple[Any, Any]], device: D
     try:
         for inputs, target in batches:
             outputs.append(call(network, device.put(inputs)).float().cpu())
-            targets.append(torch.as_tensor(target).cpu())
+            targets.append(_tensor(target).cpu())
     finally:
         network.train(training)
     if not outputs:
         raise DataError("the evaluation data are empty.")
-    return torch.cat(outputs), torch.cat(targets)
+    return _joined(outputs, "outputs"), _joined(targets, "targets")
+
+
+def _tensor(target: Any) -> Tensor:
+    try:
+        return torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError):
+        raise DataError(
+            f"the targets are a {type(target).__name__}, which is no tensor. Give tensors, such as one class each."
+        ) from None
+
+
+def _joined(parts: list[Tensor], what: str) -> Tensor:
+    """One tensor of all batches'.
+
+    Raises:
+        DataError: their shapes differ beyond the number of examples.
+    """
+    shapes = dict.fromkeys(tuple(part.shape[1:]) for part in parts)
+    if len(shapes) > 1:
+        first, other = list(shapes)[:2]
+        raise DataError(
+            f"the {what} of an example have the shape {first} in one batch and {other} in another, and a metric sees "
+            "those of all examples at once. Give examples of one shape."
+        )
+    return torch.cat(parts)
 
 
 def score(metric: Metric, outputs: Tensor, targets: Tensor) -> float:
