@@ -166,3 +166,15 @@ def test_a_network_of_several_values_is_fitted_to_values() -> None:
         scores[kind] = result.scores.validation
     assert scores["auto"] > -0.1
     assert scores["auto"] > scores["logits"]  # a softmax does not see what all outputs have in common
+
+
+def test_a_run_is_loaded_onto_the_cpu_wherever_the_model_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.single()
+    tiny.run("8x", model, post_training=True, run_dir=tmp_path)
+    moved: list[nn.Module] = []
+    real = nn.Module.cpu
+    monkeypatch.setattr(nn.Module, "cpu", lambda self: moved.append(self) or real(self))
+    network = load_quantized(model, tiny.test_data()[0][:2], tmp_path)
+    assert len(moved) == 1
+    assert moved[0] is not model
+    assert all(tensor.device.type == "cpu" for tensor in network.state().values())

@@ -35,10 +35,10 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def load_quantized(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], run: str | Path) -> QuantizedNetwork:
-    """The quantized network of a finished run.
+    """The quantized network of a finished run, on the CPU.
 
     Args:
-        model: the float model's architecture; its weights do not matter.
+        model: the float model's architecture, on any device; its weights do not matter.
         example_inputs: as for `sigmaquant.graph.trace`.
         run: the run directory.
 
@@ -53,7 +53,8 @@ def load_quantized(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
         raise CheckpointError(f"{files.checkpoint_path} is no checkpoint of this program: its metadata do not say so.")
     if metadata.get("plan") != plan.to_json():
         raise CheckpointError(f"{files.checkpoint_path} was made under another plan than {files.plan_path}.")
-    network = prepare(trace(copy.deepcopy(model), example_inputs))
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
+    network = prepare(trace(copy.deepcopy(model).cpu(), tuple(x.cpu() for x in inputs)))
     restore_plan_(network, plan, tensors)
     return network.eval()
 
