@@ -60,3 +60,15 @@ def test_what_is_there_is_not_lost(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunDirectoryError, match="is a file"):
         SweepDirectory(tmp_path / "file", {}, resume=False, overwrite=False)
+
+
+def test_what_a_killed_sweep_was_writing_is_in_nobodys_way(tmp_path: Path) -> None:
+    half = tmp_path / ".sweep.json.12-0.tmp"
+    half.write_text("{")
+    with SweepDirectory(tmp_path, {"a": 1}, resume=True, overwrite=False) as directory:
+        assert not directory.resumed
+    assert not half.exists()
+    (tmp_path / ".frontier.csv.12-1.tmp").touch()
+    (tmp_path / "notes.tmp").touch()
+    SweepDirectory(tmp_path, {"a": 1}, resume=True, overwrite=False).close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.tmp", "sweep.json", "sweep.lock"]

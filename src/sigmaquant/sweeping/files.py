@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from sigmaquant.runs.files import read_document, same_configuration
 from sigmaquant.runs.lock import RunLock
 
 SCHEMA, SCHEMA_VERSION = "sigmaquant.sweeping", 1
+
+_TEMPORARY = re.compile(r"\.((sweep|statistics|report)\.json|frontier\.csv|report\.html|report_\w+\.csv)\.\d+-\d+\.tmp")
 
 
 class SweepDirectory:
@@ -45,7 +48,7 @@ class SweepDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(self.path, error, "The sweep has not begun.") from error
-        if not self.config_path.exists() and any(entry.name != "sweep.lock" for entry in self.path.iterdir()):
+        if not self.config_path.exists() and any(not _ours(entry.name) for entry in self.path.iterdir()):
             raise RunDirectoryError(
                 f"the directory {self.path} is not empty and holds no sweep. Choose another path, or an empty one."
             )
@@ -57,6 +60,10 @@ class SweepDirectory:
             raise
 
     def _open(self, config: dict[str, Any], resume: bool, overwrite: bool) -> bool:
+        for entry in self.path.iterdir():  # left by a process that was killed; ours are under the lock
+            if _TEMPORARY.fullmatch(entry.name):
+                with contextlib.suppress(OSError):
+                    entry.unlink()
         if self.config_path.exists() and resume:
             same_configuration(self.path, old := read_config(self.path), first_difference(old, config))
             return True
@@ -94,6 +101,11 @@ class SweepDirectory:
     def close(self) -> None:
         """Release the lock."""
         self._lock.release()
+
+
+def _ours(name: str) -> bool:
+    """Whether a sweep that was killed while it began may have left the file."""
+    return name == "sweep.lock" or _TEMPORARY.fullmatch(name) is not None
 
 
 def read_config(path: Path) -> dict[str, Any]:
