@@ -14,6 +14,7 @@ from torch import nn
 import tiny
 from sigmaquant import Budget, QuantizationResult
 from sigmaquant.quant.numerics import weight_qmax
+from sigmaquant.runs import RunFiles
 from sigmaquant.training import student
 
 NAMES = ("0", "3", "5", "9")
@@ -140,6 +141,22 @@ def test_a_uniform_control_is_trained_for_as_many_examples(tmp_path: Path) -> No
     assert examples[0] > 400, "the search trains too"
     assert examples[1] == pytest.approx(examples[0], abs=4), "one for each segment at most"
     assert result.to_dict()["control"]["scores"]["validation"] == control.scores.validation
+
+
+def test_the_control_of_an_overwritten_run_is_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"control": True, "post_training": True, "run_dir": tmp_path / "run"}
+    tiny.run("6x", tiny.single(), **options)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sigmaquant.job.run_control", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tiny.run("6x", tiny.single(), seed=1, overwrite=True, **options)
+    result = tiny.run("6x", tiny.single(), seed=1, resume=True, **options)
+    assert result.control is not None
+    assert RunFiles(tmp_path / "run" / "control").read_config()["settings"]["seed"] == 1
 
 
 @pytest.mark.parametrize("sizes", [(64, 6), (64, 16, 6)])

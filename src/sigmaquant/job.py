@@ -26,7 +26,7 @@ from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant.coverage import coverage
 from sigmaquant.report import LayersDocument, describe_layers, refresh_report
 from sigmaquant.results import Control, QuantizationResult, Scores
-from sigmaquant.runs import NullProgress, Progress, RunDirectory, logging_to, task
+from sigmaquant.runs import NullProgress, Progress, RunDirectory, RunFiles, logging_to, task
 from sigmaquant.search.driver import Driver, NullRecorder, Recorder
 from sigmaquant.search.session import Data, Session, Statistics
 from sigmaquant.search.settings import Settings
@@ -255,8 +255,9 @@ def run_control(
         if recorder is not None:
             config = {**recorder.read_config(), "settings": twin.settings.to_dict(), "extra_examples": extra_examples}
             path = recorder.path / "control"
+            begun = resume and RunFiles(path).is_of(config)  # else it is of a run that has been overwritten
             inner = stack.enter_context(
-                RunDirectory(path, config=config, resume=resume, overwrite=path.exists() and not resume)
+                RunDirectory(path, config=config, resume=begun, overwrite=path.exists() and not begun)
             )
         with task(progress, "uniform control"):
             driver = Driver(twin, inner, progress, extra_examples)

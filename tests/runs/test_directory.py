@@ -123,6 +123,16 @@ def test_another_configuration_names_the_key(tmp_path: Path) -> None:
         RunDirectory(tmp_path, config={"budget": {"size": "8x"}, "bits": (2, 4), "lr": 0.1, "seed": 1}, resume=True)
 
 
+def test_whether_a_run_is_of_a_configuration(tmp_path: Path) -> None:
+    files = RunFiles(tmp_path)
+    assert not files.is_of(CONFIG)
+    RunDirectory(tmp_path, config={**CONFIG, "widths": (2, 4)}).close()
+    assert files.is_of({**CONFIG, "widths": [2, 4]})
+    assert not files.is_of(CONFIG)
+    assert files.is_of(CONFIG, besides=("widths",))
+    assert not files.is_of({**CONFIG, "seed": 1}, besides=("widths",))
+
+
 def test_newer_version(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"schema": "sigmaquant.run", "version": 9, "config": {}}')
     with pytest.raises(RunDirectoryError, match="has version 9, this program reads 1"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sigmaquant.errors import RunDirectoryError
 from sigmaquant.plan import BitwidthPlan
+from sigmaquant.runs.documents import first_difference, plain
 from sigmaquant.runs.weights import load_tensors
 
 SCHEMA = "sigmaquant.run"
@@ -144,6 +145,20 @@ class RunFiles:
                 f"{SCHEMA_VERSION}. Update sigmaquant or start a new run."
             )
         return config
+
+    def is_of(self, config: Mapping[str, Any], *, besides: Collection[str] = ()) -> bool:
+        """Whether there is a run of that configuration, finished or not.
+
+        Args:
+            config: as for `RunDirectory`.
+            besides: keys that may differ.
+        """
+        try:
+            found = self.read_config()
+        except RunDirectoryError:
+            return False
+        old, new = ({k: v for k, v in table.items() if k not in besides} for table in (found, plain(config)))
+        return first_difference(old, new) is None
 
     def read_plan(self) -> BitwidthPlan:
         """The best plan.

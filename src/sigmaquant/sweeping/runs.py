@@ -8,10 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from sigmaquant.budget import Budget
-from sigmaquant.errors import RunDirectoryError
 from sigmaquant.runs import Progress, RunFiles
 from sigmaquant.runs.atomic import write_text_atomic
-from sigmaquant.runs.documents import first_difference, plain
 from sigmaquant.sweeping.files import SweepDirectory
 from sigmaquant.sweeping.frontier import Point, front, knee, to_csv
 from sigmaquant.sweeping.schedule import nearest, next_budget
@@ -120,12 +118,8 @@ class Runs:
 
     def _ours(self, run: str) -> bool:
         """Whether there is a run of this very sweep, and none that it replaces."""
-        try:
-            found = self.files(run).read_config()
-        except RunDirectoryError:  # none, or a damaged one, which opening it tells
-            return False
-        found.pop("start", None)  # a matter of which runs had finished
-        return first_difference(found, plain({**self.config, "budget": self.named[run].to_dict()})) is None
+        config = {**self.config, "budget": self.named[run].to_dict()}
+        return self.files(run).is_of(config, besides=("start",))  # that is a matter of which runs had finished
 
     def _task(self, run: str) -> Task:
         path = self.directory.path / run
