@@ -146,6 +146,14 @@ def test_networks_without_batch_norm_need_no_reestimation():
     reestimate_batch_norm_(nn.Linear(2, 2), [])
 
 
+def test_a_batch_norm_that_sees_single_values_is_told():
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(DataError, match="batch_size"):
+        reestimate_batch_norm_(network, [torch.ones(4, 2), torch.ones(1, 2)])
+    assert all(torch.equal(network.state_dict()[key], value) for key, value in before.items())
+
+
 class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()

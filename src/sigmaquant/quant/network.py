@@ -243,7 +243,7 @@ def reestimate_batch_norm_(network: nn.Module, batches: Iterable[Any]) -> None:
     Sun et al., NeurIPS 2019).
 
     Raises:
-        DataError: no batches; the statistics are as they were, as after any other error.
+        DataError: no batches, or some without a variance; the statistics are as they were, as after any other error.
     """
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
@@ -258,7 +258,15 @@ def reestimate_batch_norm_(network: nn.Module, batches: Iterable[Any]) -> None:
     seen = 0
     try:
         for inputs in batches:
-            network(*(inputs if isinstance(inputs, tuple | list) else (inputs,)))
+            try:
+                network(*(inputs if isinstance(inputs, tuple | list) else (inputs,)))
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise DataError(
+                    "a batch of a single example has no variance, which BatchNorm needs in training. Give batches of "
+                    "two examples or more (batch_size)."
+                ) from error
             seen += 1
         if not seen:
             raise DataError("BatchNorm statistics need at least one batch of training data, there was none.")
