@@ -15,7 +15,7 @@ import pytest
 
 import sigmaquant
 import tiny
-from command import MODEL, QUICK, TEST, TRAIN, VALIDATION, main, quantize
+from command import MODEL, QUICK, SINGLE, TEST, TRAIN, VALIDATION, main, quantize, refused
 
 NOISY = tiny.HERE.with_name("noisy.py")
 FACTORIES = {name: f"{NOISY}:{name}" for name in ("trained", "train_data", "validation_data", "test_data")}
@@ -143,6 +143,15 @@ def test_a_budget_that_is_not_met_gives_exit_code_1_and_says_by_how_much(tmp_pat
     again = quantize("--size", "5x", "--accuracy", "100 %", "--out", tmp_path / "run", "--resume", "--json")
     assert again.code == 1
     assert json.loads(again.out)["violations"] == result["violations"]
+
+
+def test_what_the_network_returns_is_part_of_the_run(tmp_path: Path) -> None:
+    arguments = ("--size", "6x", "--post-training", "--out", tmp_path / "run")
+    assert quantize(*arguments, "--outputs", "values", model=SINGLE).code == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["settings"]["outputs"] == "values"
+    said = refused(quantize(*arguments, "--resume", model=SINGLE))
+    assert "'settings.outputs' was 'values' and is now 'auto'" in said
+    assert "Did you mean 'values'" in refused(quantize(*arguments, "--outputs", "valeus", "--resume", model=SINGLE))
 
 
 def test_overwrite_discards_the_old_run(tmp_path: Path) -> None:
