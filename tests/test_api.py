@@ -13,6 +13,7 @@ from torch import nn
 
 import tiny
 from sigmaquant import Budget, QuantizationResult
+from sigmaquant.errors import UnreachableBudgetError
 from sigmaquant.quant.numerics import weight_qmax
 from sigmaquant.runs import RunFiles
 from sigmaquant.training import student
@@ -141,6 +142,14 @@ def test_a_uniform_control_is_trained_for_as_many_examples(tmp_path: Path) -> No
     assert examples[0] > 400, "the search trains too"
     assert examples[1] == pytest.approx(examples[0], abs=4), "one for each segment at most"
     assert result.to_dict()["control"]["scores"]["validation"] == control.scores.validation
+
+
+def test_a_refused_run_overwrites_nothing(tmp_path: Path) -> None:
+    tiny.run("6x", tiny.single(), post_training=True, run_dir=tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(UnreachableBudgetError):
+        tiny.run("90x", tiny.single(), post_training=True, run_dir=tmp_path, overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_the_control_of_an_overwritten_run_is_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

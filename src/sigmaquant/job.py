@@ -109,6 +109,8 @@ class Job:
         config = {**self.config, "budget": budget.to_dict()}
         if start is not None:
             config["start"] = start.record()
+        if overwrite:
+            self.session(budget)  # what is refused must not cost the run that is there
         with contextlib.ExitStack() as stack:
             recorder: RunDirectory | None = None
             if run_dir is not None:
