@@ -128,6 +128,16 @@ def test_the_first_words_are_the_answer(tmp_path: Path) -> None:
     assert facts(going) == []
 
 
+def test_what_costs_more_than_eight_bits_is_not_called_less(tmp_path: Path) -> None:
+    run = gather([report_cases.write_run(tmp_path / "run", device=True)]).runs[0]
+    assert run.cost is not None
+    assert run.reference_cost is not None
+    for times, words in ((2.0, "2.00× more than 8-bit"), (0.5, "2.00× less than 8-bit")):
+        cost = run.cost.model_copy(update={"latency_ms": times * run.reference_cost.latency_ms})
+        cards = {card.title: card for card in facts(run.model_copy(update={"cost": cost}))}
+        assert cards["Latency"].lines[0].startswith(words)
+
+
 def test_scores_of_other_metrics_are_no_percentages(tmp_path: Path) -> None:
     run = gather([report_cases.write_run(tmp_path / "run", metric="negative_error")]).runs[0]
     assert score_text(-1.25, run) == "-1.2500"

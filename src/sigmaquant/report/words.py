@@ -218,8 +218,10 @@ def _score(run: RunReport) -> Fact:
 def _device_fact(run: RunReport, cost: Costs, measure: Measure) -> Fact:
     after, before = cost_of(cost, measure.name), cost_of(run.reference_cost, measure.name)
     lines = []
-    if after and before is not None:
-        lines.append(f"{before / after:.2f}× less than {run.reference_bits}-bit weights and activations")
+    if after and before:
+        # Where few bits have to be unpacked first, they may cost more.
+        ratio = f"{before / after:.2f}× less" if before >= after else f"{after / before:.2f}× more"
+        lines.append(f"{ratio} than {run.reference_bits}-bit weights and activations")
     limit, ok = _limit(run, measure.name)
     uniform = ""
     if run.control is not None:
