@@ -55,6 +55,8 @@ def test_a_loss_of_the_users_own_is_minimised() -> None:
 def test_a_loss_that_is_not_used_is_mentioned() -> None:
     result = tiny.run("6x", loss=nn.CrossEntropyLoss(), strategy="uniform", final_epochs=0.1)
     assert result.notes == ("the loss was not used: the networks learn from the float network alone (distill=1)",)
+    untrained = tiny.run("6x", tiny.single(), loss=nn.CrossEntropyLoss(), distill=0.5, post_training=True)
+    assert untrained.notes == ("the loss was not used: nothing is trained",)
 
 
 def test_data_loaders_data_sets_and_lists_of_batches_give_a_network() -> None:

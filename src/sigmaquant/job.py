@@ -68,7 +68,9 @@ class Job:
             raise SigmaQuantError(f"there is no strategy {self.settings.strategy!r}. {known}")
         self.loss, self.scorer, self.device = loss, find_metric(metric), choose_device(device)
         self.data, self.notes = gather_data(train_data, validation_data, test_data, self.settings)
-        if loss is not None and (self.settings.distill == 1 or not self.settings.trains):
+        if loss is not None and not self.settings.trains:
+            self.notes += ("the loss was not used: nothing is trained",)
+        elif loss is not None and self.settings.distill == 1:
             self.notes += ("the loss was not used: the networks learn from the float network alone (distill=1)",)
         profile = hardware if isinstance(hardware, HardwareProfile) else load_profile(hardware)
         self.graph = trace_copy(model, self.data.train, self.device)
