@@ -127,7 +127,7 @@ def test_of_several_outputs_the_scored_one_counts():
     plain = Returning(lambda y: y)
     x = torch.randn(4, 3)
     expected = output_sensitivity(graph_of(plain), (2, 4), [x])
-    for form in (lambda y: (y, y.square()), lambda y: {"logits": y, "features": y.square()}):
+    for form in (lambda y: (y, y.square()), lambda y: {"features": y.square(), "logits": y}):
         several = Returning(form)
         several.load_state_dict(plain.state_dict())
         assert output_sensitivity(graph_of(several), (2, 4), [x]) == expected

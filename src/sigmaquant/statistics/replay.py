@@ -97,7 +97,7 @@ class Sweep:
         for node in place.affected:
             values[node] = self._execute(node, values, place, weight)
             self._forget(node, values)
-        return values.get(self._nodes[-1], self.reference)
+        return self._returned(values) if self._nodes[-1] in values else self.reference
 
     def _run_all(self, place: LayerPlace | None, weight: Tensor | None) -> Any:
         values = self._input_values()
@@ -108,7 +108,11 @@ class Sweep:
                 values[node] = self._execute(node, values, place, weight)
             self._writes |= versions != [operand._version for operand in operands]
             self._forget(node, values)
-        return values[self._nodes[-1]]
+        return self._returned(values)
+
+    def _returned(self, values: Mapping[fx.Node, Any]) -> Any:
+        """What the network returns, in its own form: the graph's last node holds a plain list."""
+        return self._module.graph.process_outputs(values[self._nodes[-1]])
 
     def _input_values(self) -> dict[fx.Node, Any]:
         placeholders = [node for node in self._nodes if node.op == "placeholder"]
