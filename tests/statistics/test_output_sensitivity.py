@@ -1,5 +1,6 @@
 import copy
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -127,7 +128,11 @@ def test_of_several_outputs_the_scored_one_counts():
     plain = Returning(lambda y: y)
     x = torch.randn(4, 3)
     expected = output_sensitivity(graph_of(plain), (2, 4), [x])
-    for form in (lambda y: (y, y.square()), lambda y: {"features": y.square(), "logits": y}):
+    for form in (
+        lambda y: (y, y.square()),
+        lambda y: {"features": y.square(), "logits": y},
+        lambda y: OrderedDict(features=y.square(), logits=y),  # not in the graph itself, as a library's own classes
+    ):
         several = Returning(form)
         several.load_state_dict(plain.state_dict())
         assert output_sensitivity(graph_of(several), (2, 4), [x]) == expected
