@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> QuantizationResult:
     (verdict,) = export_run(net, options.out, test, to=["onnx"])
     agreement = verdict.as_deployed or verdict.agreement
     print(f"{verdict.path}: {verdict.real_bytes:,} bytes, {'verified' if verdict.passed else verdict.first_difference}")
-    print(f"same decision as the reference on {agreement.argmax:.2%} of {agreement.examples} test images")
+    print(f"same decision as the reference on {agreement.decisions:.2%} of {agreement.examples} test images")
     return result
 
 

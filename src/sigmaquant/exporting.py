@@ -50,7 +50,7 @@ def export_run(
     Args:
         model: the trained float model.
         run: the run directory.
-        data: what to verify on, as for `quantize`; targets are not used.
+        data: what to verify on, as for `quantize`; of the targets only the kind matters, class or value.
         to: kinds of files, keys of `TARGETS`.
         out: the folder; None: ``export`` in the run directory.
         options: how files are written.
@@ -65,9 +65,9 @@ def export_run(
         MissingExtraError: an optional dependency is missing.
     """
     names = _known(to)
-    source, batches = _inputs(data, examples)
+    source, batches, targets = _inputs(data, examples)
     network = load_quantized(model, source, run)
-    reference = Reference(lower(network), batches)
+    reference = Reference(lower(network), batches, targets=targets)
     options = options or ExportOptions()
     folder = Path(run) / FOLDER if out is None else Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,9 +99,9 @@ def verify_run(
         ExportError: there is no such file, or none of the known kinds.
     """
     run, paths = _artifacts(Path(path))
-    source, batches = _inputs(data, examples)
+    source, batches, targets = _inputs(data, examples)
     network = load_quantized(model, source, run)
-    reference = Reference(lower(network), batches)
+    reference = Reference(lower(network), batches, targets=targets)
     folder = next(iter(paths.values())).parent
     context = Source(model, source, _input_edge(reference))
     return _verified(paths, reference, network, context, folder, run, _read_options(folder), progress)
@@ -129,14 +129,17 @@ def _known(to: Sequence[str]) -> list[str]:
     return names
 
 
-def _inputs(data: Any, examples: int | None) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+def _inputs(data: Any, examples: int | None) -> tuple[tuple[Tensor, ...], list[Tensor], Tensor | None]:
+    """An example, all inputs, and the first batch's targets where they are tensors."""
     found: DataSource = as_source(data, batch_size=100, name="verification data")
     if examples is not None:
         found = found.take(examples)
     example = found.example()
     if isinstance(example, tuple):
         raise ExportError("only models with one input can be verified.")
-    return (example[:2],), [inputs for inputs, _ in found.batches() if isinstance(inputs, Tensor)]
+    batches = list(found.batches())
+    targets = batches[0][1] if batches and isinstance(batches[0][1], Tensor) else None
+    return (example[:2],), [inputs for inputs, _ in batches if isinstance(inputs, Tensor)], targets
 
 
 def _artifacts(path: Path) -> tuple[Path, dict[str, Path]]:
@@ -177,7 +180,7 @@ def _verified(
     with task(progress, "verifying", len(paths)):
         for name, path in paths.items():
             verdict = _verify(name, path, reference, source, options, ideal, float_ms)
-            log.info("%s: argmax agreement %.4f %s", path, verdict.agreement.argmax, "" if verdict.passed else "FAILED")
+            log.info("%s: decided alike %.4f %s", path, verdict.agreement.decisions, "" if verdict.passed else "FAILED")
             verdicts.append(verdict)
             progress.advance(1)
     digest = checkpoint_digest(RunFiles(run))
@@ -222,14 +225,15 @@ def _verify(
     notes: tuple[str, ...] = ()
     if target.form is not None:
         plain = reference.agreement(target.runner(path, source))
-        notes = (f"{100 * plain.argmax:.2f} % equal argmax with the reference of all other files",)
-        reference = Reference(target.form(reference.model, options), reference.batches)
+        notes = (f"{100 * plain.decisions:.2f} % decided as by the reference of all other files",)
+        reference = Reference(target.form(reference.model, options), reference.batches, reference.outputs)
     runner = target.runner(path, source)
     deployed = None if target.deployed is None else target.deployed(path, source)
     verdict = Verification(
         target=name,
         path=path,
         required=target.required,
+        exact=target.exact,
         agreement=reference.agreement(runner),
         as_deployed=None if deployed is None else reference.agreement(deployed),
         ideal_bytes=ideal_bytes,

@@ -171,7 +171,7 @@ def verifications(verdicts: Sequence[Verification]) -> Table:
     for name in (
         "file",
         "verdict",
-        "argmax",
+        "decided alike",
         "as deployed",
         "codes equal",
         "largest",
@@ -184,9 +184,9 @@ def verifications(verdicts: Sequence[Verification]) -> Table:
         found, deployed = verdict.agreement, verdict.as_deployed
         table.add_row(
             escape(str(verdict.path)),
-            "verified" if verdict.passed else f"FAILED (needs {100 * verdict.required:g} %)",
-            f"{100 * found.argmax:.2f} %",
-            "–" if deployed is None else f"{100 * deployed.argmax:.2f} %",
+            "verified" if verdict.passed else f"FAILED (needs {verdict.demand})",
+            f"{100 * found.decisions:.2f} %",
+            "–" if deployed is None else f"{100 * deployed.decisions:.2f} %",
             f"{100 * found.equal:.2f} %",
             f"{found.largest_steps} steps",
             f"{verdict.real_bytes:,}",

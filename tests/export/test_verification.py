@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sigmaquant.errors import ExportError
-from sigmaquant.export.verification import Agreement, Reference, Verification, latency_ms
+from sigmaquant.export.verification import VALUE_STEPS, Agreement, Reference, Verification, latency_ms
 from sigmaquant.graph import trace
 from sigmaquant.lowering import IntegerExecutor, lower
 from sigmaquant.plan import BitwidthPlan
@@ -48,7 +48,26 @@ def test_differences_are_counted_in_steps(model, batches):
     assert found.median_steps == 2
     assert found.equal == pytest.approx(1 - 3 / 120)
     wrong = reference.agreement(lambda x: -IntegerExecutor(model)(x))
-    assert wrong.argmax < 0.5
+    assert wrong.decisions < 0.5
+
+
+def test_values_agree_when_none_is_far_off(model, batches):
+    step = model.edges[model.outputs[0]].scale
+
+    def off(steps):
+        def run(x):
+            y = IntegerExecutor(model)(x).clone()
+            y[0, 0] += steps * step * (1 if y[0, 0] < 0 else -1)
+            return y
+
+        return run
+
+    values = Reference(model, batches, targets=torch.zeros(10, 4))
+    assert values.outputs == "values"
+    assert values.agreement(off(VALUE_STEPS)).decisions == 1
+    assert values.agreement(off(VALUE_STEPS + 1)).decisions == 1 - 3 / 30
+    classes = Reference(model, batches, targets=torch.zeros(10, dtype=torch.long))
+    assert classes.outputs == Reference(model, batches).outputs == "logits"
 
 
 def test_the_first_difference_is_the_earliest_one(model, batches):
@@ -77,6 +96,15 @@ def test_a_verdict_needs_its_share(tmp_path):
     assert verdict(0.999).passed
     assert not verdict(0.998).passed
     assert verdict(0.998).to_dict()["passed"] is False
+
+
+def test_an_exact_verdict_needs_every_code(tmp_path):
+    def verdict(equal):
+        return Verification("c", tmp_path / "x", 1.0, Agreement(9, 1.0, 1, 1.0, equal), None, 10, 12, exact=True)
+
+    assert verdict(1.0).passed
+    assert not verdict(0.999).passed
+    assert "every code" in verdict(0.999).demand
 
 
 def test_no_data_and_odd_models_are_refused(model):

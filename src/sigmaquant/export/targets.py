@@ -42,12 +42,13 @@ class Target:
 
     Attributes:
         file: its name in the export folder.
-        required: least share of examples whose argmax must equal the reference's.
+        required: least share of examples that must be decided as by the reference.
         write: writes it.
         runner: runs it as it is verified.
         watch: shows its inner activations, given the reference that it is compared with.
         deployed: runs it at the runtime's default settings; None: those are the same.
         timed: whether its time on this machine says anything.
+        exact: whether every output code must be the reference's.
         form: the reference as this runtime computes it; None: the reference itself.
     """
 
@@ -59,6 +60,7 @@ class Target:
     deployed: Callable[[Path, Source], Runner] | None = None
     form: Callable[[IntegerModel, ExportOptions], IntegerModel] | None = None
     timed: bool = False
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,13 +177,14 @@ TARGETS: dict[str, Target] = {
         form=_litert_form,
         timed=True,
     ),
-    "c": Target("model_c", 1.0, _write_c, lambda path, _: _run_c(path), _watch_c),
+    "c": Target("model_c", 1.0, _write_c, lambda path, _: _run_c(path), _watch_c, exact=True),
     "packed": Target(
         "model.safetensors",
         1.0,
         lambda network, model, path, options: export_packed(network, path),
         _executor,
         _watch_packed,
+        exact=True,
     ),
 }
 """Every kind of file by name."""

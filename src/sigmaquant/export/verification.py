@@ -14,6 +14,10 @@ from torch import Tensor
 from sigmaquant.errors import ExportError
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
 from sigmaquant.lowering.executor import encode
+from sigmaquant.outputs import OutputKind, are_logits, output_kind
+
+VALUE_STEPS = 4
+"""How far an output that is a value may be off, of the 255 steps of an 8-bit grid."""
 
 
 class Runner(Protocol):
@@ -34,14 +38,15 @@ class Agreement:
 
     Attributes:
         examples: how many were run.
-        argmax: share of examples with the same largest output.
+        decisions: share of examples that are decided alike: the same largest output, or for outputs that are values,
+            none of them more than `VALUE_STEPS` off.
         largest_steps: largest difference, in steps of the output's grid.
         median_steps: median difference over the outputs that differ; 0 where none does.
         equal: share of outputs that are the same code.
     """
 
     examples: int
-    argmax: float
+    decisions: float
     largest_steps: int
     median_steps: float
     equal: float
@@ -54,7 +59,7 @@ class Verification:
     Attributes:
         target: ``"onnx"``, ``"litert"``, ``"c"`` or ``"packed"``.
         path: the file or folder.
-        required: least share of equal argmaxes.
+        required: least share of examples that are decided alike.
         agreement: of the file as it is verified (ONNX: with the runtime's fusions off).
         as_deployed: the same at the runtime's default settings, where those differ.
         ideal_bytes: packed weights, scales and biases.
@@ -62,6 +67,7 @@ class Verification:
         latency_ratio: time of one example on this machine, relative to the float network in PyTorch; None: not run.
         first_difference: layer, index, and both codes where the reference and the artifact first differ.
         notes: what else the user should know.
+        exact: whether every single code must be the reference's.
     """
 
     target: str
@@ -74,11 +80,17 @@ class Verification:
     latency_ratio: float | None = None
     first_difference: str = ""
     notes: tuple[str, ...] = field(default=())
+    exact: bool = False
 
     @property
     def passed(self) -> bool:
-        """Whether enough examples agree."""
-        return self.agreement.argmax >= self.required
+        """Whether enough examples agree, or all codes where they must."""
+        return self.agreement.decisions >= self.required and (self.agreement.equal == 1 or not self.exact)
+
+    @property
+    def demand(self) -> str:
+        """What it takes to pass, for people."""
+        return "every code equal" if self.exact else f"{100 * self.required:g} % decided alike"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -91,12 +103,20 @@ class Reference:
     Args:
         model: the integer model.
         batches: inputs, each one tensor [N, ...].
+        outputs: what the outputs mean; ``"auto"`` goes by the targets, or else by the outputs' shape.
+        targets: of the first batch, if known.
 
     Raises:
         ExportError: the model has several outputs or inputs, or a float output; no data.
     """
 
-    def __init__(self, model: IntegerModel, batches: Iterable[Tensor]) -> None:
+    def __init__(
+        self,
+        model: IntegerModel,
+        batches: Iterable[Tensor],
+        outputs: OutputKind = "auto",
+        targets: Tensor | None = None,
+    ) -> None:
         if len(model.outputs) != 1 or len(model.inputs) != 1 or model.edges[model.outputs[0]].is_float:
             raise ExportError("only models with one input and one quantized output can be verified.")
         self.model = model
@@ -107,6 +127,9 @@ class Reference:
             raise ExportError("verification needs data, but there are none.")
         with torch.no_grad():
             self.codes = [self.executor.run_codes(*self.executor.quantize_inputs(x))[0] for x in self.batches]
+        if outputs == "auto" and targets is not None:
+            outputs = output_kind(self.codes[0], targets)
+        self.outputs: OutputKind = "logits" if are_logits(self.codes[0], outputs) else "values"
 
     @property
     def examples(self) -> int:
@@ -120,8 +143,9 @@ class Reference:
         for x, expected in zip(self.batches, self.codes, strict=True):
             outputs = runner(x)
             found = encode((outputs[0] if isinstance(outputs, tuple) else outputs).reshape(expected.shape), self.edge)
-            steps = (found.to(torch.int64) - expected.to(torch.int64)).abs().flatten(1)
-            same += int((found.flatten(1).argmax(1) == expected.flatten(1).argmax(1)).sum())
+            steps = (found.to(torch.int64) - expected.to(torch.int64)).abs().reshape(len(x), -1)
+            logits = self.outputs == "logits"
+            same += int((found.argmax(1) == expected.argmax(1) if logits else steps.amax(1) <= VALUE_STEPS).sum())
             equal += int((steps == 0).sum())
             total += steps.numel()
             largest = max(largest, int(steps.max()))

@@ -116,7 +116,7 @@ class Agreement(_Read):
     """As `sigmaquant.export.verification.Agreement`."""
 
     examples: int
-    argmax: float
+    decisions: float
     largest_steps: int
     median_steps: float
     equal: float
