@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sigmaquant.errors import CheckpointError, RunDirectoryError, StorageError
+from sigmaquant.errors import CheckpointError, PlanError, RunDirectoryError, StorageError
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.runs import RunDirectory, RunFiles
 
@@ -99,6 +99,19 @@ def test_overwrite_discards_the_run_and_nothing_else(tmp_path: Path) -> None:
         assert run.read_trajectory() == []
         assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "notes.md", "run.lock"]
         assert run.read_config() == {"seed": 1}
+
+
+def test_a_refused_run_leaves_a_directory_that_the_next_one_may_have(tmp_path: Path) -> None:
+    def refused(**options: bool) -> None:
+        with pytest.raises(PlanError), RunDirectory(tmp_path / "run", config=CONFIG, **options):
+            raise PlanError("no.")
+
+    refused()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["run.lock"]
+    RunDirectory(tmp_path / "run", config=CONFIG).close()
+    (tmp_path / "run" / "export").mkdir()  # of the run that is overwritten
+    refused(overwrite=True)
+    RunDirectory(tmp_path / "run", config=CONFIG, overwrite=True).close()
 
 
 def test_resume_or_overwrite(tmp_path: Path) -> None:

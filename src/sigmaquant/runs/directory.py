@@ -77,13 +77,17 @@ class RunDirectory(RunFiles):
         except OSError as error:
             raise storage_error(self.path, error, "The run has not begun.") from error
 
+    def _foreign(self) -> list[str]:
+        """Names of what is in the directory besides a run that has not begun."""
+        names = {entry.name for entry in self.path.iterdir()} - {self.lock_path.name, self.config_path.name}
+        return sorted(name for name in names if not _TEMPORARY.fullmatch(name))
+
     def _refuse_foreign(self) -> None:
-        for entry in self.path.iterdir():
-            if entry.name != self.lock_path.name and not _TEMPORARY.fullmatch(entry.name):
-                raise RunDirectoryError(
-                    f"the directory {self.path} is not empty and holds no run (it has {entry.name!r}). "
-                    "Choose another path, or an empty directory."
-                )
+        for name in self._foreign():
+            raise RunDirectoryError(
+                f"the directory {self.path} is not empty and holds no run (it has {name!r}). "
+                "Choose another path, or an empty directory."
+            )
 
     def _open(self, config: dict[str, Any], resume: bool, overwrite: bool) -> bool:
         for entry in self.path.iterdir():  # left by a process that was killed; ours are under the lock
@@ -140,7 +144,8 @@ class RunDirectory(RunFiles):
         """Free the directory of a run that was refused before its first step: the corrected one may want it."""
         with contextlib.suppress(OSError):
             self._discard()
-            self.config_path.unlink(missing_ok=True)
+            if not self._foreign():  # else it would be taken for somebody else's directory
+                self.config_path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release the lock; a second call does nothing."""
