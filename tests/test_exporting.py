@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import nn
 import command
 import tiny
 from sigmaquant.errors import ExportError, PlanError, SigmaQuantError
-from sigmaquant.export.targets import ExportOptions
+from sigmaquant.export.targets import TARGETS, ExportOptions
 from sigmaquant.exporting import export_run, verify_run
 from sigmaquant.runs.atomic import save_tensors_atomic
 from sigmaquant.runs.weights import load_tensors
@@ -68,6 +69,28 @@ def test_files_that_take_codes_are_verified_too(run: Path, inputs: str) -> None:
     options = ExportOptions(inputs=inputs, name="1-bad name")
     (verdict,) = export_run(tiny.trained(), run, tiny.test_data(), to=("onnx",), options=options)
     assert verdict.passed
+
+
+def test_the_users_model_is_left_as_it_is(run: Path) -> None:
+    model = tiny.trained().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    export_run(model, run, tiny.test_data(), to=("packed",), examples=20)
+    verify_run(model, run, tiny.test_data(), examples=20)
+    assert model.training
+    assert tiny.same_tensors(model.state_dict(), before)
+
+
+def test_each_file_is_verified_as_it_was_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    form = replace(TARGETS["packed"], form=lambda model, options: seen.append(options.pack) or model)
+    for name in ("packed", "c"):  # one kind that needs no tool, under the names of two
+        monkeypatch.setitem(TARGETS, name, replace(form, file=f"{name}.safetensors"))
+    for name, pack in (("packed", False), ("c", True)):
+        options = ExportOptions(pack=pack)
+        export_run(tiny.trained(), run, tiny.test_data(), to=(name,), options=options, examples=20)
+    seen.clear()
+    verdicts = verify_run(tiny.trained(), run, tiny.test_data(), examples=20)
+    assert dict(zip([verdict.target for verdict in verdicts], seen, strict=True)) == {"packed": False, "c": True}
 
 
 def damaged(path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,7 @@ def export_run(
     """
     names = _known(to)
     source, batches, targets = _inputs(data, examples)
+    model = copy.deepcopy(model).cpu().eval()  # the user's stays as it is
     network = load_quantized(model, source, run)
     reference = Reference(lower(network), batches, targets=targets)
     options = options or ExportOptions()
@@ -80,7 +83,7 @@ def export_run(
                 shutil.rmtree(path)
             (Path(staging) / path.name).replace(path)
     context = Source(model, source, _input_edge(reference))
-    return _verified(paths, reference, network, context, folder, Path(run), options, progress)
+    return _verified(paths, reference, network, context, folder, Path(run), dict.fromkeys(paths, options), progress)
 
 
 def verify_run(
@@ -100,23 +103,26 @@ def verify_run(
     """
     run, paths = _artifacts(Path(path))
     source, batches, targets = _inputs(data, examples)
+    model = copy.deepcopy(model).cpu().eval()  # the user's stays as it is
     network = load_quantized(model, source, run)
     reference = Reference(lower(network), batches, targets=targets)
     folder = next(iter(paths.values())).parent
     context = Source(model, source, _input_edge(reference))
-    return _verified(paths, reference, network, context, folder, run, _read_options(folder), progress)
+    return _verified(paths, reference, network, context, folder, run, _read_options(folder, paths), progress)
 
 
 def _input_edge(reference: Reference) -> Edge:
     return reference.model.edges[reference.model.inputs[0]]
 
 
-def _read_options(folder: Path) -> ExportOptions:
-    """How the files in a folder were written, as far as that is known."""
-    try:
-        return ExportOptions(**json.loads((folder / REPORT).read_text(encoding="utf-8"))["options"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ExportOptions()
+def _read_options(folder: Path, names: Iterable[str]) -> dict[str, ExportOptions]:
+    """How each of a folder's files was written, as far as that is known."""
+    options = dict.fromkeys(names, ExportOptions())
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        for item in json.loads((folder / REPORT).read_text(encoding="utf-8"))["artifacts"]:
+            if item["target"] in options:
+                options[item["target"]] = ExportOptions(**item["options"])
+    return options
 
 
 def _known(to: Sequence[str]) -> list[str]:
@@ -166,7 +172,7 @@ def _verified(
     source: Source,
     folder: Path,
     run: Path,
-    options: ExportOptions,
+    options: Mapping[str, ExportOptions],
     progress: Progress | None,
 ) -> tuple[Verification, ...]:
     progress = progress or NullProgress()
@@ -175,20 +181,22 @@ def _verified(
     ideal = IdealCosts(network.graph).cost(plan).total_bytes
     one = reference.batches[0][:1]
     with torch.no_grad():
-        float_ms = latency_ms(source.model.eval(), one)
+        float_ms = latency_ms(source.model, one)
     verdicts = []
     with task(progress, "verifying", len(paths)):
         for name, path in paths.items():
-            verdict = _verify(name, path, reference, source, options, ideal, float_ms)
+            verdict = _verify(name, path, reference, source, options[name], ideal, float_ms)
             log.info("%s: decided alike %.4f %s", path, verdict.agreement.decisions, "" if verdict.passed else "FAILED")
             verdicts.append(verdict)
             progress.advance(1)
     digest = checkpoint_digest(RunFiles(run))
     document = {
         "examples": reference.examples,
-        "options": asdict(options),
         "checkpoint_sha256": digest,
-        "artifacts": [*(verdict.to_dict() for verdict in verdicts), *_others(folder, paths, digest)],
+        "artifacts": [
+            *({**verdict.to_dict(), "options": asdict(options[verdict.target])} for verdict in verdicts),
+            *_others(folder, paths, digest),
+        ],
     }
     write_text_atomic(folder / REPORT, json.dumps(document, indent=2, default=str) + "\n")
     if folder.resolve() == (run / FOLDER).resolve():  # files elsewhere are not in the run's report
