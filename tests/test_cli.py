@@ -163,9 +163,11 @@ def test_overwrite_discards_the_old_run(tmp_path: Path) -> None:
 
 
 def test_a_control_is_shown_beside_the_network() -> None:
-    outcome = quantize("--size", "6x", "--control", "--post-training")
-    assert outcome.code == 0
-    assert "uniform 4 b, same training" in outcome.out or "uniform 2 b, same training" in outcome.out
+    for more, said in (((), "b, same training"), (("--post-training",), "b ")):
+        outcome = quantize("--size", "6x", "--control", *more, model=SINGLE)
+        assert outcome.code == 0
+        assert f"uniform 4 {said}" in outcome.out or f"uniform 5 {said}" in outcome.out
+        assert ("same training" in outcome.out) == (not more)
 
 
 def test_version() -> None:

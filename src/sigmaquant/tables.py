@@ -62,7 +62,8 @@ def summary(result: QuantizationResult) -> Table:
     row("float32", result.float_scores, result.reference)
     if result.control is not None:
         bits = "/".join(map(str, result.control.plan.histogram()))
-        row(f"uniform {bits} b, same training", result.control.scores, result.control.cost)
+        training = ", same training" if result.trained_examples else ""
+        row(f"uniform {bits} b{training}", result.control.scores, result.control.cost)
     row("quantized", result.scores, result.cost)
     notes = [
         f"not met: {name}, {100 * excess:.2f} % off its limit ({result.limits[name]:.6g})"
