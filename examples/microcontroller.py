@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
     # The compiled network called from Python: floats in, floats out, as many examples as you like.
     images, labels = next(digits.test_data().batches())
-    decisions = CRunner(verdict.path, compiler="cc")(images).argmax(1)
+    decisions = CRunner(verdict.path)(images).argmax(1)
     agreed = int((decisions == result.network(images).argmax(1)).sum())
     print(f"C decides like the quantized network on {agreed} of {len(labels)} images")
     return {"verdict": verdict, "needs": needs, "agreed": agreed, "images": len(labels)}

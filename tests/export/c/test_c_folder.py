@@ -301,12 +301,16 @@ def test_inputs_that_do_not_fit(runner, inputs, message):
         runner(*inputs)
 
 
-def test_folders_and_compilers_that_do_not_work(tmp_path):
+def test_folders_and_compilers_that_do_not_work(tmp_path, monkeypatch):
     with pytest.raises(ExportError, match="is no C export"):
         CRunner(tmp_path)
     report = export_c(tiny(), tmp_path / "out")
     with pytest.raises(ExportError, match="no compiler 'no-such-cc'"):
         CRunner(report.folder, compiler="no-such-cc")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        with pytest.raises(ExportError, match="no C compiler here"):
+            CRunner(report.folder)
     (report.folder / "model.c").write_text("nonsense")
     with pytest.raises(ExportError, match=r"compiling .* failed"):
         CRunner(report.folder)

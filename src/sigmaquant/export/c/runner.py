@@ -21,7 +21,15 @@ from sigmaquant.export.c.report import FILE, FORMAT
 from sigmaquant.lowering.executor import decode, encode
 from sigmaquant.lowering.model import Edge
 
+_COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = ("-std=c99", "-O2")
+
+
+def _found_compiler() -> str:
+    for name in _COMPILERS:
+        if shutil.which(name):
+            return name
+    raise ExportError(f"there is no C compiler here ({', '.join(_COMPILERS)}). Install one, or name another.")
 
 
 class CRunner:
@@ -31,19 +39,19 @@ class CRunner:
 
     Args:
         folder: what `export_c` wrote.
-        compiler: a command that takes gcc's options.
+        compiler: a command that takes gcc's options; None: ``cc``, ``gcc`` or ``clang``, the first that is there.
         flags: instead of ``-std=c99 -O2``.
 
     Raises:
         ExportError: no such export, no such compiler, or it does not compile.
     """
 
-    def __init__(self, folder: str | Path, *, compiler: str = "gcc", flags: Sequence[str] = _FLAGS) -> None:
+    def __init__(self, folder: str | Path, *, compiler: str | None = None, flags: Sequence[str] = _FLAGS) -> None:
         self._folder = Path(folder)
         self._document = _document(self._folder)
         self._inputs = [_edge(item) for item in self._document["inputs"]]
         self._outputs = [_edge(item) for item in self._document["outputs"]]
-        self._compiler, self._flags = compiler, flags
+        self._compiler, self._flags = compiler or _found_compiler(), flags
         self._build = tempfile.TemporaryDirectory(prefix="sigmaquant-")
         self._program = self._compiled("run")
 
