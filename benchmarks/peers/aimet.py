@@ -22,7 +22,7 @@ from training import batches, train
 # user code: begin
 from aimet_torch import onnx as aimet_onnx
 from aimet_torch.amp.mixed_precision_algo import EvalCallbackFactory
-from aimet_torch.batch_norm_fold import fold_all_batch_norms, fold_all_batch_norms_to_scale
+from aimet_torch.batch_norm_fold import fold_all_batch_norms
 from aimet_torch.bn_reestimation import reestimate_bn_stats
 from aimet_torch.common.amp.utils import AMPSearchAlgo
 from aimet_torch.common.defs import CallbackFunc, QuantizationDataType, QuantScheme
@@ -126,7 +126,6 @@ def quantize(task: Task) -> Outcome:
         ranges = [p for _, p in sim.named_quantizer_parameters()]
         training = train(sim.model, task.network, task.train, task.epochs, task.seed, ranges)
         reestimate_bn_stats(sim.model, list(batches(task.train, 4096, task.seed + 1)), num_batches=32)
-        fold_all_batch_norms_to_scale(sim)
         # user code: end
         search_cpu += cpu_seconds() - started - training
     return Outcome(sim.model, plan_of(sim.model, task), partial(export, sim, task), search_cpu, training)
