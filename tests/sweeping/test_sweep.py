@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from sigmaquant import Budget, Sweep, sweep
 from sigmaquant.errors import MissingExtraError, SigmaQuantError, TrainingError, UnreachableBudgetError
 from sigmaquant.job import Job
 from sigmaquant.runs import RunFiles
+from sigmaquant.search.session import Statistics
 from sigmaquant.sweeping import workers
 
 SIZES = ("6x", "8x", "9x")
@@ -182,10 +184,39 @@ def test_without_ray_several_workers_name_the_extra(tmp_path: Path, monkeypatch:
     import sys
 
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert not workers.ray_installed()
     with pytest.raises(MissingExtraError, match=r"sigmaquant\[ray\]"):
         tiny_sweep(tmp_path / "s", jobs=2)
     assert not (tmp_path / "s").exists()
+
+
+def test_a_ray_that_the_caller_has_started_is_used_and_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Any] = []
+
+    class Remote:
+        def options(self, **resources: Any) -> Remote:
+            return self
+
+        def remote(self, *arguments: Any) -> Any:
+            return SimpleNamespace(run=SimpleNamespace(remote=lambda task: f"result of {task}"))
+
+    ray = SimpleNamespace(
+        is_initialized=lambda: True,
+        put=lambda value: value,
+        remote=lambda kind: Remote(),
+        kill=lambda actor: said.append("kill"),
+        wait=lambda results, timeout: (results, []),
+        get=lambda result: None,
+    )  # it has neither init nor shutdown
+    monkeypatch.setattr(workers, "import_ray", lambda: ray)
+    made = workers.RayWorkers(lambda: None, Statistics(), jobs=2)
+    made.submit("first")
+    outcome = made.wait(1.0)
+    assert outcome is not None
+    assert outcome.task == "first"
+    assert outcome.error is None
+    made.submit("second")
+    made.close()
+    assert said == ["kill"]
 
 
 def test_command_line(tmp_path: Path) -> None:

@@ -406,7 +406,7 @@ class Driver:
                 self.student.compensate()
             compensated = self._judge_present()
             log.info(
-                "rounding: divergence %.4g, %.4g with compensation",
+                "rounding: divergence %.4g as searched, %.4g compensated and calibrated on all examples",
                 nearest.judgement.divergence,
                 compensated.judgement.divergence,
             )

@@ -176,7 +176,10 @@ class RayWorkers:
         self._ray = import_ray()
         cores = os.cpu_count() or 1
         self._threads = self.threads or max(1, cores // self.jobs)
-        if self.address is None:
+        self._ours = not self._ray.is_initialized()
+        if not self._ours:
+            log.info("the workers run on the Ray that this program has started")
+        elif self.address is None:
             self._ray.init(
                 num_cpus=self.jobs * self._threads, include_dashboard=False, log_to_driver=False, logging_level="error"
             )
@@ -214,8 +217,14 @@ class RayWorkers:
         return Outcome(task, None if message is None else SigmaQuantError(message))
 
     def close(self) -> None:
-        """End all workers."""
-        self._ray.shutdown()
+        """End all workers, and Ray unless the caller had started it."""
+        if self._ours:
+            self._ray.shutdown()
+            return
+        for actor in (*self._idle, *(actor for actor, _ in self._busy.values())):
+            self._ray.kill(actor)
+        self._idle.clear()
+        self._busy.clear()
 
 
 def import_ray() -> Any:
@@ -229,12 +238,3 @@ def import_ray() -> Any:
     except ImportError:
         raise MissingExtraError("A sweep with several workers", "ray") from None
     return ray
-
-
-def ray_installed() -> bool:
-    """Whether several workers are possible."""
-    try:
-        import_ray()
-    except MissingExtraError:
-        return False
-    return True
