@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import threading
@@ -20,10 +21,10 @@ pytest.importorskip("ray", reason="needs Ray: pip install 'sigmaquant[ray]'")
 SIZES = ("6x", "9x")
 
 
-def two_workers(out: Path, **options: Any) -> Sweep:
+def two_workers(out: Path, model: Any = None, **options: Any) -> Sweep:
     budgets = [Budget(size=size, size_counts="weights") for size in SIZES]
     options = {**tiny.QUICK, "validation_data": tiny.validation_data(), **options}
-    return sweep(tiny.trained(), tiny.train_data(), budgets=budgets, out=out, jobs=2, **options)
+    return sweep(model or tiny.trained(), tiny.train_data(), budgets=budgets, out=out, jobs=2, **options)
 
 
 class Killer(threading.Thread):
@@ -62,8 +63,12 @@ def test_a_worker_that_dies_costs_its_own_step_only(tmp_path: Path) -> None:
     assert "resumed after step" in log
 
 
-def test_an_error_in_a_worker_is_told(tmp_path: Path) -> None:
-    found = two_workers(tmp_path / "s", lr=1e30, cycle_examples=0)
+def test_an_error_in_a_worker_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "from torch import nn\n\n\nclass Around(nn.Sequential):\n    pass\n"
+    (tmp_path / "found_late.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)  # as a program does that has its networks in another folder
+    model = importlib.import_module("found_late").Around(tiny.trained())
+    found = two_workers(tmp_path / "s", model, lr=1e30, cycle_examples=0)
     assert set(found.failed) == {"size-6x", "size-9x"}
     assert all("diverged" in why or "NaN" in why or "finite" in why for why in found.failed.values()), found.failed
     assert found.points == ()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -180,9 +183,13 @@ class RayWorkers:
         if not self._ours:
             log.info("the workers run on the Ray that this program has started")
         elif self.address is None:
-            self._ray.init(
-                num_cpus=self.jobs * self._threads, include_dashboard=False, log_to_driver=False, logging_level="error"
-            )
+            with _same_imports():
+                self._ray.init(
+                    num_cpus=self.jobs * self._threads,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="error",
+                )
         else:
             self._ray.init(address=self.address, log_to_driver=False, logging_level="error")
         self._make = self._ray.put(self.make)
@@ -210,9 +217,9 @@ class RayWorkers:
         try:
             message = self._ray.get(done[0])
         except self._ray.exceptions.RayActorError as error:
-            first = str(error).strip().partition("\n")[0]
-            log.warning("the worker of %s died: %s", task.run, first)
-            return Outcome(task, SigmaQuantError(f"its worker process died: {first}"), worker_died=True)
+            reason = why_it_died(str(error))
+            log.warning("the worker of %s died: %s", task.run, reason)
+            return Outcome(task, SigmaQuantError(f"its worker process died: {reason}"), worker_died=True)
         self._idle.append(actor)
         return Outcome(task, None if message is None else SigmaQuantError(message))
 
@@ -225,6 +232,34 @@ class RayWorkers:
             self._ray.kill(actor)
         self._idle.clear()
         self._busy.clear()
+
+
+@contextmanager
+def _same_imports() -> Iterator[None]:
+    """While active, new processes look for modules where this one does: a model's class may come from anywhere."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def why_it_died(text: str) -> str:
+    """The line of Ray's report that tells: of a Python error the last one, else the first.
+
+    Example:
+        >>> why_it_died("The actor died.\\nTraceback ...\\nModuleNotFoundError: No module named 'nets'")
+        "ModuleNotFoundError: No module named 'nets'"
+        >>> why_it_died("The actor died unexpectedly.\\n  pid: 7")
+        'The actor died unexpectedly.'
+    """
+    lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in text.strip().splitlines()]
+    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return errors[-1] if errors else lines[0]
 
 
 def import_ray() -> Any:
