@@ -51,12 +51,16 @@ def are_logits(outputs: Tensor, kind: OutputKind = "auto") -> bool:
     return kind != "values" and outputs.dim() == 2 and (kind == "logits" or outputs.shape[1] > 1)
 
 
-def output_kind(outputs: Tensor, targets: Tensor) -> OutputKind:
-    """What targets tell beyond the outputs' shape: values to be hit are no classes, and logits have a class each.
+def output_kind(outputs: Tensor, targets: Tensor | None, kind: OutputKind = "auto") -> Literal["logits", "values"]:
+    """What outputs are; ``"auto"``: targets that are values to be hit are no classes, and logits have a class each.
 
     Args:
         outputs: [N, ...].
-        targets: what belongs to them; integers [N] are classes.
+        targets: what belongs to them; integers [N] are classes. None: not known, so that the outputs' shape decides.
+        kind: what is known already.
+
+    Raises:
+        DataError: as `are_logits`.
 
     Example:
         >>> import torch
@@ -64,5 +68,6 @@ def output_kind(outputs: Tensor, targets: Tensor) -> OutputKind:
         >>> output_kind(torch.zeros(4, 3), classes), output_kind(torch.zeros(4, 3), values)
         ('logits', 'values')
     """
-    classes = not targets.is_floating_point() and targets.shape == outputs.shape[:1]
-    return "logits" if classes and are_logits(outputs) else "values"
+    if kind == "auto" and targets is not None and (targets.is_floating_point() or targets.shape != outputs.shape[:1]):
+        return "values"
+    return "logits" if are_logits(outputs, kind) else "values"

@@ -155,8 +155,10 @@ def verification(path: Path, digest: str | None, **changes: Any) -> Path:
     agreement = {"examples": 500, "decisions": 1.0, "largest_steps": 1, "median_steps": 1.0, "equal": 0.998}
     item = {"target": "onnx", "path": f"{path}/export/model.onnx", "required": 0.999, "agreement": agreement,
             "as_deployed": {**agreement, "decisions": 0.998}, "ideal_bytes": 1000, "real_bytes": 1400,
-            "latency_ratio": 0.5, "first_difference": "", "notes": [], "passed": True}  # fmt: skip
+            "latency_ratio": 0.5, "first_difference": "", "notes": [], "passed": True,
+            "demand": "99.9 % decided alike"}  # fmt: skip
     failed = {**item, "target": "c", "path": f"{path}/export/model_c", "passed": False, "as_deployed": None,
+              "demand": "every code equal",
               "latency_ratio": None, "first_difference": "activation 'x' at index (0, 1): 3 expected, 4 found",
               "agreement": {**agreement, "decisions": 0.75}, "notes": ["a <b>note</b>"], **changes}  # fmt: skip
     document = {"examples": 500, "options": {}, "checkpoint_sha256": digest, "artifacts": [item, failed]}

@@ -146,6 +146,14 @@ def test_scores_of_other_metrics_are_no_percentages(tmp_path: Path) -> None:
     assert judged(run) == "The search was judged on 2,048 of 5,000 validation examples; the verdict is on all of them."
 
 
+def test_a_failed_file_says_what_it_needs(tmp_path: Path) -> None:
+    path = report_cases.write_run(tmp_path / "run")
+    report_cases.verification(path, None)
+    words = "".join(Page(page_of(path)).words)
+    assert "✓ verified" in words
+    assert "✕ failed, needs every code equal" in words
+
+
 def test_costs_are_written_as_in_the_pages_script() -> None:
     assert cost_text(0, "size_bytes") == "0\xa0B"
     assert cost_text(12_345_678, "bops") == "12.35\xa0M"

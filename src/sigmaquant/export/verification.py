@@ -14,7 +14,7 @@ from torch import Tensor
 from sigmaquant.errors import ExportError
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
 from sigmaquant.lowering.executor import encode
-from sigmaquant.outputs import OutputKind, are_logits, output_kind
+from sigmaquant.outputs import OutputKind, output_kind
 
 VALUE_STEPS = 4
 """How far an output that is a value may be off, of the 255 steps of an 8-bit grid."""
@@ -94,7 +94,7 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "path": str(self.path), "passed": self.passed}
+        return {**asdict(self), "path": str(self.path), "passed": self.passed, "demand": self.demand}
 
 
 class Reference:
@@ -127,9 +127,7 @@ class Reference:
             raise ExportError("verification needs data, but there are none.")
         with torch.no_grad():
             self.codes = [self.executor.run_codes(*self.executor.quantize_inputs(x))[0] for x in self.batches]
-        if outputs == "auto" and targets is not None:
-            outputs = output_kind(self.codes[0], targets)
-        self.outputs: OutputKind = "logits" if are_logits(self.codes[0], outputs) else "values"
+        self.outputs = output_kind(self.codes[0], targets, outputs)
 
     @property
     def examples(self) -> int:

@@ -133,6 +133,7 @@ class Artifact(_Read):
     path: str
     required: float
     passed: bool
+    demand: str
     agreement: Agreement
     as_deployed: Agreement | None = None
     ideal_bytes: int

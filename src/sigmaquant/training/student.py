@@ -86,8 +86,7 @@ class Judge:
             DataError: the data are empty or do not fit the model.
         """
         reference, targets = outputs_of(teacher, source.batches(), device)
-        kind = output_kind(reference, targets) if outputs == "auto" else outputs
-        return cls(source, metric, device, reference, targets, kind)
+        return cls(source, metric, device, reference, targets, output_kind(reference, targets, outputs))
 
     @property
     def float_accuracy(self) -> float:
