@@ -24,7 +24,6 @@ from sigmaquant.hardware.costs import IdealCosts
 from sigmaquant.loading import load_quantized
 from sigmaquant.lowering import lower
 from sigmaquant.lowering.executor import encode
-from sigmaquant.lowering.model import Edge
 from sigmaquant.quant import QuantizedNetwork
 from sigmaquant.report import checkpoint_digest, refresh_report
 from sigmaquant.runs import NullProgress, Progress, RunFiles, task
@@ -67,10 +66,7 @@ def export_run(
         MissingExtraError: an optional dependency is missing.
     """
     names = _known(to)
-    source, batches, targets = _inputs(data, examples)
-    model = copy.deepcopy(model).cpu().eval()  # the user's stays as it is
-    network = load_quantized(model, source, run)
-    reference = Reference(lower(network), batches, targets=targets)
+    network, reference, context = _loaded(model, run, data, examples)
     options = options or ExportOptions()
     folder = Path(run) / FOLDER if out is None else Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +78,6 @@ def export_run(
             if path.is_dir():
                 shutil.rmtree(path)
             (Path(staging) / path.name).replace(path)
-    context = Source(model, source, _input_edge(reference))
     return _verified(paths, reference, network, context, folder, Path(run), dict.fromkeys(paths, options), progress)
 
 
@@ -102,17 +97,21 @@ def verify_run(
         ExportError: there is no such file, or none of the known kinds.
     """
     run, paths = _artifacts(Path(path))
-    source, batches, targets = _inputs(data, examples)
-    model = copy.deepcopy(model).cpu().eval()  # the user's stays as it is
-    network = load_quantized(model, source, run)
-    reference = Reference(lower(network), batches, targets=targets)
+    network, reference, context = _loaded(model, run, data, examples)
     folder = next(iter(paths.values())).parent
-    context = Source(model, source, _input_edge(reference))
     return _verified(paths, reference, network, context, folder, run, _read_options(folder, paths), progress)
 
 
-def _input_edge(reference: Reference) -> Edge:
-    return reference.model.edges[reference.model.inputs[0]]
+def _loaded(
+    model: nn.Module, run: str | Path, data: Any, examples: int | None
+) -> tuple[QuantizedNetwork, Reference, Source]:
+    """A run's network, what its files are compared with, and what they need to run."""
+    inputs, batches, targets = _inputs(data, examples)
+    model = copy.deepcopy(model).cpu().eval()  # the user's stays as it is
+    network = load_quantized(model, inputs, run)
+    reference = Reference(lower(network), batches, targets=targets)
+    edge = reference.model.edges[reference.model.inputs[0]]
+    return network, reference, Source(model, inputs, edge)
 
 
 def _read_options(folder: Path, names: Iterable[str]) -> dict[str, ExportOptions]:

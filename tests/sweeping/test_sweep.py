@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +32,23 @@ def tiny_sweep(out: Path, sizes: tuple[str, ...] = SIZES, **options: Any) -> Swe
 
 def config(run: Path) -> dict[str, Any]:
     return RunFiles(run).read_config()
+
+
+@contextmanager
+def interrupted_at(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[None]:
+    """A sweep in here is interrupted as its run of that number begins."""
+    real, seen = Job.run, []
+
+    def stop(self: Job, *args: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs["run_dir"])
+        if len(seen) == number:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "run", stop)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def test_each_budget_begins_from_the_nearest_finished_one(tmp_path: Path) -> None:
@@ -83,18 +102,8 @@ def test_statistics_are_measured_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_killed_between_runs_it_goes_on_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tiny_sweep(tmp_path / "whole")
-    real, seen = Job.run, []
-
-    def stop_at_third(self: Job, *args: Any, **kwargs: Any) -> Any:
-        seen.append(kwargs["run_dir"])
-        if len(seen) == 3:
-            raise KeyboardInterrupt
-        return real(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Job, "run", stop_at_third)
-        with pytest.raises(KeyboardInterrupt):
-            tiny_sweep(tmp_path / "broken")
+    with interrupted_at(monkeypatch, 3):
+        tiny_sweep(tmp_path / "broken")
     assert len((tmp_path / "broken" / "frontier.csv").read_text().splitlines()) == 1 + 2
     with pytest.raises(SigmaQuantError, match="--resume"):
         tiny_sweep(tmp_path / "broken")
@@ -163,18 +172,8 @@ def test_overwrite(tmp_path: Path) -> None:
 
 def test_runs_of_a_replaced_sweep_do_not_count_as_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_sweep(tmp_path / "s", ("6x", "8x"))
-    real, seen = Job.run, []
-
-    def stop_at_second(self: Job, *args: Any, **kwargs: Any) -> Any:
-        seen.append(kwargs["run_dir"])
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        return real(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Job, "run", stop_at_second)
-        with pytest.raises(KeyboardInterrupt):
-            tiny_sweep(tmp_path / "s", ("6x", "8x"), seed=1, overwrite=True)
+    with interrupted_at(monkeypatch, 2):
+        tiny_sweep(tmp_path / "s", ("6x", "8x"), seed=1, overwrite=True)
     found = tiny_sweep(tmp_path / "s", ("6x", "8x"), seed=1, resume=True)
     assert [point.budget for point in found.points] == ["6x", "8x"]
     assert [config(tmp_path / "s" / point.run)["settings"]["seed"] for point in found.points] == [1, 1]

@@ -7,6 +7,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 import struct
 from collections.abc import Mapping
@@ -54,6 +55,19 @@ def storage_error(path: Path, error: OSError, consequence: str) -> StorageError:
     result = StorageError(f"could not write {path}: {reason}. {consequence} {remedy}")
     result.errno = error.errno
     return result
+
+
+def remove_leftovers(folder: Path, pattern: re.Pattern[str]) -> None:
+    """Remove what a killed process was writing; the folder is locked, so that nobody is writing now.
+
+    Args:
+        folder: its entries are looked at, not those of folders in it.
+        pattern: of whole names.
+    """
+    for entry in folder.iterdir():
+        if pattern.fullmatch(entry.name):
+            with contextlib.suppress(OSError):
+                entry.unlink()
 
 
 def write_all(descriptor: int, data: bytes) -> None:

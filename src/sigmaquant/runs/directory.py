@@ -15,7 +15,14 @@ from torch import Tensor
 from sigmaquant.errors import RunDirectoryError, SigmaQuantError
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.runs import state
-from sigmaquant.runs.atomic import save_tensors_atomic, storage_error, sync_folder, write_all, write_text_atomic
+from sigmaquant.runs.atomic import (
+    remove_leftovers,
+    save_tensors_atomic,
+    storage_error,
+    sync_folder,
+    write_all,
+    write_text_atomic,
+)
 from sigmaquant.runs.documents import dumps, first_difference, plain
 from sigmaquant.runs.files import SCHEMA, SCHEMA_VERSION, RunFiles, same_configuration, split_lines
 from sigmaquant.runs.lock import RunLock
@@ -90,10 +97,7 @@ class RunDirectory(RunFiles):
             )
 
     def _open(self, config: dict[str, Any], resume: bool, overwrite: bool) -> bool:
-        for entry in self.path.iterdir():  # left by a process that was killed; ours are under the lock
-            if _TEMPORARY.fullmatch(entry.name):
-                with contextlib.suppress(OSError):
-                    entry.unlink()
+        remove_leftovers(self.path, _TEMPORARY)
         if self.config_path.exists():
             old = self.read_config()
             if resume:

@@ -6,6 +6,7 @@ A new one is a function of this signature, entered in `SENSITIVITIES`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
@@ -14,23 +15,42 @@ from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.outputs import OutputKind
 from sigmaquant.statistics.batches import Batch
 from sigmaquant.statistics.divergence import Sensitivity, divergences
-from sigmaquant.statistics.fisher import fisher_sensitivities
+from sigmaquant.statistics.fisher import FisherSensitivities, fisher_sensitivities
 from sigmaquant.statistics.outputs import output_sensitivity
 
 
-class SensitivityFunction(Protocol):
-    """Harm of quantizing each layer to each bitwidth; `batches` is None when no calibration data was given."""
+@dataclass(frozen=True)
+class Request:
+    """What a sensitivity is asked for; the attributes are the arguments of `sensitivity`.
 
-    def __call__(
-        self,
-        graph: QuantGraph,
-        bitwidths: Sequence[int],
-        batches: Iterable[Batch] | None,
-        *,
-        seed: int,
-        midrise_up_to: int = 0,
-        outputs: OutputKind = "auto",
-    ) -> Sensitivity:
+    Attributes:
+        batches: None where no calibration data was given.
+    """
+
+    name: str
+    graph: QuantGraph
+    bitwidths: Sequence[int]
+    batches: Iterable[Batch] | None
+    seed: int
+    midrise_up_to: int
+    outputs: OutputKind
+
+    @property
+    def data(self) -> Iterable[Batch]:
+        """The calibration data, for a sensitivity that cannot do without.
+
+        Raises:
+            DataError: none was given.
+        """
+        if self.batches is None:
+            raise DataError(f"the sensitivity {self.name!r} needs calibration batches. Give some, or use 'divergence'.")
+        return self.batches
+
+
+class SensitivityFunction(Protocol):
+    """Harm of quantizing each layer to each bitwidth."""
+
+    def __call__(self, request: Request, /) -> Sensitivity:
         """The table, by layer name and bitwidth."""
         ...
 
@@ -75,69 +95,36 @@ def sensitivity(
     """
     if name not in SENSITIVITIES:
         raise DataError(f"there is no sensitivity {name!r}. {near_matches(name, SENSITIVITIES)}")
-    return SENSITIVITIES[name](graph, bitwidths, batches, seed=seed, midrise_up_to=midrise_up_to, outputs=outputs)
+    return SENSITIVITIES[name](Request(name, graph, bitwidths, batches, seed, midrise_up_to, outputs))
 
 
-def _divergence(
-    graph: QuantGraph,
-    bitwidths: Sequence[int],
-    batches: Iterable[Batch] | None,
-    *,
-    seed: int,
-    midrise_up_to: int = 0,
-    outputs: OutputKind = "auto",
-) -> Sensitivity:
-    return divergences(graph, bitwidths, midrise_up_to)
+def _divergence(request: Request) -> Sensitivity:
+    return divergences(request.graph, request.bitwidths, request.midrise_up_to)
 
 
-def _output_kl(
-    graph: QuantGraph,
-    bitwidths: Sequence[int],
-    batches: Iterable[Batch] | None,
-    *,
-    seed: int,
-    midrise_up_to: int = 0,
-    outputs: OutputKind = "auto",
-) -> Sensitivity:
-    given = _given(batches, "output_kl")
-    return output_sensitivity(graph, bitwidths, given, outputs=outputs, midrise_up_to=midrise_up_to)
+def _output_kl(request: Request) -> Sensitivity:
+    return output_sensitivity(
+        request.graph, request.bitwidths, request.data, outputs=request.outputs, midrise_up_to=request.midrise_up_to
+    )
 
 
-def _fisher(
-    graph: QuantGraph,
-    bitwidths: Sequence[int],
-    batches: Iterable[Batch] | None,
-    *,
-    seed: int,
-    midrise_up_to: int = 0,
-    outputs: OutputKind = "auto",
-) -> Sensitivity:
-    given = _given(batches, "fisher")
-    both = fisher_sensitivities(graph, bitwidths, given, seed=seed, outputs=outputs, midrise_up_to=midrise_up_to)
-    return both.fisher
-
-
-def _curvature(
-    graph: QuantGraph,
-    bitwidths: Sequence[int],
-    batches: Iterable[Batch] | None,
-    *,
-    seed: int,
-    midrise_up_to: int = 0,
-    outputs: OutputKind = "auto",
-) -> Sensitivity:
-    given = _given(batches, "curvature")
-    both = fisher_sensitivities(graph, bitwidths, given, seed=seed, outputs=outputs, midrise_up_to=midrise_up_to)
-    return both.curvature
-
-
-def _given(batches: Iterable[Batch] | None, name: str) -> Iterable[Batch]:
-    if batches is None:
-        raise DataError(f"the sensitivity {name!r} needs calibration batches. Give some, or use 'divergence'.")
-    return batches
+def _second_order(request: Request) -> FisherSensitivities:
+    return fisher_sensitivities(
+        request.graph,
+        request.bitwidths,
+        request.data,
+        seed=request.seed,
+        outputs=request.outputs,
+        midrise_up_to=request.midrise_up_to,
+    )
 
 
 SENSITIVITIES: Mapping[str, SensitivityFunction] = MappingProxyType(
-    {"divergence": _divergence, "output_kl": _output_kl, "fisher": _fisher, "curvature": _curvature}
+    {
+        "divergence": _divergence,
+        "output_kl": _output_kl,
+        "fisher": lambda request: _second_order(request).fisher,
+        "curvature": lambda request: _second_order(request).curvature,
+    }
 )
 """Every sensitivity by name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from sigmaquant.budget import Budget
 from sigmaquant.errors import BudgetError, RunDirectoryError
-from sigmaquant.runs.atomic import storage_error, write_text_atomic
+from sigmaquant.runs.atomic import remove_leftovers, storage_error, write_text_atomic
 from sigmaquant.runs.documents import dumps, first_difference, plain
 from sigmaquant.runs.files import read_document, same_configuration
 from sigmaquant.runs.lock import RunLock
@@ -60,10 +59,7 @@ class SweepDirectory:
             raise
 
     def _open(self, config: dict[str, Any], resume: bool, overwrite: bool) -> bool:
-        for entry in self.path.iterdir():  # left by a process that was killed; ours are under the lock
-            if _TEMPORARY.fullmatch(entry.name):
-                with contextlib.suppress(OSError):
-                    entry.unlink()
+        remove_leftovers(self.path, _TEMPORARY)
         if self.config_path.exists() and resume:
             same_configuration(self.path, old := read_config(self.path), first_difference(old, config))
             return True
