@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DIGITS := examples/digits.py
-# Idle threads that spin at barriers take the cores from the others: a step can then last ten times as long.
-export OMP_WAIT_POLICY ?= passive
+# Idle threads that spin long take the cores from the others, those that sleep at once wake late: docs/decisions/011-threads.md.
+export GOMP_SPINCOUNT ?= 10000
 
 .PHONY: help venv demo test lint typecheck docs clean
 

@@ -1,6 +1,6 @@
 """Which sigma, which sensitivity, and whether phase 2: everything else equal, post-training, on ResNet-20 and CIFAR-10.
 
-    OMP_WAIT_POLICY=passive python benchmarks/ablation.py --data DIR --sizes 32/3,12.8
+    GOMP_SPINCOUNT=10000 python benchmarks/ablation.py --data DIR --sizes 32/3,12.8
 
 The decision is made by the distance of the outputs to the float network's (KL in nats) on 2,000 held-out training
 images; the test accuracy stands beside it for information and decided nothing.

@@ -8,7 +8,7 @@ DIR holds ``cifar10/`` and ``weights/`` with the networks' classes in ``networks
 networks were trained on all 50,000 training images, so 2,000 of those serve for validation: decisions never see the
 test images, whose top-1 is computed once a run, after the clock has stopped. Sizes are reductions of the packed weights
 against float32; scales, biases and unquantized parameters are shown beside. Runs that are already in the results file
-are skipped. Run with OMP_WAIT_POLICY=passive.
+are skipped. Run with GOMP_SPINCOUNT=10000.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Time of one training step under quantization as a ratio to the same step in float, in one run, steps interleaved.
 
-    OMP_WAIT_POLICY=passive python benchmarks/training_step.py --data DIR [--bits 3] [--steps 12]
+    GOMP_SPINCOUNT=10000 python benchmarks/training_step.py --data DIR [--bits 3] [--steps 12]
 
 ResNet-20, batches of 128 CIFAR-sized random images, cross-entropy, SGD with momentum for both; the distillation
 teacher's forward pass is timed apart. Medians of wall and of CPU seconds.

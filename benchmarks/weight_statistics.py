@@ -35,7 +35,7 @@ def main() -> None:
     if arguments.child:
         print(json.dumps(measure(arguments.threads, arguments.repeats, arguments.width, arguments.blocks)))
         return
-    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    environment = {"GOMP_SPINCOUNT": "10000", **os.environ}
     done = subprocess.run(
         [sys.executable, __file__, *sys.argv[1:], "--child"], env=environment, stdout=subprocess.PIPE, check=True
     )
