@@ -8,6 +8,7 @@ least harmless, so the plan here is the first along that list that fits the budg
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import partial
 from pathlib import Path
@@ -106,8 +107,8 @@ def quantize(task: Task) -> Outcome:
     widths = (2, 4, 8) if task.stage.endswith("2-4-8") else common.WIDTHS
     pixels, example = task.calibration.pixels, task.example
     # user code: begin
-    network = prepare_model(task.network)
-    folded = prepare_model(task.network)
+    network = prepare_model(copy.deepcopy(task.network))  # or it shares layers with the float network
+    folded = prepare_model(copy.deepcopy(task.network))
     fold_all_batch_norms(folded, tuple(example.shape), example)
     # user code: end
     plan, search_cpu = search(task, folded, widths)

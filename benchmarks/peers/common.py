@@ -152,6 +152,13 @@ def accuracy(network: Callable[[Tensor], Tensor], images: Images) -> float:
     return right / len(images)
 
 
+@torch.no_grad()
+def sample_outputs(task: Task) -> Tensor:
+    """What the float network makes of a few images."""
+    outputs: Tensor = task.network(normalised(task.calibration.pixels[:16]))
+    return outputs
+
+
 def cpu_seconds() -> float:
     """Of this process and of those it has run, such as a solver or a compiler."""
     return sum(os.times()[:4])
@@ -220,12 +227,15 @@ def measure(peer: str, run: Run, args: argparse.Namespace, packages: Sequence[st
     torch.manual_seed(args.seed)
     task, test = load_task(args)
     counts = weight_counts(task.network)
+    float_outputs = sample_outputs(task)
     start_memory_count()
     before = peak_memory_mib()
     wall, cpu = time.perf_counter(), cpu_seconds()
     outcome = run(task)
     wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
     peak = peak_memory_mib()
+    if not torch.allclose(sample_outputs(task), float_outputs):
+        raise RuntimeError(f"{peer} changed the float network, which is the teacher too: give it a copy")
     if isinstance(outcome.network, nn.Module):
         outcome.network.eval()  # MCT's comes back in training mode
     files: dict[str, int] = {}

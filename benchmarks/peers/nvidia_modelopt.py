@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def quantize(task: Task) -> Outcome:
     # user code: begin
     batches = list(task.calibration.batches(128))
     network, _ = mtq.auto_quantize(
-        task.network,
+        copy.deepcopy(task.network),  # it works on the network itself
         constraints={"effective_bits": 32 / task.size},
         quantization_formats=[width(bits) for bits in common.WIDTHS],
         data_loader=batches,
@@ -55,16 +56,9 @@ def quantize(task: Task) -> Outcome:
     training = 0.0
     if task.stage == TRAINED:
         # user code: begin (trained)
-        training = train(network, float_network(task), task.train, task.epochs, task.seed)
+        training = train(network, task.network, task.train, task.epochs, task.seed)
         # user code: end
     return Outcome(network.eval(), plan_of(network, task), partial(export, network, task), 0.0, training)
-
-
-def float_network(task: Task) -> torch.nn.Module:
-    """A second copy: AutoQuantize works on the network itself."""
-    import load
-
-    return load.network(common.NETWORK)[0]
 
 
 def plan_of(network: torch.nn.Module, task: Task) -> dict[str, int]:

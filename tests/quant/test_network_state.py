@@ -1,4 +1,4 @@
-"""Saving and restoring a network, BatchNorm re-estimation, and models with functional weights."""
+"""Saving and restoring a network, and models with functional weights."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from quant_cases import Residual, Tied, images, plan_of, quantized
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sigmaquant.errors import CheckpointError, CoverageError, DataError
-from sigmaquant.quant import prepare, reestimate_batch_norm_, restore_plan_, set_plan_
+from sigmaquant.errors import CheckpointError, CoverageError
+from sigmaquant.quant import prepare, restore_plan_, set_plan_
 from sigmaquant.quant.modules import QLinear, QParameter
 
 
@@ -99,59 +99,6 @@ def test_checkpoints_of_other_models_are_refused_and_change_nothing(fresh, damag
 def test_activation_bitwidths_must_agree_with_the_plan(fresh):
     with pytest.raises(CoverageError, match=r"activation 'input' is planned at 4 bits but is at 8 bits"):
         restore_plan_(fresh, plan_of(fresh.graph, 4, activation_bits=4), saved(fresh))
-
-
-def test_batch_norm_is_reestimated_as_by_hand(fresh):
-    batches = [images(6, seed=s) for s in (1, 2, 3)]
-    fresh.body.bn2.momentum = None
-    seen = {"bn1": [], "bn2": []}
-    hooks = [
-        fresh.body.get_submodule(name).register_forward_pre_hook(lambda _, args, kept=kept: kept.append(args[0]))
-        for name, kept in seen.items()
-    ]
-    before = saved(fresh)
-    reestimate_batch_norm_(fresh, [batches[0], (batches[1],), [batches[2]]])
-    for hook in hooks:
-        hook.remove()
-    for name, inputs in seen.items():
-        norm = fresh.body.get_submodule(name)
-        mean = torch.stack([x.double().mean((0, 2, 3)) for x in inputs]).mean(0)
-        var = torch.stack([x.double().var((0, 2, 3), correction=1) for x in inputs]).mean(0)
-        assert torch.allclose(norm.running_mean.double(), mean, atol=1e-6)
-        assert torch.allclose(norm.running_var.double(), var, rtol=1e-5)
-    assert (fresh.body.bn1.momentum, fresh.body.bn2.momentum) == (0.1, None)
-    assert not any(module.training for module in fresh.modules())
-    changed = {key for key, value in fresh.state().items() if not torch.equal(value, before[key])}
-    assert {key.rpartition(".")[2] for key in changed} <= {"running_mean", "running_var", "num_batches_tracked"}
-    assert len(changed) >= 4
-
-
-@pytest.mark.parametrize("failing", [False, True])
-def test_without_batches_the_statistics_stay(fresh, failing):
-    def batches():
-        if failing:
-            yield images()
-            yield torch.zeros(2, 7, 5, 5)  # too many channels
-
-    before = saved(fresh)
-    fresh.train()
-    with pytest.raises(RuntimeError if failing else DataError):
-        reestimate_batch_norm_(fresh, batches())
-    assert all(torch.equal(value, before[key]) for key, value in fresh.state().items())
-    assert fresh.training
-    assert fresh.body.bn1.momentum == 0.1
-
-
-def test_networks_without_batch_norm_need_no_reestimation():
-    reestimate_batch_norm_(nn.Linear(2, 2), [])
-
-
-def test_a_batch_norm_that_sees_single_values_is_told():
-    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    with pytest.raises(DataError, match="batch_size"):
-        reestimate_batch_norm_(network, [torch.ones(4, 2), torch.ones(1, 2)])
-    assert all(torch.equal(network.state_dict()[key], value) for key, value in before.items())
 
 
 class Attention(nn.Module):

@@ -187,3 +187,15 @@ def test_a_judge_goes_by_the_targets_unless_told(graph):
         change = (coarse(pixels) - teacher(pixels)).square().mean() / teacher(pixels).var(correction=0)
     assert as_values(coarse).divergence == pytest.approx(float(change), rel=1e-4)
     assert told(coarse).divergence == as_values(coarse).divergence != as_logits(coarse).divergence
+
+
+@torch.no_grad()
+def test_calibration_hardly_depends_on_which_examples_it_sees(graph):
+    """At 8 bits the statistics stay the float network's, though eight examples alone would tell others."""
+    trained = graph.module.get_submodule("1").running_mean
+    for seed in range(3):
+        made = student(8, graph, calibration_examples=8, seed=seed)
+        found = made.network.body.get_submodule("1").running_mean
+        examples = torch.cat([x for x, _ in stream(made.train_data, 8, seed)])
+        sampled = made.network.body.get_submodule("0")(examples).mean((0, 2, 3))
+        assert float((found - trained).abs().max()) < 0.2 * float((sampled - trained).abs().max())

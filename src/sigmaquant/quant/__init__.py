@@ -1,10 +1,10 @@
 """Quantizer arithmetic, quantized modules, and how a graph becomes a quantized network."""
 
+from sigmaquant.quant.batch_norm import SamplingError, reestimate_batch_norm_
 from sigmaquant.quant.network import (
     QuantizedNetwork,
     calibrate_,
     prepare,
-    reestimate_batch_norm_,
     restore_plan_,
     set_plan_,
 )
@@ -12,6 +12,7 @@ from sigmaquant.quant.rounding import compensate_rounding_
 
 __all__ = [
     "QuantizedNetwork",
+    "SamplingError",
     "calibrate_",
     "compensate_rounding_",
     "prepare",

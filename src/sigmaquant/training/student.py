@@ -15,6 +15,7 @@ from sigmaquant.outputs import OutputKind, output_kind
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import (
     QuantizedNetwork,
+    SamplingError,
     calibrate_,
     compensate_rounding_,
     prepare,
@@ -156,6 +157,7 @@ class Student:
         self.optimizer = make_optimizer(self.network, recipe)
         self.seed = seed
         self.trained_examples = 0
+        self._sampling_errors: dict[int, SamplingError] = {}  # by how many calibration batches
         self._calibration = [device.put(x) for x, _ in stream(train, calibration_examples, seed)]
 
     @property
@@ -172,7 +174,8 @@ class Student:
     def recalibrate(self, share: float = 1.0) -> None:
         """BatchNorm statistics and activation ranges from the calibration examples, at the present plan.
 
-        The statistics are those of unquantized activations: 8-bit ones shift them by far less than the sampling does.
+        Before any training, since the weights are to be the float network's but for their rounding. The statistics are
+        those of unquantized activations, which 8-bit ones shift by little.
 
         Args:
             share: of the calibration examples; plans that are only compared with each other need fewer.
@@ -180,11 +183,17 @@ class Student:
         for quantizer in self.network.activation_quantizers.values():
             quantizer.enabled = False
         count = max(1, round(share * len(self._calibration)))
-        reestimate_batch_norm_(self.network, self._calibration[:count])
+        batches = self._calibration[:count]
+        if count not in self._sampling_errors:
+            self._sampling_errors[count] = SamplingError(self.network, batches)
+        reestimate_batch_norm_(self.network, batches)
+        self._sampling_errors[count].remove_(self.network)
         calibrate_(self.network, self._calibration[: max(1, len(self._calibration) // 4)])
 
     def compensate(self) -> None:
         """Round the weights with error compensation, then find ranges and statistics anew; for untrained weights."""
+        # Rounding sees inputs of these batches, which their own statistics normalise best.
+        reestimate_batch_norm_(self.network, self._calibration[: max(1, len(self._calibration) // 2)])
         compensate_rounding_(self.network, self._calibration[: max(1, len(self._calibration) // 4)])
         self.recalibrate()
 

@@ -1,0 +1,155 @@
+"""BatchNorm re-estimation, and taking the sampling's error out of it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from quant_cases import Residual, images, quantized
+from torch import nn
+
+from sigmaquant.errors import DataError
+from sigmaquant.graph import trace
+from sigmaquant.quant import SamplingError, prepare, reestimate_batch_norm_
+
+
+@pytest.fixture(scope="module")
+def network():
+    return quantized(Residual(), images())
+
+
+@pytest.fixture
+def fresh(network):
+    return copy.deepcopy(network)
+
+
+def saved(network):
+    return {key: value.clone() for key, value in network.state().items()}
+
+
+def test_batch_norm_is_reestimated_as_by_hand(fresh):
+    batches = [images(6, seed=s) for s in (1, 2, 3)]
+    fresh.body.bn2.momentum = None
+    seen = {"bn1": [], "bn2": []}
+    hooks = [
+        fresh.body.get_submodule(name).register_forward_pre_hook(lambda _, args, kept=kept: kept.append(args[0]))
+        for name, kept in seen.items()
+    ]
+    before = saved(fresh)
+    reestimate_batch_norm_(fresh, [batches[0], (batches[1],), [batches[2]]])
+    for hook in hooks:
+        hook.remove()
+    for name, inputs in seen.items():
+        norm = fresh.body.get_submodule(name)
+        mean = torch.stack([x.double().mean((0, 2, 3)) for x in inputs]).mean(0)
+        var = torch.stack([x.double().var((0, 2, 3), correction=1) for x in inputs]).mean(0)
+        assert torch.allclose(norm.running_mean.double(), mean, atol=1e-6)
+        assert torch.allclose(norm.running_var.double(), var, rtol=1e-5)
+    assert (fresh.body.bn1.momentum, fresh.body.bn2.momentum) == (0.1, None)
+    assert not any(module.training for module in fresh.modules())
+    changed = {key for key, value in fresh.state().items() if not torch.equal(value, before[key])}
+    assert {key.rpartition(".")[2] for key in changed} <= {"running_mean", "running_var", "num_batches_tracked"}
+    assert len(changed) >= 4
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_without_batches_the_statistics_stay(fresh, failing):
+    def batches():
+        if failing:
+            yield images()
+            yield torch.zeros(2, 7, 5, 5)  # too many channels
+
+    before = saved(fresh)
+    fresh.train()
+    with pytest.raises(RuntimeError if failing else DataError):
+        reestimate_batch_norm_(fresh, batches())
+    assert all(torch.equal(value, before[key]) for key, value in fresh.state().items())
+    assert fresh.training
+    assert fresh.body.bn1.momentum == 0.1
+
+
+def test_networks_without_batch_norm_need_no_reestimation():
+    reestimate_batch_norm_(nn.Linear(2, 2), [])
+
+
+def test_a_batch_norm_that_sees_single_values_is_told():
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(DataError, match="batch_size"):
+        reestimate_batch_norm_(network, [torch.ones(4, 2), torch.ones(1, 2)])
+    assert all(torch.equal(network.state_dict()[key], value) for key, value in before.items())
+
+
+def trained(batches):
+    """A float network whose statistics are those of many batches."""
+    model = Residual().eval()
+    reestimate_batch_norm_(model, batches)
+    return model
+
+
+def distance(network, reference):
+    """Of the running means and logarithms of variances, squared."""
+    total = 0.0
+    for name in ("bn1", "bn2"):
+        own, other = network.body.get_submodule(name), reference.get_submodule(name)
+        total += float((own.running_mean - other.running_mean).square().sum())
+        total += float((own.running_var.log() - other.running_var.log()).square().sum())
+    return total
+
+
+def test_without_quantization_any_batch_gives_the_trained_statistics():
+    model = trained([images(16, seed=s) for s in range(8)])
+    network = prepare(trace(model, images())).eval()
+    few = [3 + 2 * images(5, seed=99)]  # of another mean and spread, too
+    reestimate_batch_norm_(network, few)
+    assert distance(network, model) > 0.1
+    SamplingError(network, few).remove_(network)
+    assert distance(network, model) < 1e-8
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_few_batches_give_nearly_what_many_give(bits):
+    many = [images(16, seed=s) for s in range(30)]
+    model = trained(many)
+    network = quantized(model, images(), bits=bits)
+    reestimate_batch_norm_(network, many)
+    truth = copy.deepcopy(network.body)
+    plain = corrected = 0.0
+    for seed in range(100, 110):
+        few = [images(16, seed=seed)]
+        reestimate_batch_norm_(network, few)
+        plain += distance(network, truth)
+        SamplingError(network, few).remove_(network)
+        corrected += distance(network, truth)
+    assert corrected < plain / 3
+
+
+def test_the_sampling_error_is_the_float_networks_who_stays_as_it_was(fresh):
+    before = {key: value.clone() for key, value in fresh.graph.module.state_dict().items()}
+    own = saved(fresh)
+    error = SamplingError(fresh, [images(6, seed=1), (images(6, seed=2),)])
+    assert all(torch.equal(value, before[key]) for key, value in fresh.graph.module.state_dict().items())
+    assert all(torch.equal(value, own[key]) for key, value in fresh.state().items())
+    error.remove_(fresh)
+    changed = {key.rpartition(".")[2] for key, value in fresh.state().items() if not torch.equal(value, own[key])}
+    assert changed == {"running_mean", "running_var"}
+
+
+def test_channels_that_never_vary_stay_finite():
+    model = Residual().eval()
+    with torch.no_grad():
+        model.conv1.weight[0] = 0
+    network = quantized(model, images())
+    few = [images(4, seed=1)]
+    reestimate_batch_norm_(network, few)
+    SamplingError(network, few).remove_(network)
+    assert all(bool(value.isfinite().all()) for value in network.state().values())
+    assert float(network.body.bn1.running_var.min()) >= 0
+
+
+def test_a_network_without_batch_norm_has_no_sampling_error():
+    network = quantized(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.randn(4, 2))
+    before = saved(network)
+    SamplingError(network, []).remove_(network)
+    assert all(torch.equal(value, before[key]) for key, value in network.state().items())
