@@ -8,6 +8,7 @@ from driver_cases import Memory, Scripted, driver, graph, without_seconds
 
 import tiny
 from sigmaquant import Budget
+from sigmaquant.errors import CheckpointError
 
 EIGHT = Budget(size="8x")
 
@@ -93,6 +94,17 @@ def test_the_searched_plan_is_calibrated_on_all_examples(strategy: str) -> None:
     judged = search.session.search_judge(search.student.network)
     assert (search.state.accuracy, search.state.divergence) == (judged.accuracy, judged.divergence)
     assert search.recorder.lines[-1]["divergence"] == judged.divergence
+
+
+@pytest.mark.parametrize("change", [{"unheard_of": 1}, {"stage": None}])
+def test_the_state_of_another_version_is_refused(change: dict) -> None:
+    search = driver(EIGHT, strategy="uniform", post_training=True)
+    search.run()
+    step, tensors, meta = search.recorder.states[-1]
+    meta = {key: value for key, value in {**meta, **change}.items() if value is not None}
+    again = driver(EIGHT, Memory((step, tensors, meta)), strategy="uniform", post_training=True)
+    with pytest.raises(CheckpointError, match=f"another version.*{next(iter(change))}"):
+        again.run()
 
 
 @pytest.mark.parametrize("closer", [True, False])

@@ -15,7 +15,13 @@ import pytest
 import command
 import tiny
 from sigmaquant import Budget, Sweep, sweep
-from sigmaquant.errors import MissingExtraError, SigmaQuantError, TrainingError, UnreachableBudgetError
+from sigmaquant.errors import (
+    MissingExtraError,
+    RunDirectoryError,
+    SigmaQuantError,
+    TrainingError,
+    UnreachableBudgetError,
+)
 from sigmaquant.job import Job
 from sigmaquant.runs import RunFiles
 from sigmaquant.search.session import Statistics
@@ -177,6 +183,18 @@ def test_runs_of_a_replaced_sweep_do_not_count_as_finished(tmp_path: Path, monke
     found = tiny_sweep(tmp_path / "s", ("6x", "8x"), seed=1, resume=True)
     assert [point.budget for point in found.points] == ["6x", "8x"]
     assert [config(tmp_path / "s" / point.run)["settings"]["seed"] for point in found.points] == [1, 1]
+
+
+@pytest.mark.parametrize("text", ["{}", '{"sensitivity": [1], "float_test": null}', '{"sensitivity": {"a": {"x": 1}}'])
+def test_damaged_statistics_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    with interrupted_at(monkeypatch, 1):
+        tiny_sweep(tmp_path / "s")
+    kept = tmp_path / "s" / "statistics.json"
+    kept.write_text(text)
+    with pytest.raises(RunDirectoryError, match=r"statistics\.json"):
+        tiny_sweep(tmp_path / "s", resume=True)
+    kept.unlink()
+    assert len(tiny_sweep(tmp_path / "s", resume=True).points) == len(SIZES)
 
 
 def test_without_ray_several_workers_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,7 @@ class Driver:
         Raises:
             TrainingError: training diverged.
             StorageError: a step could not be recorded.
+            CheckpointError: a run to resume is damaged, or another version's.
         """
         saved = self.recorder.load_state()
         if saved is not None:
@@ -119,7 +120,7 @@ class Driver:
         return self.state
 
     def _resume(self, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        self.state = Progression(**meta)
+        self.state = Progression.from_dict(meta)
         self._begun = time.perf_counter() - self.state.seconds
         own = {k.removeprefix("now."): v for k, v in tensors.items() if k.startswith("now.")}
         self.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sigmaquant.budget import Cost, Limits
+from sigmaquant.errors import CheckpointError
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.training.student import Judgement
 
@@ -99,3 +101,18 @@ class Progression:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return dict(self.__dict__)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Progression:
+        """Inverse of `to_dict`.
+
+        Raises:
+            CheckpointError: it has other fields, as another version's has.
+        """
+        other = set(document) ^ {entry.name for entry in fields(cls)}
+        if other:
+            raise CheckpointError(
+                "the run's state was written by another version of SigmaQuant: it differs in "
+                f"{', '.join(sorted(other))}. Go on with that version, or begin anew with overwrite."
+            )
+        return cls(**document)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from sigmaquant.budget import Budget
-from sigmaquant.errors import SigmaQuantError
+from sigmaquant.errors import RunDirectoryError, SigmaQuantError
 from sigmaquant.hardware.profile import HardwareProfile
 from sigmaquant.job import Job, make_settings
 from sigmaquant.report import write_report
@@ -182,7 +182,7 @@ def sweep_job(
 def _prepare(job: Job, named: dict[str, Budget], directory: SweepDirectory) -> Session:
     """Refuse what cannot be reached, and measure what all runs share, once."""
     if directory.statistics_path.exists():
-        job.statistics.__dict__.update(Statistics.from_dict(read_document(directory.statistics_path)).__dict__)
+        job.statistics.__dict__.update(_kept_statistics(directory.statistics_path).__dict__)
     session = job.session(next(iter(named.values())))
     for budget in named.values():
         session.for_budget(budget)
@@ -192,6 +192,20 @@ def _prepare(job: Job, named: dict[str, Budget], directory: SweepDirectory) -> S
         session.sensitivity(session.graph)
     write_text_atomic(directory.statistics_path, dumps(job.statistics.to_dict()))
     return session
+
+
+def _kept_statistics(path: Path) -> Statistics:
+    """What an earlier part of the sweep measured.
+
+    Raises:
+        RunDirectoryError: the file is damaged.
+    """
+    try:
+        return Statistics.from_dict(read_document(path))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunDirectoryError(
+            f"{path} is damaged ({type(error).__name__}: {error}). Delete it: what it held is measured again."
+        ) from error
 
 
 def _finish(runs: Runs) -> Sweep:
