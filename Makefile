@@ -19,15 +19,16 @@ help:
 
 venv: $(VENV)/.dev
 
-# The stamps are touched last: an installation that was interrupted is done again.
+# The stamps are touched last: an installation that was interrupted is done again. Python compiles what it imports; most of
+# what is installed it never does.
 $(VENV)/.demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e ".[demo]" -c constraints.txt
+	$(BIN)/python -m pip install --quiet --no-compile -e ".[demo]" -c constraints.txt
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e ".[dev,demo,cifar10]" -c constraints.txt
+	$(BIN)/python -m pip install --quiet --no-compile -e ".[dev,demo,cifar10]" -c constraints.txt
 	touch $@
 
 demo: $(VENV)/.demo
