@@ -28,7 +28,8 @@ class Histogram(BaseModel):
         first: left edge of the first bin, in steps.
         width: width of a bin, in steps.
         float_weights: the float network's weights in each bin.
-        trained: the trained network's weights before they are rounded; None where they lie on the levels already.
+        trained: the trained network's weights before they are rounded; None where they lie on the levels already,
+            or are the float network's.
         first_level: the lowest level, in steps; the others follow one step apart.
         levels: weights on each level.
         clipped: weights of the float network more than half a step beyond the outermost levels.
@@ -90,7 +91,7 @@ def weight_histograms(
     edge, per_step = outermost + MARGIN, bins_per_step(bits)
     bins = round(2 * edge * per_step)
     counts = torch.zeros(2, bins, dtype=torch.int64)
-    clipped, rounded = 0, True
+    clipped, rounded, untrained = 0, True, True
     step = scale.detach().float().cpu() * spacing
     pieces = max(1, -(-float_weight.numel() // _CHUNK))
     parts = zip(
@@ -99,6 +100,7 @@ def weight_histograms(
         strict=True,
     )
     for float_part, trained_part, code_part, step_part in parts:
+        untrained &= torch.equal(float_part, trained_part)
         place = code_part.to(torch.int64).add_(weight_qmax(bits, midrise)).div_(spacing, rounding_mode="floor")
         on_level += torch.bincount(place.flatten(), minlength=levels)
         view = channel_view(step_part, float_part.dim(), 0)
@@ -114,7 +116,7 @@ def weight_histograms(
         first=-edge,
         width=1 / per_step,
         float_weights=tuple(counts[0].tolist()),
-        trained=None if rounded else tuple(counts[1].tolist()),
+        trained=None if rounded or untrained else tuple(counts[1].tolist()),
         first_level=-outermost,
         levels=tuple(on_level.tolist()),
         clipped=clipped,
