@@ -95,5 +95,10 @@ def quantized(model: nn.Module, *examples: Tensor, bits: int = 4) -> QuantizedNe
     return network.eval()
 
 
+def saved(network: QuantizedNetwork) -> dict[str, Tensor]:
+    """Copies of everything that restores the network."""
+    return {key: value.clone() for key, value in network.state().items()}
+
+
 GRIDS = st.one_of(st.tuples(BITS, st.just(False)), st.tuples(st.integers(2, 4), st.just(True)))
 """Bitwidth and whether mid-rise."""

@@ -6,26 +6,12 @@ import copy
 
 import pytest
 import torch
-from quant_cases import Residual, images, quantized
+from quant_cases import Residual, images, quantized, saved
 from torch import nn
 
 from sigmaquant.errors import DataError
 from sigmaquant.graph import trace
 from sigmaquant.quant import SamplingError, prepare, reestimate_batch_norm_
-
-
-@pytest.fixture(scope="module")
-def network():
-    return quantized(Residual(), images())
-
-
-@pytest.fixture
-def fresh(network):
-    return copy.deepcopy(network)
-
-
-def saved(network):
-    return {key: value.clone() for key, value in network.state().items()}
 
 
 def test_batch_norm_is_reestimated_as_by_hand(fresh):

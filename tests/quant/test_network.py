@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from quant_cases import Residual, Tied, graph_of, images, plan_of, quantized
@@ -13,16 +11,6 @@ from sigmaquant.errors import CoverageError, DataError, PlanError, UnknownLayerE
 from sigmaquant.quant import calibrate_, prepare, set_plan_
 from sigmaquant.quant.coverage import coverage
 from sigmaquant.quant.observers import MinMaxObserver
-
-
-@pytest.fixture(scope="module")
-def network():
-    return quantized(Residual(), images())
-
-
-@pytest.fixture
-def fresh(network):
-    return copy.deepcopy(network)
 
 
 def test_prepare_leaves_the_graph_alone():

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
-from quant_cases import Residual, Tied, images, plan_of, quantized
+from quant_cases import Residual, Tied, images, plan_of, quantized, saved
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sigmaquant.errors import CheckpointError, CoverageError
 from sigmaquant.quant import prepare, restore_plan_, set_plan_
 from sigmaquant.quant.modules import QLinear, QParameter
-
-
-@pytest.fixture(scope="module")
-def network():
-    return quantized(Residual(), images())
-
-
-@pytest.fixture
-def fresh(network):
-    return copy.deepcopy(network)
-
-
-def saved(network):
-    return {key: value.clone() for key, value in network.state().items()}
 
 
 def test_restore_brings_back_bit_identical_outputs(fresh):

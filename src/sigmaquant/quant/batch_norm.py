@@ -76,12 +76,11 @@ class SamplingError:
 
     @torch.no_grad()
     def __init__(self, network: QuantizedNetwork, batches: Iterable[Any]) -> None:
-        norms = _batch_norms(network.body)
-        trained = {name: norm for name, norm in _batch_norms(network.graph.module).items() if name in norms}
+        trained = _batch_norms(network.graph.module)
         self._corrections: dict[str, tuple[Tensor, Tensor]] = {}
         if not trained:
             return
-        device = next(iter(norms.values())).running_mean.device
+        device = next(network.parameters()).device
         twin = copy.deepcopy(network.graph.module).to(device)
         reestimate_batch_norm_(twin, batches)
         seen = _batch_norms(twin)
