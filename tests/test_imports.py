@@ -135,3 +135,21 @@ class A:
     names = ["torch", "sigmaquant.plan", "sigmaquant.errors", "sigmaquant.units", "sigmaquant.budget", "json"]
     assert [name for _, name in imports(tree)] == names
     assert [name for _, name in imports(tree, run_time_only=True)] == [*names[:3], "json"]
+
+
+@pytest.mark.parametrize("library", ["scipy", "plotly", "ray"])
+def test_slow_libraries_are_imported_by_whom_they_serve(library: str) -> None:
+    """What the package or its command line imports when it starts; the solver is a module of its own."""
+    seen: set[str] = set()
+
+    def visit(module: str) -> None:
+        if module in MODULES and module not in seen:
+            seen.add(module)
+            tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+            for line, name in imports(tree, run_time_only=True):
+                assert name.split(".")[0] != library, f"{module}, line {line}: every start pays for it"
+                visit(name)
+
+    visit("sigmaquant.cli")
+    assert {"sigmaquant.cli.app", "sigmaquant.api", "sigmaquant.search.strategies"} <= seen
+    assert "sigmaquant.search.ilp" not in seen

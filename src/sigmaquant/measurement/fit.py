@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-from scipy.optimize import nnls
 
 from sigmaquant.errors import MeasurementError
 from sigmaquant.graph import QuantGraph
@@ -84,6 +83,8 @@ def fit_profile(measured: Sequence[Measured], name: str, description: str, metho
     Raises:
         MeasurementError: too few measurements for the unknowns.
     """
+    from scipy.optimize import nnls  # only here: it takes half a second to import
+
     rows = [_terms(item.graph, item.plan) for item in measured]
     keys = list(dict.fromkeys(key for row in rows for key in row))
     if len(rows) < len(keys):

@@ -17,7 +17,6 @@ from typing import Protocol, TypeVar
 
 from sigmaquant.errors import SigmaQuantError, near_matches
 from sigmaquant.search.greedy import GreedyProgress, Loss, greedy
-from sigmaquant.search.ilp import ilp
 from sigmaquant.search.problem import SearchProblem, Sensitivity
 from sigmaquant.search.random_search import random_plan
 from sigmaquant.search.uniform import uniform
@@ -94,6 +93,8 @@ def _uniform(problem: SearchProblem, evidence: Evidence) -> dict[str, int]:
 
 @register("ilp")
 def _ilp(problem: SearchProblem, evidence: Evidence) -> dict[str, int]:
+    from sigmaquant.search.ilp import ilp  # only here: scipy's solver takes half a second to import
+
     if evidence.sensitivity is None:
         raise SigmaQuantError("the strategy 'ilp' needs a sensitivity table, but none was measured.")
     return ilp(problem, evidence.sensitivity, per_element=evidence.per_element)
