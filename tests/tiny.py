@@ -26,6 +26,7 @@ QUICK: dict[str, Any] = {
     "batch_size": 50,
     "calibration_examples": 100,
     "batch_norm_examples": 100,
+    "sensitivity_examples": 64,
     "max_cycles": 4,
 }
 """Settings of a run of about a second."""

@@ -103,18 +103,18 @@ def test_a_measurement_goes_on_where_it_was(tmp_path, monkeypatch):
     def write(integers, path):
         path.write_bytes(b"model")
 
-    options = {"name": "toy", "out": out, "weight_bits": (2, 8), "repeats": 2, "models": tmp_path / "models"}
+    options = {"name": "toy", "out": out, "weight_bits": (8,), "repeats": 2, "models": tmp_path / "models"}
     with pytest.raises(MeasurementError, match="cable"):
         measure_device(device, write, ".onnx", **options)
     assert not out.exists()
     measure_device(device, write, ".onnx", **options)
-    count = len(micro_models((2, 8)))
+    count = len(micro_models((8,)))
     assert len(calls) == 2 * count + 1
     assert len(set(calls)) == count
     assert calls[-count:] == list(dict.fromkeys(calls)), "a model's measurements are as far apart as can be"
     profile = load_profile(out)
     assert profile.name == "toy"
-    assert {entry.w_bits for entry in profile.compute.table} == {2, 8}
+    assert {entry.w_bits for entry in profile.compute.table} == {8}
     lines = [json.loads(line) for line in (tmp_path / "toy.json.measurements.jsonl").read_text().splitlines()]
     assert len(lines) == 2 * count
 
@@ -133,7 +133,7 @@ def test_of_the_repeats_the_fastest_counts(tmp_path):
             disturbed = (len(set(self.seen)) % 2 == 0) == (self.seen.count(model.name) == 1)
             return 5.0 if disturbed else 1.0
 
-    options = {"name": "toy", "weight_bits": (2, 8), "models": tmp_path / "models"}
+    options = {"name": "toy", "weight_bits": (8,), "models": tmp_path / "models"}
     write = lambda integers, path: path.write_bytes(b"model")  # noqa: E731
     fit = measure_device(Busy(), write, ".onnx", out=tmp_path / "toy.json", repeats=2, **options)
     overhead = fit.profile.overhead
