@@ -31,7 +31,8 @@ NETWORK = "akamaster_resnet20_cifar10"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VALIDATION = 2000
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
-KEY = ("peer", "stage", "size", "seed", "epochs")
+KEY = ("peer", "stage", "size", "seed", "epochs", "lr")
+LR = 0.03
 POST_TRAINING, TRAINED = "post-training", "trained"
 
 
@@ -67,6 +68,7 @@ class Task:
         size: the same as a reduction against float32.
         stage: what is asked for.
         epochs: passes over the training images.
+        lr: peak learning rate.
         seed: of everything random.
         cache: folder that lasts from row to row, for a search that serves all sizes.
         data: folder with images and networks.
@@ -80,6 +82,7 @@ class Task:
     size: float
     stage: str
     epochs: float
+    lr: float
     seed: int
     cache: Path
     data: Path
@@ -215,6 +218,7 @@ def load_task(args: argparse.Namespace) -> tuple[Task, Images]:
         size=args.size,
         stage=args.stage,
         epochs=args.epochs,
+        lr=args.lr,
         seed=args.seed,
         cache=args.cache,
         data=args.data,
@@ -252,6 +256,8 @@ def measure(peer: str, run: Run, args: argparse.Namespace, packages: Sequence[st
         "size": args.size,
         "seed": args.seed,
         "epochs": args.epochs if args.stage == TRAINED else 0,
+        "lr": args.lr if args.stage == TRAINED else 0,
+        "validation_top1": accuracy(outcome.network, task.validation),
         "test_top1": accuracy(outcome.network, test),
         "weight_bytes": packed_bytes(outcome.plan, counts),
         "budget_bytes": task.weight_bytes,
@@ -293,6 +299,7 @@ def main(
     parser.add_argument("--stages", default=POST_TRAINING, help=f"of {', '.join(stages)}")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--epochs", type=float, default=1.7, help="passes over the 48,000 images where it trains")
+    parser.add_argument("--lr", type=float, default=LR, help="peak learning rate where it trains")
     parser.add_argument("--calibration", type=int, default=1024, help="images to calibrate on")
     parser.add_argument("--cache", type=Path, default=Path("results/peers-cache"))
     parser.add_argument("--row", help=argparse.SUPPRESS)  # size, stage and seed of a child process
@@ -318,9 +325,9 @@ def main(
     for stage in args.stages.split(","):
         for size in (float(Fraction(text)) for text in args.sizes.split(",")):
             for seed in (int(text) for text in args.seeds.split(",")):
-                epochs = args.epochs if stage == TRAINED else 0
-                wanted = (peer, stage, size, seed, epochs)
-                if wanted in {tuple(row[k] for k in KEY) for row in read(args.out)}:
+                epochs, lr = (args.epochs, args.lr) if stage == TRAINED else (0, 0)
+                wanted = (peer, stage, size, seed, epochs, lr)
+                if wanted in {tuple(row.get(k) for k in KEY) for row in read(args.out)}:
                     continue
                 child = [sys.executable, program, *sys.argv[1:], "--row", f"{size!r}:{stage}:{seed}"]
                 if subprocess.run(child, check=False).returncode:

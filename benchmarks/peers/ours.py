@@ -43,7 +43,7 @@ def quantize(task: Task, strategy: str = "sigma") -> Outcome:
             sensitivity_examples=256,
             search_examples=512,
             final_epochs=task.epochs,
-            lr=0.03,
+            lr=task.lr,
             seed=task.seed,
         ),
     )

@@ -76,8 +76,16 @@ def _memory(rows: list[Row]) -> str:
 
 
 def chosen(rows: Iterable[Row], epochs: float) -> list[Row]:
-    """Post-training rows, and those of a training of so many epochs."""
-    return [row for row in rows if row["epochs"] in (0, epochs)]
+    """Post-training rows, and those of so many epochs, at the learning rate that validation images favour.
+
+    Rows without a validation accuracy come last: a rate that was used alone needs none.
+    """
+    groups: dict[tuple[str, str, float], dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["epochs"] in (0, epochs):
+            groups[row["peer"], row["stage"], row["size"]][row["lr"]].append(row)
+    best = [max(rates.values(), key=lambda found: _mean(found, "validation_top1") or 0.0) for rates in groups.values()]
+    return [row for found in best for row in found]
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -151,6 +159,7 @@ def adopted(cifar: Iterable[Row], rows: list[Row], date: str, settings: str = '{
                 "size": row["size"],
                 "seed": row["seed"],
                 "epochs": row["epochs"],
+                "lr": 0.03,
                 "test_top1": row["test_top1"],
                 "weight_bytes": row["weight_bytes"],
                 "plan": row["weights"],

@@ -37,6 +37,7 @@ def row(**changes):
         "size": 8.0,
         "seed": 0,
         "epochs": 0,
+        "lr": 0,
         "test_top1": 0.9,
         "weight_bytes": 134144.0,
         "plan": {"conv1": 4},
@@ -125,6 +126,19 @@ class TestTable:
     def test_shorter_trainings_are_not_shown(self, peers):
         rows = [row(), row(stage="trained", epochs=0.05), row(stage="trained", epochs=1.7)]
         assert [r["epochs"] for r in peers["table"].chosen(rows, 1.7)] == [0, 1.7]
+
+    def test_validation_chooses_the_learning_rate(self, peers):
+        trained = {"stage": "trained", "epochs": 1.7}
+        rows = [
+            row(),
+            row(**trained, lr=0.03, test_top1=0.99),  # not validated
+            row(**trained, lr=0.01, validation_top1=0.5, test_top1=0.98),
+            row(**trained, lr=0.003, validation_top1=0.6, test_top1=0.7),
+            row(**trained, lr=0.003, validation_top1=0.6, test_top1=0.8, seed=1),
+            row(**trained, lr=0.03, peer="modelopt"),
+        ]
+        found = [(r["peer"], r["lr"], r["test_top1"]) for r in peers["table"].chosen(rows, 1.7)]
+        assert found == [("mct", 0, 0.9), ("mct", 0.003, 0.7), ("mct", 0.003, 0.8), ("modelopt", 0.03, 0.9)]
 
     def test_provenance(self, peers):
         text = peers["table"].provenance([row(), row(date="2026-11-22", seed=2)])
