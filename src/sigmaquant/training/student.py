@@ -182,20 +182,23 @@ class Student:
         """
         for quantizer in self.network.activation_quantizers.values():
             quantizer.enabled = False
-        count = max(1, round(share * len(self._calibration)))
-        batches = self._calibration[:count]
-        if count not in self._sampling_errors:
-            self._sampling_errors[count] = SamplingError(self.network, batches)
+        batches = self._share(share)
+        if len(batches) not in self._sampling_errors:
+            self._sampling_errors[len(batches)] = SamplingError(self.network, batches)
         reestimate_batch_norm_(self.network, batches)
-        self._sampling_errors[count].remove_(self.network)
-        calibrate_(self.network, self._calibration[: max(1, len(self._calibration) // 4)])
+        self._sampling_errors[len(batches)].remove_(self.network)
+        calibrate_(self.network, self._share(0.25))
 
     def compensate(self) -> None:
         """Round the weights with error compensation, then find ranges and statistics anew; for untrained weights."""
         # Rounding sees inputs of these batches, which their own statistics normalise best.
-        reestimate_batch_norm_(self.network, self._calibration[: max(1, len(self._calibration) // 2)])
-        compensate_rounding_(self.network, self._calibration[: max(1, len(self._calibration) // 4)])
+        reestimate_batch_norm_(self.network, self._share(0.5))
+        compensate_rounding_(self.network, self._share(0.25))
         self.recalibrate()
+
+    def _share(self, share: float) -> list[Any]:
+        """The first calibration batches."""
+        return self._calibration[: max(1, round(share * len(self._calibration)))]
 
     def cycle(self, examples: int, seed: int, lr: float, progress: StepProgress | None = None) -> TrainingReport | None:
         """One short training cycle with its own learning-rate arc."""
