@@ -144,6 +144,8 @@ def main() -> None:
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
     if args.table:
+        if not args.table.is_file():
+            parser.error(f"there is no file {args.table}")
         print(table(read(args.table)))
         return
     if args.data is None:

@@ -201,7 +201,7 @@ class Budget:
             float_accuracy: the float network's metric on the validation data; needed for an allowed drop.
 
         Raises:
-            BudgetError: a reduction of a cost that the profile does not give, or a drop without a float accuracy.
+            BudgetError: a reduction of what is not known of the float32 model, or a drop without a float accuracy.
         """
         upper: dict[str, float] = {}
         for name, value in self._upper.items():
@@ -211,8 +211,8 @@ class Budget:
             base = reference.resource(name, self.size_counts)
             if base is None:
                 raise BudgetError(
-                    f"the budget asks for a {value.factor:g}x reduction of {name}, which this hardware profile does "
-                    "not give. Choose a profile that has it (hardware=...) or drop that limit."
+                    f"the budget asks for a {value.factor:g}x reduction of {name}, but how much of it a float32 network "
+                    "takes is not known. Give an absolute limit instead, such as '120 uJ' or '15 ms'."
                 )
             upper[name] = base / value.factor
         floor = None

@@ -168,7 +168,7 @@ def test_a_solver_that_ends_without_an_optimum_is_an_error(monkeypatch, status):
     result = types.SimpleNamespace(status=status, x=None, message="Time limit reached.")
     monkeypatch.setattr("sigmaquant.search.ilp.milp", lambda *args, **kwargs: result)
     harm = {name: {b: 1.0 / b for b in (2, 4, 6, 8)} for name in ABC}
-    with pytest.raises(SigmaQuantError, match=r"without an optimal plan: Time limit reached\. Raise time_limit_s"):
+    with pytest.raises(SigmaQuantError, match=r"without an optimal plan: Time limit reached\. Use the strategy"):
         ilp(size_problem(ABC, 100.0), harm)
 
 

@@ -51,7 +51,9 @@ def export_command(
     out: Annotated[Path | None, typer.Option(help="folder; default: export in the run directory")] = None,
     name: Annotated[str, typer.Option(help="name of the network in files and C identifiers")] = "model",
     onnx_form: Annotated[OnnxFormOption, typer.Option(help="how ONNX holds weights")] = OnnxFormOption.planes,
-    inputs: Annotated[InputsOption, typer.Option(help="what the files take")] = InputsOption.float,
+    inputs: Annotated[
+        InputsOption, typer.Option(help="what ONNX and LiteRT files take; C takes int8 codes")
+    ] = InputsOption.float,
     pack: Annotated[bool, typer.Option(help="LiteRT: narrow containers, or int8 for speed")] = True,
     examples: ExamplesOption = None,
     json_output: JsonOption = False,

@@ -60,7 +60,7 @@ Epochs = Annotated[float, typer.Option(help="passes over the training data after
 CycleExamples = Annotated[int, typer.Option(help="training examples of one search cycle")]
 MaxCycles = Annotated[int, typer.Option(help="most moves of phase 2")]
 BatchSize = Annotated[int, typer.Option(help="examples in a batch, where the data have no batches of their own")]
-LearningRate = Annotated[float, typer.Option(help="peak learning rate")]
+LearningRate = Annotated[float, typer.Option(help="peak learning rate of the final training")]
 Distill = Annotated[float, typer.Option(help="weight of the float network in the loss, 0..1")]
 OutputsName = Annotated[str, typer.Option(help="what the network returns: logits, values, or auto: by the targets")]
 Loss = Annotated[str | None, typer.Option(help="task loss as package.module:function")]

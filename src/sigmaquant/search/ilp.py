@@ -77,8 +77,7 @@ def ilp(
         if found.status != 0 or found.x is None:
             raise SigmaQuantError(
                 f"the solver ended without an optimal plan: {str(found.message).strip()} "
-                f"Raise time_limit_s (now {time_limit_s:g} s) or relative_gap (now {relative_gap:g}), "
-                "or use the strategy 'greedy'."
+                f"Use the strategy 'greedy' or 'sigma'; or call `ilp` with a time_limit_s above {time_limit_s:g} s."
             )
         chosen = found.x > 0.5
         bits = _in_order(problem, decided | dict(pair for pair, taken in zip(pairs, chosen, strict=True) if taken))

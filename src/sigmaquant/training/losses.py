@@ -86,7 +86,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     if targets.is_floating_point() or not fits:
         raise DataError(
             f"cross-entropy needs integer class targets for outputs of shape {tuple(outputs.shape)}, got "
-            f"{targets.dtype} of shape {tuple(targets.shape)}. Pass your own loss=..., or distil only (alpha=1)."
+            f"{targets.dtype} of shape {tuple(targets.shape)}. Pass your own loss=..., or distil only (distill=1)."
         )
     classes = outputs.shape[1]
     wrong = targets[((targets < 0) & (targets != _IGNORED)) | (targets >= classes)]

@@ -171,7 +171,8 @@ def train_(
             if not check_finite(loss) or not check_finite(norm):
                 raise TrainingError(
                     f"training diverged at step {step}: loss {float(loss.detach()):.3g}, gradient {float(norm):.3g}. "
-                    f"Lower the learning rate (now {recipe.lr:g}) or check the data for NaN and extreme values."
+                    f"Lower the learning rate (lr is {recipe.lr:g}; search cycles have cycle_lr) "
+                    "or check the data for NaN and extreme values."
                 )
             optimizer.step()
             _keep_scales_positive_(network)
