@@ -211,8 +211,8 @@ class Budget:
             base = reference.resource(name, self.size_counts)
             if base is None:
                 raise BudgetError(
-                    f"the budget asks for a {value.factor:g}x reduction of {name}, but how much of it a float32 network "
-                    "takes is not known. Give an absolute limit instead, such as '120 uJ' or '15 ms'."
+                    f"the budget asks for a {value.factor:g}x reduction of {name}, but how much of it a float32 "
+                    "network takes is not known. Give an absolute limit instead, such as '120 uJ' or '15 ms'."
                 )
             upper[name] = base / value.factor
         floor = None
