@@ -11,6 +11,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import tiny
 from sigmaquant import Budget, evaluate_run, load_quantized, quantize
+from sigmaquant.data import as_source
+from sigmaquant.exporting import _inputs
+from sigmaquant.job import trace_copy
+from sigmaquant.training.devices import choose_device
 
 QUICK = {**tiny.QUICK, "final_epochs": 0.5, "max_cycles": 1}
 
@@ -180,3 +184,22 @@ def test_a_run_is_loaded_onto_the_cpu_wherever_the_model_is(tmp_path: Path, monk
     assert len(moved) == 1
     assert moved[0] is not model
     assert all(tensor.device.type == "cpu" for tensor in network.state().values())
+
+
+class Elsewhere(Tensor):
+    """Stands for a tensor on a GPU: only what `cpu` gives is an ordinary one."""
+
+    def cpu(self) -> Tensor:
+        return self.as_subclass(Tensor)
+
+
+def test_what_is_traced_and_verified_on_the_cpu_is_moved_there() -> None:
+    inputs, targets = tiny.test_data()
+    data = (inputs.as_subclass(Elsewhere), targets.as_subclass(Elsewhere))
+    seen: list[type] = []
+    model = tiny.single()
+    model.register_forward_pre_hook(lambda _, given: seen.append(type(given[0])))
+    trace_copy(model, as_source(data), choose_device("cpu"))
+    assert seen[0] is Tensor
+    example, batches, found = _inputs(data, None)
+    assert {type(tensor) for tensor in (*example, *batches, found)} == {Tensor}

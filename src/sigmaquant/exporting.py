@@ -143,8 +143,8 @@ def _inputs(data: Any, examples: int | None) -> tuple[tuple[Tensor, ...], list[T
     if isinstance(example, tuple):
         raise ExportError("only models with one input can be verified.")
     batches = list(found.batches())
-    targets = batches[0][1] if batches and isinstance(batches[0][1], Tensor) else None
-    return (example[:2],), [inputs for inputs, _ in batches if isinstance(inputs, Tensor)], targets
+    targets = batches[0][1].cpu() if batches and isinstance(batches[0][1], Tensor) else None
+    return (example[:2].cpu(),), [inputs.cpu() for inputs, _ in batches if isinstance(inputs, Tensor)], targets
 
 
 def _artifacts(path: Path) -> tuple[Path, dict[str, Path]]:

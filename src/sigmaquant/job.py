@@ -231,7 +231,7 @@ def trace_copy(model: nn.Module, data: DataSource, device: Device) -> QuantGraph
     example = data.example()
     inputs = example if isinstance(example, tuple) else (example,)
     twin = copy.deepcopy(model).cpu().eval()
-    small = tuple(x[:2] for x in inputs)
+    small = tuple(x[:2].cpu() for x in inputs)  # where the twin is; the data may lie on another device
     try:
         with torch.no_grad():
             twin(*small)

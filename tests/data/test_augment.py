@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sigmaquant.data import CropAndFlip, Normalize
 from sigmaquant.errors import DataError
@@ -54,6 +55,15 @@ def test_normalize() -> None:
     assert result.dtype == torch.float32
     assert torch.allclose(result, expected, atol=1e-5)
     assert torch.equal(images, before)
+
+
+def test_images_may_lie_on_a_gpu() -> None:
+    normalize = Normalize((0.5,), (0.25,))
+    with FakeTensorMode(allow_non_fake_inputs=True):  # a device that need not be there; mixed devices are refused
+        images = torch.empty(2, 1, 8, 8, dtype=torch.uint8, device="cuda")
+        result = normalize(CropAndFlip()(images, torch.Generator()))
+    assert result.device.type == "cuda"
+    assert result.dtype == torch.float32
 
 
 @pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.0,)), ((0.5,), (0.1, 0.2)), ((0.5,), (float("nan"),))])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from sigmaquant.data import DatasetSource, DataSource, StreamSource, TensorSource, as_source, split
@@ -239,6 +240,16 @@ def test_tensors_of_a_pair_are_not_copied() -> None:
     assert isinstance(source, TensorSource)
     assert isinstance(source.inputs, torch.Tensor)
     assert source.inputs.data_ptr() == X.data_ptr()
+
+
+def test_data_may_lie_on_a_gpu() -> None:
+    with FakeTensorMode():  # tensors without memory, on a device that need not be there; mixed devices are refused
+        inputs, targets = torch.empty(20, 2, device="cuda"), torch.zeros(20, dtype=torch.int64, device="cuda")
+        for source in (TensorSource(inputs, targets, batch_size=8), TensorSource((inputs, inputs), targets)):
+            part = source.select(torch.arange(5))
+            batches = [*source._batches(True, 0), *part._batches(False, 0)]
+            tensors = [tensor for x, y in batches for tensor in (*(x if isinstance(x, tuple) else (x,)), y)]
+            assert {tensor.device.type for tensor in tensors} == {"cuda"}
 
 
 # --- splitting

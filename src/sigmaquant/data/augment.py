@@ -49,7 +49,7 @@ class CropAndFlip:
         # faster than indexing four dimensions.
         pixels = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
         index = pixels.reshape(batch, 1, height * width).expand(batch, channels, height * width)
-        return padded.flatten(2).gather(2, index).reshape(images.shape)
+        return padded.flatten(2).gather(2, index.to(images.device)).reshape(images.shape)
 
 
 class Normalize:
@@ -84,4 +84,5 @@ class Normalize:
         Args:
             images: ``[batch, channels, height, width]``.
         """
-        return (images * self._factor).sub_(self._shift)  # uint8 times float32 is a new float32 tensor
+        factor, shift = self._factor.to(images.device), self._shift.to(images.device)
+        return (images * factor).sub_(shift)  # uint8 times float32 is a new float32 tensor

@@ -139,7 +139,7 @@ def check_inputs(inputs: Inputs, where: str) -> None:
 
 
 def gather(inputs: Inputs, index: Tensor) -> Inputs:
-    """The examples at `index`, in that order."""
+    """The examples at `index`, in that order, wherever they lie."""
     if isinstance(inputs, Tensor):
-        return inputs.index_select(0, index)
-    return tuple(tensor.index_select(0, index) for tensor in inputs)
+        return inputs.index_select(0, index.to(inputs.device))
+    return tuple(tensor.index_select(0, index.to(tensor.device)) for tensor in inputs)

@@ -90,7 +90,7 @@ class TensorSource(IndexedSource):
     def select(self, index: Tensor) -> Self:
         """A copy with the examples at `index`."""
         other = self.with_options()
-        other.inputs, other.targets = gather(self.inputs, index), self.targets.index_select(0, index)
+        other.inputs, other.targets = gather(self.inputs, index), gather(self.targets, index)
         return other
 
     def take(self, count: int) -> Self:
@@ -104,7 +104,7 @@ class TensorSource(IndexedSource):
 
     def _batches(self, shuffle: bool, seed: int) -> Iterator[Batch]:
         for index in self._indices(shuffle, seed):
-            yield gather(self.inputs, index), self.targets.index_select(0, index)
+            yield gather(self.inputs, index), gather(self.targets, index)
 
 
 class DatasetSource(IndexedSource):
