@@ -49,6 +49,8 @@ def trains() -> None:
         (("--epochs", "inf"), "final_epochs is inf; it must be finite and at least 0."),
         (("--epochs", "nan"), "final_epochs is nan; it must be finite and at least 0."),
         (("--batch-size", "0"), "batch_size is 0; it must be finite and at least 1."),
+        (("--seed", "-1"), "seed is -1; it must be a whole number of at least 0 and below 2^63."),
+        (("--seed", str(2**63)), "it must be a whole number of at least 0 and below 2^63."),
         (("--distill", "2"), "distill is 2.0; it must lie between 0 and 1."),
         (("--resume",), "resume and overwrite need a run_dir."),
     ],

@@ -26,6 +26,18 @@ def size_problem(
     return SearchProblem(allowed, {"size_bytes": size}, {"size_bytes": fixed}, upper, elements)
 
 
+def with_constant_cost(problem: SearchProblem, ratio: float) -> SearchProblem:
+    """The same with a limit on what no bitwidth changes, such as peak activation memory."""
+    ram = {name: dict.fromkeys(allowed, 0.0) for name, allowed in problem.choices.items()}
+    return SearchProblem(
+        problem.choices,
+        {**problem.costs, "ram_bytes": ram},
+        {**problem.fixed, "ram_bytes": 1000 * ratio},
+        {**problem.upper, "ram_bytes": 1000.0},
+        problem.elements,
+    )
+
+
 @st.composite
 def problems(draw, most_layers: int = 5, resources: int = 2, monotone: bool = True) -> SearchProblem:
     """Small problems: restricted and pinned layers, several limits, integer and fractional costs, plateaus."""

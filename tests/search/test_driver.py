@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -18,6 +19,7 @@ from sigmaquant.search.session import Data
 from sigmaquant.search.state import Standing
 from sigmaquant.search.strategies import STRATEGIES, register
 from sigmaquant.statistics import layer_sigmas
+from sigmaquant.training.student import Judgement
 
 EIGHT = Budget(size="8x")
 
@@ -212,6 +214,32 @@ def test_better_is_feasible_then_less_violated_then_what_the_objective_wants() -
     assert standing(4, 0.3).better_than(standing(8, 0.9), "feasible", limits)
     assert standing(2, 0.95).better_than(standing(2, 0.94), "accurate", limits)
     assert not standing(2, 0.95).better_than(standing(2, 0.95), "feasible", limits)
+
+
+def test_the_smallest_is_told_by_what_bitwidths_change() -> None:
+    part = session(Budget(size="2x"))
+    plans = [part.plan(dict.fromkeys(graph().layer, bits)) for bits in (8, 4, 2)]
+    costs = [part.costs.cost(plan) for plan in plans]
+    ram = costs[0].ram_bytes
+    assert ram is not None
+    limits = replace(part.limits, upper={**part.limits.upper, "ram_bytes": 1.01 * ram})
+    found = [
+        Standing.of(plan, cost, Judgement(1 - 0.1 * place, 0.1), limits)
+        for place, (plan, cost) in enumerate(zip(plans, costs, strict=True))
+    ]
+    assert limits.binding(costs[0]) == limits.binding(costs[2]) == "ram_bytes"
+    assert found[1].better_than(found[0], "smallest", limits)
+    assert found[2].better_than(found[1], "smallest", limits)
+
+
+def test_the_floor_is_that_of_the_examples_which_judge() -> None:
+    part = session(Budget(size="4x", accuracy="-2 %"), search_examples=40)
+    assert part.search_judge.float_accuracy != part.float_accuracy
+    assert part.limits.accuracy_floor == pytest.approx(part.float_accuracy - 0.02)
+    assert part.aims.accuracy_floor == pytest.approx(part.search_judge.float_accuracy - 0.02)
+    assert part.aims.upper == part.limits.upper
+    everything = session(Budget(accuracy="-2 %"), search_examples=250)
+    assert everything.aims == everything.limits
 
 
 def test_moves_beyond_the_problem_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:

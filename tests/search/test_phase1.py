@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from search_cases import problems, size_problem
+from search_cases import problems, size_problem, with_constant_cost
 
 from sigmaquant.errors import ModelError, PlanError, UnknownLayerError
 from sigmaquant.search.phase1 import cluster_to_budget, shifted
@@ -185,6 +185,14 @@ def test_the_binding_limit_decides_among_several():
     )
     assert cluster_to_budget({"a": 0.1, "b": 0.2}, problem).bits == {"a": 4, "b": 4}
     assert cluster_to_budget({"a": 0.1, "b": 0.2}, both).bits == {"a": 2, "b": 2}
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.99, 1.0])
+def test_a_limit_that_no_bitwidth_changes_moves_no_layer(ratio):
+    plain = size_problem(ELEMENTS, 16.0 * sum(ELEMENTS.values()))
+    found, alone = (cluster_to_budget(SIGMA, problem) for problem in (with_constant_cost(plain, ratio), plain))
+    assert (found.bits, found.landing, found.ratio) == (alone.bits, alone.landing, alone.ratio)
+    assert found.bits != cluster_to_budget(SIGMA, size_problem(ELEMENTS, None)).bits
 
 
 def test_a_missing_sigma_names_the_layer():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from search_cases import problems_with_harm, size_problem, total_harm
+from search_cases import problems_with_harm, size_problem, total_harm, with_constant_cost
 
 from sigmaquant.errors import PlanError, SigmaQuantError
 from sigmaquant.search.phase2 import propose
@@ -214,6 +214,15 @@ def test_the_smallest_plan_is_sought_without_any_limit_on_costs():
     while move := decide(problem, bits, objective="smallest"):
         bits, steps = dict(move.bits), steps + 1
     assert (bits, steps) == (at(2, 2, 2), 9)
+
+
+def test_a_limit_that_no_bitwidth_changes_changes_no_decision():
+    plain = size_problem(ELEMENTS, 400.0)
+    both = with_constant_cost(plain, 0.99)
+    for bits, options in ((at(8, 8, 8), {"objective": "smallest"}), (at(4, 6, 2), {"accuracy_met": False})):
+        move = decide(both, bits, **options)
+        assert move is not None
+        assert move == decide(plain, bits, **options)
 
 
 def test_at_the_highest_bitwidths_there_is_nothing_to_promote():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
-from driver_cases import session
+from driver_cases import graph, session
 
-from sigmaquant import Budget
+from sigmaquant import Budget, Settings
 from sigmaquant.search import session as session_module
 
 EIGHT = Budget(size="8x")
@@ -29,3 +30,10 @@ def test_what_outputs_mean_reaches_every_part(monkeypatch: pytest.MonkeyPatch, g
         part.sensitivity(part.graph)
     assert set(seen) == {found}
     assert len(seen) == 2, "once for all budgets, and once for the control's other bitwidths"
+
+
+def test_the_tables_of_a_plan_can_be_pins() -> None:
+    plan = session(EIGHT).plan(dict.fromkeys(graph().layer, 4))
+    settings = Settings(pin=plan.weights, activation_pin=plan.activations)
+    assert settings.to_dict()["pin"] == dict(plan.weights)
+    assert json.loads(json.dumps(settings.to_dict()))["activation_pin"] == dict(plan.activations)

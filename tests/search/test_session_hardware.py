@@ -49,6 +49,23 @@ def test_energy_and_latency_are_met_on_the_real_codes(compute):
         assert 0.4 * value < found <= 0.7 * value
 
 
+def test_a_plan_within_the_reserve_is_made_cheaper_before_it_is_made_better(tmp_path):
+    """What rounding adds later is kept free, and moves are measured by the same limits as they are proposed for."""
+    hardware = profile(digits="csd", cycles={"rule": "digits"})
+    plain = run(hardware, Budget(size="3x", size_counts="weights"), rounding="nearest")
+    energy = plain.cost.energy_pj
+    result = run(
+        hardware, Budget(energy=f"{energy * 1.005:.9f} pJ"), run_dir=tmp_path / "r", rounding="nearest", max_cycles=12
+    )
+    steps = [step for step in tiny.trajectory(tmp_path / "r") if step["stage"] != "final"]
+    aims = steps[0]["held_to"]["energy_pj"]
+    assert 0.97 * steps[0]["limits"]["energy_pj"] < aims < 0.98 * steps[0]["limits"]["energy_pj"]
+    for step in steps:
+        assert ("energy_pj" in step["violations"]) == (step["cost"]["energy_pj"] > aims)
+    assert [step for step in steps if step["accepted"]][-1]["cost"]["energy_pj"] <= aims
+    assert result.met
+
+
 def test_the_binding_constraint_decides():
     hardware = profile()
     loose = run(hardware, Budget(size="4x", size_counts="weights"))

@@ -8,7 +8,7 @@ import types
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from search_cases import every_plan, problems, problems_with_harm, size_problem, total_harm
+from search_cases import every_plan, problems, problems_with_harm, size_problem, total_harm, with_constant_cost
 
 from sigmaquant.errors import MetricError, SigmaQuantError, UnreachableBudgetError
 from sigmaquant.search.greedy import greedy
@@ -190,6 +190,12 @@ def test_a_plan_that_the_solver_wrongly_lets_through_is_excluded(monkeypatch):
 
 
 # --- greedy
+
+
+def test_greedy_asks_what_an_upgrade_costs_where_a_limit_is_constant():
+    plain = size_problem(ABC, 5 * sum(ABC.values()))
+    loss = lambda bits: sum(number / bits[name] for number, name in enumerate(bits, 1))  # noqa: E731
+    assert greedy(with_constant_cost(plain, 0.99), loss) == greedy(plain, loss)
 
 
 def test_greedy_buys_what_pays_most_for_the_binding_cost():

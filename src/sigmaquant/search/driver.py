@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from sigmaquant.budget import Limits
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.runs.progress import Progress, task
 from sigmaquant.search.phase1 import BUFFER, Clustering, cluster_to_budget, shifted
@@ -91,7 +92,8 @@ class Driver:
         self.extra_examples, self.start = extra_examples, start
         if start is not None:
             start.check(session.graph.fingerprint)
-        self.settings, self.problem, self.limits = session.settings, session.problem, session.limits
+        self.settings, self.problem = session.settings, session.problem
+        self.limits, self.aims = session.limits, session.aims
         self.student: Student = session.student()
         self.state = Progression()
         self.best: dict[str, Tensor] = {}
@@ -141,8 +143,13 @@ class Driver:
 
     # -- measuring -----------------------------------------------------------------------------------------------
 
+    @property
+    def _held_to(self) -> Limits:
+        """The session's aims; the costs' reserve is there to be used by what comes after the search."""
+        return replace(self.aims, upper=self.limits.upper) if self.state.stage == "final" else self.aims
+
     def _standing(self, plan: BitwidthPlan, judgement: Judgement) -> Standing:
-        return Standing.of(plan, self.session.costs.cost(plan), judgement, self.limits)
+        return Standing.of(plan, self.session.costs.cost(plan), judgement, self._held_to)
 
     def _present(self) -> Standing:
         return self._standing(
@@ -191,6 +198,7 @@ class Driver:
             "divergence": standing.judgement.divergence,
             "violations": standing.violations,
             "limits": self.limits.to_dict(),
+            "held_to": self._held_to.to_dict(),
         }
 
     def _accept(self, standing: Standing) -> None:
@@ -282,10 +290,10 @@ class Driver:
 
     def _shift_back(self, found: Clustering, standing: Standing, sigma: dict[str, float]) -> bool:
         """Step 3 of phase 1: where the accuracy is too low and cost has slack, go half of the last step back."""
-        floor = self.limits.accuracy_floor
+        floor = self.aims.accuracy_floor
         if floor is None or standing.judgement.accuracy >= floor - _ACCURACY_ZONE * abs(floor):
             return False
-        if max(self.limits.ratios(standing.cost).values(), default=0.0) >= 1:
+        if max(self.aims.ratios(standing.cost).values(), default=0.0) >= 1:
             return False
         spread = max(sigma.values()) - min(sigma.values())
         last = self.state.tau_step or abs(found.tau) or spread
@@ -320,7 +328,7 @@ class Driver:
     def _propose(self, table: Any, per_element: bool) -> Move | None:
         state, objective = self.state, self.session.objective
         fits = self.problem.fits(state.weights)
-        floor = self.limits.accuracy_floor
+        floor = self.aims.accuracy_floor
         met: bool | None = None if floor is None else state.accuracy >= floor
         if objective == "accurate":
             met = False
@@ -344,7 +352,7 @@ class Driver:
         state = self.state
         before, tensors, trained = self._present(), self.student.tensors(), self.student.trained_examples
         standing = self._measure(move.bits, f"phase 2, {move.kind}")
-        accepted = standing.better_than(before, self.session.objective, self.limits)
+        accepted = standing.better_than(before, self.session.objective, self._held_to)
         state.cycle += 1
         if accepted:
             self._accept(standing)
@@ -446,7 +454,7 @@ class Driver:
             before, tensors = self._judge_present(), self.student.tensors()
             self.student.reestimate(self.settings.batch_norm_examples, self.session.seed("batch norm"))
             after = self._judge_present()
-            kept = not before.better_than(after, "feasible", self.limits)
+            kept = not before.better_than(after, "feasible", self._held_to)
             if not kept:
                 self.student.restore(plan, tensors, self.student.trained_examples)
             self._accept(after if kept else before)

@@ -184,13 +184,19 @@ def _clustering(
     columns = (tau < thresholds).sum(1)
     picked = table[np.arange(len(table)), columns].tolist()
     bits = dict(zip(problem.choices, picked, strict=True))
-    ratio = max(problem.ratios(bits).values(), default=0.0)
-    landing: Landing = "unlimited" if not problem.upper else "inside"
+    ratios = problem.ratios(bits)
+    ratio = max((ratios[resource] for resource in _weighed(problem)), default=0.0)
+    landing: Landing = "inside" if problem.upper else "unlimited"
     if problem.upper and ratio < 1:
         landing = "below"
     elif ratio > 1 + buffer:
         landing = "above"
     return Clustering(bits, float(tau), clusters.centroids, clusters.boundaries, ratio, landing)
+
+
+def _weighed(problem: SearchProblem) -> tuple[str, ...]:
+    """The resources that a shift is found by: those that it changes, where there are any."""
+    return problem.movable or tuple(problem.upper)
 
 
 def _path(
@@ -206,7 +212,8 @@ def _path(
     order = np.argsort(flat, kind="stable")
     passed, last = _distinct_and_last(flat[order])
     ratios = np.zeros(len(flat) + 1)
-    for resource, limit in problem.upper.items():
+    for resource in _weighed(problem):
+        limit = problem.upper[resource]
         rows = zip(problem.choices, table.tolist(), strict=True)
         price = np.array([[problem.costs[resource][name][bits] for bits in row] for name, row in rows])
         highest = price[:, -1].sum() + problem.fixed.get(resource, 0.0)

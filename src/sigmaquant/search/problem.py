@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from sigmaquant.errors import BudgetError, PlanError, SigmaQuantError
 from sigmaquant.plan import check_bitwidth
@@ -115,10 +116,19 @@ class SearchProblem:
         """Cost over limit for every limited resource."""
         return {resource: self.total(bits, resource) / limit for resource, limit in self.upper.items()}
 
+    @cached_property
+    def movable(self) -> tuple[str, ...]:
+        """The limited resources that some layer's bitwidth changes: peak activation memory is none."""
+        tables = {resource: self.costs[resource] for resource in self.upper}
+        return tuple(
+            resource
+            for resource, table in tables.items()
+            if any(len({table[name][bits] for bits in allowed}) > 1 for name, allowed in self.choices.items())
+        )
+
     def binding(self, bits: Bits) -> str | None:
-        """The limited resource with the largest cost/limit ratio, or None when nothing is limited."""
-        ratios = self.ratios(bits)
-        return max(ratios, key=lambda resource: ratios[resource]) if ratios else None
+        """The limited resource with the largest cost/limit ratio of those that bitwidths change, or None."""
+        return Ledger(self, bits).binding()
 
     def fits(self, bits: Bits) -> bool:
         """Whether every limit holds."""
@@ -207,9 +217,9 @@ class Ledger:
             self.bits[name], self._totals = old, totals
 
     def binding(self) -> str | None:
-        """The limited resource with the largest cost/limit ratio, or None when nothing is limited."""
-        upper = self.problem.upper
-        return max(upper, key=lambda resource: self._totals[resource] / upper[resource]) if upper else None
+        """The limited resource with the largest cost/limit ratio of those that bitwidths change, or None."""
+        upper, movable = self.problem.upper, self.problem.movable
+        return max(movable, key=lambda resource: self._totals[resource] / upper[resource]) if movable else None
 
 
 def layer_totals(problem: SearchProblem, sensitivity: Sensitivity, per_element: bool) -> dict[str, dict[int, float]]:

@@ -157,6 +157,18 @@ class Session:
         self.problem: SearchProblem = self._problem(self.limits)
         check_reachable(self.problem)
 
+    @property
+    def aims(self) -> Limits:
+        """What the search is held to: the limits less the costs' reserve, and the floor on the examples that judge it.
+
+        Where those are not all of the validation data, the float network scores otherwise on them, and so does a
+        quantized one: the floor moves by that difference.
+        """
+        floor = self.limits.accuracy_floor
+        if floor is not None:
+            floor += self.search_judge.float_accuracy - self.float_accuracy
+        return replace(self.limits, upper=dict(self.problem.upper), accuracy_floor=floor)
+
     @cached_property
     def search_judge(self) -> Judge:
         """Scores the steps of the search, on at most `Settings.search_examples` of the validation data."""

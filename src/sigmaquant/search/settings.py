@@ -102,6 +102,8 @@ class Settings:
             raise SigmaQuantError(f"bitwidths is empty. Give at least one of {BITWIDTHS[0]}..{BITWIDTHS[-1]}.")
         unique = {check_bitwidth(bits, "bitwidths") for bits in self.bitwidths}
         object.__setattr__(self, "bitwidths", tuple(sorted(unique)))
+        for name in ("pin", "allowed", "activation_pin"):  # a plan's own tables cannot be copied, let alone changed
+            object.__setattr__(self, name, dict(getattr(self, name)))
         check_bitwidth(self.activation_bits, "activation_bits")
         if self.midrise_up_to is not None:
             check_midrise(self.midrise_up_to)
@@ -124,6 +126,8 @@ class Settings:
         for name in ("lr", "cycle_lr", "scale_lr", "temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be finite and above zero.")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise SigmaQuantError(f"seed is {self.seed!r}; it must be a whole number of at least 0 and below 2^63.")
         if not 0 <= self.distill <= 1:
             raise SigmaQuantError(f"distill is {self.distill!r}; it must lie between 0 and 1.")
         if not 0 < self.validation_fraction < 1:

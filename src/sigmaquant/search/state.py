@@ -51,9 +51,9 @@ class Standing:
             costs = sum(excess for name, excess in self.violations.items() if name != "accuracy")
             return (0.0, -costs, -self.violations.get("accuracy", 0.0), self.judgement.accuracy)
         if objective == "smallest":
-            ratios = limits.ratios(self.cost)
-            size = max(ratios.values()) if ratios else float(self.cost.total_bytes)
-            return (1.0, -size, self.judgement.accuracy)
+            # The tightest first; one that no bitwidth changes leaves the decision to the next.
+            ratios = sorted(-ratio for ratio in limits.ratios(self.cost).values())
+            return (1.0, *ratios, -float(self.cost.total_bytes), self.judgement.accuracy)
         if objective == "accurate":
             # The distance to the float network's outputs is far less noisy than the metric, see Judgement.
             return (1.0, -self.judgement.divergence, self.judgement.accuracy)
