@@ -152,6 +152,12 @@ def test_what_no_file_can_hold_is_told_before_anything_is_written(tmp_path: Path
     assert not list((run / "export").iterdir())
 
 
+def test_a_folder_that_cannot_be_made(run: Path, tmp_path: Path) -> None:
+    for folder, said in (("a" * 300, "file name too long"), ("run/plan.json/files", "not a directory")):
+        given = ("--model", command.MODEL, "--data", command.TEST, "--to", "packed", "--out", tmp_path / folder)
+        assert f"{said}. The export is not complete." in command.refused(command.main("export", run, *given))
+
+
 def test_a_run_of_another_model_is_refused(run: Path) -> None:
     with pytest.raises((PlanError, SigmaQuantError)):
         export_run(Odd(), run, tiny.test_data(), to=("packed",))

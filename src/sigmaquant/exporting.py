@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmaquant.data import DataSource, as_source
-from sigmaquant.errors import ExportError, near_matches
+from sigmaquant.errors import ExportError, StorageError, near_matches
 from sigmaquant.export.targets import TARGETS, ExportOptions, Source
 from sigmaquant.export.verification import Reference, Runner, Verification, Watch, latency_ms
 from sigmaquant.hardware.costs import IdealCosts
@@ -27,7 +27,7 @@ from sigmaquant.lowering.executor import encode
 from sigmaquant.quant import QuantizedNetwork
 from sigmaquant.report import checkpoint_digest, refresh_report
 from sigmaquant.runs import NullProgress, Progress, RunFiles, task
-from sigmaquant.runs.atomic import write_text_atomic
+from sigmaquant.runs.atomic import storage_error, write_text_atomic
 
 log = logging.getLogger("sigmaquant")
 
@@ -64,20 +64,26 @@ def export_run(
     Raises:
         ExportError: an unknown kind of file, or a network that it cannot hold; nothing has been written then.
         MissingExtraError: an optional dependency is missing.
+        StorageError: the disk is full, or the folder is not writable.
     """
     names = _known(to)
     network, reference, context = _loaded(model, run, data, examples)
     options = options or ExportOptions()
     folder = Path(run) / FOLDER if out is None else Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / TARGETS[name].file for name in names}
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as staging:  # all of them, or none
-        for name in names:
-            TARGETS[name].write(network, reference.model, Path(staging) / TARGETS[name].file, options)
-        for path in paths.values():
-            if path.is_dir():
-                shutil.rmtree(path)
-            (Path(staging) / path.name).replace(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as staging:  # all of them, or none
+            for name in names:
+                TARGETS[name].write(network, reference.model, Path(staging) / TARGETS[name].file, options)
+            for path in paths.values():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                (Path(staging) / path.name).replace(path)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise storage_error(folder, error, "The export is not complete.") from error
     return _verified(paths, reference, network, context, folder, Path(run), dict.fromkeys(paths, options), progress)
 
 

@@ -97,6 +97,9 @@ def test_where_the_page_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="could not write"):
         write_report([one], tmp_path / "file" / "a.html")
+    for name in ("a" * 300, "a" * 300 + ".html", "a" * 300 + "/a.html"):
+        with pytest.raises(StorageError, match=r"file name too long\. Nothing was written\. Choose a shorter name\."):
+            write_report([one], tmp_path / name)
 
 
 def test_a_run_ends_with_its_report(tmp_path: Path) -> None:

@@ -87,6 +87,11 @@ def test_full_disk_without_an_old_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list(tmp_path.iterdir())
 
 
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"file name too long\. Nothing was written\. Choose a shorter name\."):
+        write_text_atomic(tmp_path / ("a" * 300), "new")
+
+
 def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_args):
         raise KeyboardInterrupt

@@ -158,6 +158,8 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
         RunDirectory(tmp_path / "f")
     with pytest.raises(StorageError, match="could not write"):
         RunDirectory(tmp_path / "f" / "below")
+    with pytest.raises(StorageError, match=r"file name too long\. The run has not begun\. Choose a shorter name\."):
+        RunDirectory(tmp_path / ("f" * 300))
 
 
 def test_reading_what_is_not_there(tmp_path: Path) -> None:

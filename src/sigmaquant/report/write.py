@@ -40,10 +40,6 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> P
     """
     report = gather(runs)
     page = _place(runs, out)
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(page, error, "Nothing was written.") from error
     files = number_files(page, len(runs))
     for kind, path in files.items():
         write_text_atomic(path, _NUMBERS[kind](report))
@@ -86,11 +82,16 @@ def number_files(page: Path, runs: int) -> dict[str, Path]:
 
 
 def _place(runs: Sequence[str | Path], out: str | Path | None) -> Path:
+    """The page's file; its folder is there."""
     if out is None:
         return (Path(runs[0]) if len(runs) == 1 else Path()) / NAME
     path = Path(out)
-    if path.is_dir():
-        return path / NAME
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise SigmaQuantError(f"the report's file {str(path)!r} should end in .html, or be a folder that exists.")
+    try:
+        if path.is_dir():
+            return path / NAME
+        if path.suffix.lower() not in (".html", ".htm"):
+            raise SigmaQuantError(f"the report's file {str(path)!r} should end in .html, or be a folder that exists.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(path, error, "Nothing was written.") from error
     return path

@@ -50,6 +50,7 @@ def storage_error(path: Path, error: OSError, consequence: str) -> StorageError:
             errno.EISDIR: "A folder has that name; choose another name.",
             errno.EACCES: f"Make the folder {path.parent} writable or choose another one.",
             errno.EPERM: f"Make the folder {path.parent} writable or choose another one.",
+            errno.ENAMETOOLONG: "Choose a shorter name.",
             errno.EROFS: "The disk is mounted read-only; choose another one.",
         }.get(error.errno or 0, "Check the disk.")
     result = StorageError(f"could not write {path}: {reason}. {consequence} {remedy}")
@@ -103,8 +104,10 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{next(_counter)}{TEMPORARY_SUFFIX}")
-    consequence = "The old file is intact." if target.exists() else "Nothing was written."
+    consequence = "Nothing was written."
     try:
+        if target.exists():
+            consequence = "The old file is intact."
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
             try:

@@ -77,10 +77,10 @@ class RunDirectory(RunFiles):
             raise
 
     def _create(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise RunDirectoryError(f"{self.path} is a file, not a directory. Choose another path.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise RunDirectoryError(f"{self.path} is a file, not a directory. Choose another path.") from None
         except OSError as error:
             raise storage_error(self.path, error, "The run has not begun.") from error
 
