@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import sigmaquant
 import tiny
 from command import MODEL, QUICK, SINGLE, TEST, TRAIN, VALIDATION, main, quantize, refused
+from sigmaquant.errors import StorageError
 
 NOISY = tiny.HERE.with_name("noisy.py")
 FACTORIES = {name: f"{NOISY}:{name}" for name in ("trained", "train_data", "validation_data", "test_data")}
@@ -143,6 +145,33 @@ def test_a_budget_that_is_not_met_gives_exit_code_1_and_says_by_how_much(tmp_pat
     again = quantize("--size", "5x", "--accuracy", "100 %", "--out", tmp_path / "run", "--resume", "--json")
     assert again.code == 1
     assert json.loads(again.out)["violations"] == result["violations"]
+
+
+def test_warnings_are_told_once_on_standard_error_by_every_verb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> str:
+        raise StorageError("no charts today")
+
+    monkeypatch.setattr("sigmaquant.report.write.render", fails)
+    run, weights = tmp_path / "sweep" / "size-6x", tmp_path / "others.pt"
+    torch.save({name: 2 * tensor for name, tensor in tiny.single().state_dict().items()}, weights)
+    data = ("--train", TRAIN, "--val", VALIDATION, "--post-training")
+    network = ("--model", SINGLE, "--data", TEST)
+    report, combined = "WARNING: the report could not be written (no", "WARNING: the combined report could not be"
+    for arguments, warnings in (
+        (("sweep", SINGLE, *data, "--size", "5x,6x", "--out", run.parent), {report: 2, combined: 1}),
+        (("evaluate", run, *network), {}),
+        (("evaluate", run, *network, "--weights", weights), {"WARNING: the float model's weights are not those": 1}),
+        (("export", run, *network, "--to", "packed"), {report: 1}),
+        (("verify", run, *network), {report: 1}),
+    ):
+        outcome = main(*arguments, "--json")
+        assert outcome.code == 0, outcome.err
+        json.loads(outcome.out)
+        assert outcome.err.count("WARNING") == sum(warnings.values()), outcome.err
+        for text, times in warnings.items():
+            assert outcome.err.count(text) == times, outcome.err
 
 
 def test_what_the_network_returns_is_part_of_the_run(tmp_path: Path) -> None:

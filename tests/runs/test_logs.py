@@ -32,6 +32,23 @@ def test_file_and_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (captured.out, captured.err) == ("", "WARNING: careful\n")
 
 
+def test_within_another_nothing_is_told_twice_and_nothing_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("sigmaquant")
+    before = logger.level, list(logger.handlers)
+    with logging_to(stderr_level=logging.INFO) as log:
+        for number, path in enumerate((None, tmp_path / "log.txt")):
+            with logging_to(path, level=logging.WARNING):
+                log.info("step %d", number)
+                log.warning("careful %d", number)
+        log.info("end")
+    said = ["INFO: step 0", "WARNING: careful 0", "INFO: step 1", "WARNING: careful 1", "INFO: end"]
+    assert capsys.readouterr().err.splitlines() == said
+    assert (tmp_path / "log.txt").read_text().count("\n") == 1
+    assert (logger.level, list(logger.handlers)) == before
+
+
 def test_a_second_run_appends_and_settings_are_put_back(tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
     logger = logging.getLogger("sigmaquant")

@@ -10,6 +10,7 @@ import typer
 from sigmaquant._version import __version__
 from sigmaquant.cli import export, hardware, report, runs, sweep
 from sigmaquant.errors import SigmaQuantError
+from sigmaquant.runs import logging_to
 
 app = typer.Typer(
     name="sigmaquant",
@@ -49,7 +50,8 @@ def _options(
 def main() -> None:
     """Entry point: a user's mistake ends in one message and exit code 2, never in a traceback."""
     try:
-        app()
+        with logging_to():
+            app()
     except SigmaQuantError as error:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
         sys.exit(error.exit_code)

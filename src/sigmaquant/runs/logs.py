@@ -47,6 +47,8 @@ def logging_to(
 ) -> Iterator[logging.Logger]:
     """While active, the package's messages go to a file and to standard error.
 
+    Within another such block they go to standard error as the outer one has it, and never twice.
+
     Args:
         path: file to append to, in UTF-8 with times in UTC; None: no file.
         level: least severity for the file.
@@ -60,6 +62,7 @@ def logging_to(
         ...     log.info("search begins")
     """
     handlers: list[logging.Handler] = []
+    logger = logging.getLogger(ROOT)
     if path is not None:
         try:
             file = _FileHandler(path, encoding="utf-8")
@@ -70,16 +73,16 @@ def logging_to(
         file.setFormatter(format_)
         file.setLevel(level)
         handlers.append(file)
-    if stderr_level is not None:
+    if stderr_level is not None and not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
         screen = _StderrHandler()
         screen.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
         screen.setLevel(stderr_level)
         handlers.append(screen)
-    logger = logging.getLogger(ROOT)
     before = logger.level
-    logger.setLevel(min([handler.level for handler in handlers], default=logging.WARNING))
     for handler in handlers:
         logger.addHandler(handler)
+    ours = [handler for handler in logger.handlers if isinstance(handler, _FileHandler | _StderrHandler)]
+    logger.setLevel(min([handler.level for handler in ours], default=logging.WARNING))
     try:
         yield logger
     finally:
