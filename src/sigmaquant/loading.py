@@ -59,6 +59,16 @@ def load_quantized(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
     return network.eval()
 
 
+def batch_size_of(run: str | Path) -> int:
+    """Examples in a batch of a run. An evaluation repeats them: how a sum of floats is rounded depends on its batches.
+
+    Raises:
+        RunDirectoryError: no run directory.
+    """
+    size: int = RunFiles(run).read_config().get("settings", {}).get("batch_size", Settings.batch_size)
+    return size
+
+
 def evaluate_run(
     model: nn.Module, data: Any, run: str | Path, *, metric: Metric | str = "top1", device: str = "auto"
 ) -> dict[str, float]:
@@ -78,10 +88,8 @@ def evaluate_run(
         SigmaQuantError: bad input.
     """
     where, scorer = choose_device(device), find_metric(metric)
-    # The same batches as in the run: how a sum of floats is rounded depends on them.
     config = RunFiles(run).read_config()
-    size = config.get("settings", {}).get("batch_size", Settings.batch_size)
-    source = as_source(data, batch_size=size, name="evaluation data")
+    source = as_source(data, batch_size=batch_size_of(run), name="evaluation data")
     example = source.example()
     small = tuple(x[:2] for x in (example if isinstance(example, tuple) else (example,)))
     network = load_quantized(model, small, run)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from sigmaquant.data import cifar10_arrays, cifar10_classes, cifar10_data
-from sigmaquant.errors import DataError, MissingExtraError
+from command import main, refused
+from sigmaquant.data import DataSource, cifar10_arrays, cifar10_classes, cifar10_data
+from sigmaquant.errors import DataError, MissingExtraError, SigmaQuantError
+from sigmaquant.runs import RunDirectory
 
 image = pytest.importorskip("PIL.Image")
 
@@ -56,6 +60,33 @@ def test_data(folder: Path) -> None:
     assert a.dtype == torch.float32
     assert not torch.equal(a.sort(0).values, plain.sort(0).values)
     assert a.min() == -2.0
+
+
+def test_the_command_line_decides_the_batch_size(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[DataSource] = []
+
+    def stop(_model: nn.Module, *sources: Any, **options: Any) -> None:
+        given = (*sources, *(value for name, value in options.items() if name.endswith("_data")))
+        seen.extend(source for source in given if isinstance(source, DataSource))
+        raise SigmaQuantError("stop")
+
+    for verb in ("quantize", "evaluate_run"):
+        monkeypatch.setattr(f"sigmaquant.cli.runs.{verb}", stop)
+    (tmp_path / "net.py").write_text("from torch import nn\nnet = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))\n")
+    net, data = f"{tmp_path / 'net.py'}:net", f"cifar10:{folder}"
+    given = ("quantize", net, "--train", data, "--val", data, "--test", data, "--size", "8x")
+    assert refused(main(*given, "--batch-size", 6)) == "error: stop"
+    RunDirectory(tmp_path / "run", config={"settings": {"batch_size": 6}}).close()
+    assert refused(main("evaluate", tmp_path / "run", "--model", net, "--data", data)) == "error: stop"
+    assert [source.batch_size for source in seen] == [6] * 4
+    seen.clear()
+    assert refused(main(*given)) == "error: stop"
+    assert [source.batch_size for source in seen] == [cifar10_data(folder).train.batch_size] * 3 == [128] * 3
+    monkeypatch.setattr("sigmaquant.cli.sweep.sweep_job", lambda make, *_, **__: stop(net, *vars(make().data).values()))
+    seen.clear()
+    assert refused(main("sweep", *given[1:-1], "6x,8x", "--out", tmp_path / "s", "--batch-size", 6)) == "error: stop"
+    names = [(source.name, source.batch_size) for source in seen]
+    assert names == [("training data", 6), ("validation data", 6), ("test data", 6)]
 
 
 def test_errors(folder: Path) -> None:

@@ -230,6 +230,8 @@ def test_uint8_images_with_a_transform() -> None:
 def test_a_source_is_given_back() -> None:
     source = as_source((X, Y), batch_size=8, name="a")
     assert as_source(source).name == "a"
+    named = as_source(source, name="validation data", batch_size=3)
+    assert (named.name, named.batch_size, source.name) == ("validation data", 8, "a")
     assert isinstance(as_source(source), TensorSource)
     assert as_source(source, transform=torch.neg).transform is torch.neg
     assert source.transform is None

@@ -152,9 +152,9 @@ def job_of(
         os.chdir(folder)
     return Job(
         load_model(model, weights),
-        load_data(train, "train", "the training data"),
-        validation_data=None if val is None else load_data(val, "train", "the validation data"),
-        test_data=None if test is None else load_data(test, "test", "the test data"),
+        load_data(train, "train", "the training data", settings.batch_size),
+        validation_data=None if val is None else load_data(val, "train", "the validation data", settings.batch_size),
+        test_data=None if test is None else load_data(test, "test", "the test data", settings.batch_size),
         metric=load_object(metric, "the metric") if ":" in metric else metric,
         loss=None if loss is None else load_object(loss, "the loss"),
         hardware=hardware,

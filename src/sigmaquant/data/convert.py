@@ -28,7 +28,7 @@ def as_source(
     data: Any,
     *,
     batch_size: int = 128,
-    name: str = "data",
+    name: str | None = None,
     augment: Augment | None = None,
     transform: Transform | None = None,
 ) -> DataSource:
@@ -44,9 +44,9 @@ def as_source(
             - a torch ``Dataset`` of ``(input, target)`` pairs,
             - a ``DataLoader``, or a list or any other re-iterable of ``(inputs, targets)`` batches, which keep their
               own batch size,
-            - a `DataSource`, which is given back with what else is asked for.
+            - a `DataSource`, which is given back with its own batch size and with what else is asked for.
         batch_size: examples in a batch.
-        name: for messages, such as ``"training data"``.
+        name: for messages, such as ``"training data"``; None: a `DataSource`'s own, else ``"data"``.
         augment: takes the inputs of a batch and a `torch.Generator`; applied only when shuffling, for training.
         transform: takes the inputs of a batch; applied always, after `augment`.
 
@@ -59,10 +59,12 @@ def as_source(
         >>> source.examples, [len(targets) for _, targets in source.batches(shuffle=True, seed=1)]
         (10, [4, 4, 2])
     """
+    if name is None:
+        name = data.name if isinstance(data, DataSource) else "data"
     options: dict[str, Any] = {"batch_size": batch_size, "name": name, "augment": augment, "transform": transform}
     source: DataSource
     if isinstance(data, DataSource):
-        source = data.with_options(augment=augment, transform=transform)
+        source = data.with_options(name=name, augment=augment, transform=transform)
     elif _is_pair(data):
         source = TensorSource(data[0], data[1], **options)
     elif isinstance(data, TensorDataset) and len(data.tensors) == 2:

@@ -107,7 +107,7 @@ def load_model(spec: str, weights: Path | None = None) -> nn.Module:
     return model.eval()
 
 
-def load_data(spec: str, split: Literal["train", "test"], what: str) -> Any:
+def load_data(spec: str, split: Literal["train", "test"], what: str, batch_size: int = 128) -> Any:
     """Data for `sigmaquant.data.as_source`.
 
     ``cifar10:DIR`` reads the folder that `sigmaquant.data.cifar10` describes; ``cifar10:DIR?mean=R,G,B&std=R,G,B``
@@ -117,6 +117,7 @@ def load_data(spec: str, split: Literal["train", "test"], what: str) -> Any:
         spec: a factory, or ``cifar10:DIR``.
         split: which part of CIFAR-10.
         what: for messages.
+        batch_size: examples in a batch of CIFAR-10; what a factory gives keeps its own, or gets one from `as_source`.
 
     Raises:
         SigmaQuantError: the factory fails.
@@ -138,5 +139,5 @@ def load_data(spec: str, split: Literal["train", "test"], what: str) -> Any:
         if len(numbers) != 3:
             raise DataError(f"{what}: the {name} of {spec!r} must be three numbers, like {name}=0.5,0.5,0.5.")
         values[name] = numbers
-    data = cifar10_data(directory, mean=values["mean"], std=values["std"])
+    data = cifar10_data(directory, mean=values["mean"], std=values["std"], batch_size=batch_size)
     return data.train if split == "train" else data.test
