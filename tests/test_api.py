@@ -15,7 +15,6 @@ import tiny
 from sigmaquant import Budget, QuantizationResult
 from sigmaquant.errors import UnreachableBudgetError
 from sigmaquant.quant.numerics import weight_qmax
-from sigmaquant.runs import RunFiles
 from sigmaquant.training import student
 
 NAMES = ("0", "3", "5", "9")
@@ -152,20 +151,23 @@ def test_a_refused_run_overwrites_nothing(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
-def test_the_control_of_an_overwritten_run_is_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options: dict[str, Any] = {"control": True, "post_training": True, "run_dir": tmp_path / "run"}
-    tiny.run("6x", tiny.single(), **options)
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"train_data": tiny.data(400, 7)}])
+def test_the_control_of_an_overwritten_run_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
+) -> None:
+    options: dict[str, Any] = {"control": True, "post_training": True}
+    tiny.run("6x", tiny.single(), run_dir=tmp_path / "run", **options)
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    options.update(changed)
     with monkeypatch.context() as patch:
         patch.setattr("sigmaquant.job.run_control", stop)
         with pytest.raises(KeyboardInterrupt):
-            tiny.run("6x", tiny.single(), seed=1, overwrite=True, **options)
-    result = tiny.run("6x", tiny.single(), seed=1, resume=True, **options)
-    assert result.control is not None
-    assert RunFiles(tmp_path / "run" / "control").read_config()["settings"]["seed"] == 1
+            tiny.run("6x", tiny.single(), run_dir=tmp_path / "run", overwrite=True, **options)
+    result = tiny.run("6x", tiny.single(), run_dir=tmp_path / "run", resume=True, **options)
+    assert result.control == tiny.run("6x", tiny.single(), **options).control
 
 
 @pytest.mark.parametrize("sizes", [(64, 6), (64, 16, 6)])

@@ -258,7 +258,7 @@ def run_control(
         inner: Recorder = NullRecorder()
         if recorder is not None:
             config = {**recorder.read_config(), "settings": twin.settings.to_dict(), "extra_examples": extra_examples}
-            path = recorder.path / "control"
+            path = recorder.control_path
             begun = resume and RunFiles(path).is_of(config)  # else it is of a run that has been overwritten
             inner = stack.enter_context(
                 RunDirectory(path, config=config, resume=begun, overwrite=path.exists() and not begun)

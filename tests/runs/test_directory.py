@@ -101,6 +101,22 @@ def test_overwrite_discards_the_run_and_nothing_else(tmp_path: Path) -> None:
         assert run.read_config() == {"seed": 1}
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_discarded_run_takes_its_control_with_it(tmp_path: Path, killed: bool) -> None:
+    run, control = RunFiles(tmp_path), RunFiles(tmp_path / "control")
+    for files in (run, control):
+        with RunDirectory(files.path, config=CONFIG) as directory:
+            directory.save_state(0, {}, {})
+            directory.write_result({})
+        assert files.begun
+    if killed:  # an overwriting, before it came to the control
+        run.result_path.unlink()
+        run.state_path.unlink()
+    RunDirectory(tmp_path, config=CONFIG, resume=killed, overwrite=not killed).close()
+    assert not run.begun
+    assert not control.begun
+
+
 def test_a_refused_run_leaves_a_directory_that_the_next_one_may_have(tmp_path: Path) -> None:
     def refused(**options: bool) -> None:
         with pytest.raises(PlanError), RunDirectory(tmp_path / "run", config=CONFIG, **options):

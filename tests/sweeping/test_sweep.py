@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -160,7 +161,13 @@ def test_a_run_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_cannot_be_reached_is_told_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(UnreachableBudgetError):
         tiny_sweep(tmp_path / "s", ("6x", "40x"))
-    assert not (tmp_path / "s" / "size-6x").exists()
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["sweep.lock"]
+    tiny_sweep(tmp_path / "s", ("6x", "8x"))
+    before = {path: path.read_bytes() for path in (tmp_path / "s").iterdir() if path.is_file()}
+    with pytest.raises(UnreachableBudgetError):
+        tiny_sweep(tmp_path / "s", ("6x", "40x"), overwrite=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "s").iterdir() if path.is_file()} == before
+    assert tiny_sweep(tmp_path / "s", ("6x", "8x"), resume=True).met
 
 
 def test_another_strategy_begins_from_nothing(tmp_path: Path) -> None:
@@ -183,6 +190,45 @@ def test_runs_of_a_replaced_sweep_do_not_count_as_finished(tmp_path: Path, monke
     found = tiny_sweep(tmp_path / "s", ("6x", "8x"), seed=1, resume=True)
     assert [point.budget for point in found.points] == ["6x", "8x"]
     assert [config(tmp_path / "s" / point.run)["settings"]["seed"] for point in found.points] == [1, 1]
+
+
+CORRECTED = tiny.data(250, 7)
+"""Validation data that no configuration tells from `tiny.validation_data()`."""
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_no_result_of_a_replaced_sweep_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    tiny_sweep(tmp_path / "s", ("6x", "8x"))
+    with interrupted_at(monkeypatch, number):
+        tiny_sweep(tmp_path / "s", ("6x", "8x"), validation_data=CORRECTED, overwrite=True)
+    found = tiny_sweep(tmp_path / "s", ("6x", "8x"), validation_data=CORRECTED, resume=True)
+    fresh = tiny_sweep(tmp_path / "fresh", ("6x", "8x"), validation_data=CORRECTED)
+    found_points, fresh_points = ([replace(point, seconds=0) for point in one.points] for one in (found, fresh))
+    assert found_points == fresh_points
+
+
+def test_a_worker_that_dies_before_it_begins_does_not_bring_back_the_replaced_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks: list[workers.Task] = []
+
+    class Dying(workers.ThisProcess):
+        def wait(self, seconds: float) -> workers.Outcome | None:
+            assert self._task is not None
+            tasks.append(self._task)
+            if len(tasks) > 1:
+                return super().wait(seconds)
+            task, self._task = self._task, None
+            return workers.Outcome(task, SigmaQuantError("it died"), worker_died=True)
+
+    tiny_sweep(tmp_path / "s", ("6x", "8x"))
+    monkeypatch.setattr("sigmaquant.sweeping.run.ThisProcess", Dying)
+    tiny_sweep(tmp_path / "s", ("6x", "8x"), overwrite=True)
+    assert [(task.run, task.resume, task.overwrite) for task in tasks] == [
+        ("size-6x", False, True),
+        ("size-6x", False, True),
+        ("size-8x", False, True),
+    ]
 
 
 @pytest.mark.parametrize("text", ["{}", '{"sensitivity": [1], "float_test": null}', '{"sensitivity": {"a": {"x": 1}}'])

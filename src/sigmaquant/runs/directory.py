@@ -102,6 +102,8 @@ class RunDirectory(RunFiles):
             old = self.read_config()
             if resume:
                 same_configuration(self.path, old, first_difference(old, config))
+                if not self.begun:  # an overwriting may have been killed before it came to the control
+                    void(self.path)
                 self._truncate_trajectory(len(self.read_trajectory()))
                 return True
             if not overwrite:
@@ -118,10 +120,9 @@ class RunDirectory(RunFiles):
 
     def _discard(self) -> None:
         """Delete the old run except its configuration, whose replacement comes next: a kill leaves a run directory."""
+        void(self.path)
         try:
             for path in (
-                self.result_path,
-                self.state_path,
                 self.trajectory_path,
                 self.plan_path,
                 self.checkpoint_path,
@@ -262,3 +263,24 @@ class RunDirectory(RunFiles):
             os.truncate(self.trajectory_path, ends[lines])
         except OSError as error:
             raise storage_error(self.trajectory_path, error, "The steps are intact.") from error
+
+
+def void(path: Path) -> None:
+    """Let the run in a directory, and its control, count neither as finished nor as begun: it is about to be replaced.
+
+    The rest stays for the new run to discard. What is no run directory is left alone.
+
+    Raises:
+        StorageError: the directory cannot be written.
+    """
+    run = RunFiles(path)
+    for files in (run, RunFiles(run.control_path)):
+        try:
+            files.read_config()
+        except RunDirectoryError:
+            continue
+        try:
+            files.result_path.unlink(missing_ok=True)  # first: a state alone still leads to the old result
+            files.state_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(files.result_path, error, "The old run could not be discarded.") from error

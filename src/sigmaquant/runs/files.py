@@ -125,9 +125,19 @@ class RunFiles:
         return self.path / "state.json"
 
     @property
+    def control_path(self) -> Path:
+        """The run directory of the uniform control."""
+        return self.path / "control"
+
+    @property
     def finished(self) -> bool:
         """Whether the run has a result."""
         return self.result_path.exists()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything that a resumed run would not do again."""
+        return self.finished or self.state_path.exists()
 
     def read_config(self) -> dict[str, Any]:
         """The configuration that the run was started with.

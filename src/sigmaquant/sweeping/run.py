@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -160,28 +161,28 @@ def sweep_job(
     job = make()
     config = {**job.config, "budgets": [budget.to_dict() for budget in named.values()]}
     with SweepDirectory(out, config, resume=resume, overwrite=overwrite) as directory:
-        with task(progress, "statistics"):
-            session = _prepare(job, named, directory)
-        limits = {run: session.for_budget(budget).limits.upper[RESOURCE[swept]] for run, budget in named.items()}
-        linked = job.settings.strategy == "sigma"
-        runs = Runs(directory, named, limits, RESOURCE[swept], job.config, overwrite, linked)
-        if parallel:
-            statistics = job.statistics
-            del session, job  # the workers have their own
-            workers: Workers = RayWorkers(make, statistics, min(jobs, len(named)), address)
+        workers: Workers
+        if parallel:  # before anything slow: the cluster may not be there
+            workers = RayWorkers(make, job.statistics, min(jobs, len(named)), address)
         else:
             workers = ThisProcess(job, progress)
-        try:
+        with closing(workers):
+            with task(progress, "statistics"):
+                session = _prepare(job, named, directory)
+            limits = {run: session.for_budget(budget).limits.upper[RESOURCE[swept]] for run, budget in named.items()}
+            directory.begin(named)
+            write_text_atomic(directory.statistics_path, dumps(job.statistics.to_dict()))
+            runs = Runs(directory, named, limits, RESOURCE[swept], job.config, job.settings.strategy == "sigma")
+            if parallel:
+                del session, job  # the workers have their own
             with task(progress, f"sweep of {swept}", len(named)):
                 runs.work(workers, progress)
-        finally:
-            workers.close()
         return _finish(runs)
 
 
 def _prepare(job: Job, named: dict[str, Budget], directory: SweepDirectory) -> Session:
     """Refuse what cannot be reached, and measure what all runs share, once."""
-    if directory.statistics_path.exists():
+    if directory.resumed and directory.statistics_path.exists():
         job.statistics.__dict__.update(_kept_statistics(directory.statistics_path).__dict__)
     session = job.session(next(iter(named.values())))
     for budget in named.values():
@@ -190,7 +191,6 @@ def _prepare(job: Job, named: dict[str, Budget], directory: SweepDirectory) -> S
     trains_first = job.settings.strategy == "sigma" and job.settings.trains and job.settings.cycle_examples > 0
     if not trains_first and job.settings.strategy not in ("uniform", "random", "greedy"):
         session.sensitivity(session.graph)
-    write_text_atomic(directory.statistics_path, dumps(job.statistics.to_dict()))
     return session
 
 

@@ -40,7 +40,6 @@ class Runs:
         limits: the swept limit of each.
         resource: the swept cost.
         config: what the configurations of all runs have in common.
-        overwrite: whether runs of an earlier sweep may be discarded.
         linked: whether runs begin from each other.
     """
 
@@ -51,14 +50,11 @@ class Runs:
         limits: dict[str, float],
         resource: str,
         config: Mapping[str, Any],
-        overwrite: bool,
         linked: bool,
     ) -> None:
         self.directory, self.named, self.limits, self.resource = directory, named, limits, resource
         self.config, self.linked = config, linked
-        # A sweep that replaces another one and is interrupted leaves runs of both.
-        self.overwrite = overwrite or directory.resumed
-        self.finished = [run for run in named if directory.resumed and self._ours(run) and self.files(run).finished]
+        self.finished = [run for run in named if self._ours(run) and self.files(run).finished]
         self.pending = [run for run in named if run not in self.finished]
         self.running: list[str] = []
         self.failed: dict[str, str] = {}
@@ -113,11 +109,10 @@ class Runs:
         return next_budget(self.pending, self.running, self.finished, self.limits)
 
     def _begun(self, run: str) -> bool:
-        known = self.directory.resumed or run in self._deaths
-        return known and self._ours(run)
+        return self._ours(run) and self.files(run).begun
 
     def _ours(self, run: str) -> bool:
-        """Whether there is a run of this very sweep, and none that it replaces."""
+        """Whether the run's folder is of this sweep's configuration; `SweepDirectory.begin` has voided older ones."""
         config = {**self.config, "budget": self.named[run].to_dict()}
         return self.files(run).is_of(config, besides=("start",))  # that is a matter of which runs had finished
 
@@ -128,7 +123,7 @@ class Runs:
             start = self.files(run).read_config().get("start")
             return Task(run, budget, path, None if start is None else path.parent / start["run"], resume=True)
         other = nearest(run, self.finished, self.limits) if self.linked else None
-        there = self.overwrite and self.files(run).config_path.exists()
+        there = self.files(run).config_path.exists()  # of a sweep that this one replaces, or without a step
         return Task(run, budget, path, None if other is None else path.parent / other, overwrite=there)
 
     def points(self) -> tuple[Point, ...]:
