@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from sigmaquant.errors import MeasurementError
+from sigmaquant.errors import MeasurementError, StorageError
 from sigmaquant.hardware.profile import Method, load_profile
 from sigmaquant.hardware.profiled import ProfiledCosts
 from sigmaquant.measurement.fit import Measured, fit_profile
@@ -117,6 +117,13 @@ def test_a_measurement_goes_on_where_it_was(tmp_path, monkeypatch):
     assert {entry.w_bits for entry in profile.compute.table} == {8}
     lines = [json.loads(line) for line in (tmp_path / "toy.json.measurements.jsonl").read_text().splitlines()]
     assert len(lines) == 2 * count
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_built(tmp_path):
+    (tmp_path / "file").write_text("")
+    options = {"name": "toy", "out": tmp_path / "toy.json", "models": tmp_path / "file" / "models"}
+    with pytest.raises(StorageError, match="Nothing was measured"):
+        measure_device(CommandRunner("device {model}"), None, ".onnx", **options)
 
 
 def test_of_the_repeats_the_fastest_counts(tmp_path):

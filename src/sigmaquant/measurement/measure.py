@@ -16,7 +16,7 @@ from sigmaquant.measurement.fit import Fit, Measured, fit_profile
 from sigmaquant.measurement.micro import build, micro_models
 from sigmaquant.measurement.runner import CommandRunner
 from sigmaquant.runs import NullProgress, Progress, task
-from sigmaquant.runs.atomic import write_text_atomic
+from sigmaquant.runs.atomic import storage_error, write_text_atomic
 
 Write = Callable[[IntegerModel, Path], None]
 
@@ -54,7 +54,7 @@ def measure_device(
 
     Raises:
         MeasurementError: the runner fails or prints no latency; fewer than two bitwidths are not an error.
-        ExportError, MissingExtraError: the models cannot be written.
+        ExportError, MissingExtraError, StorageError: the models cannot be written.
     """
     progress = progress or NullProgress()
     micros = micro_models(tuple(weight_bits))
@@ -62,11 +62,14 @@ def measure_device(
     known = _read(notes, runner.template, runs)
     if repeats < 1:
         raise MeasurementError(f"repeats is {repeats}; every model is measured at least once.")
-    built = [(micro, *build(micro)) for micro in micros]
     with ExitStack() as stack:
         if models is None:
             models = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sigmaquant-")))
-        models.mkdir(parents=True, exist_ok=True)
+        try:
+            models.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(models, error, "Nothing was measured.") from error
+        built = [(micro, *build(micro)) for micro in micros]
         stack.enter_context(task(progress, "measuring", repeats * len(micros)))
         for turn in range(repeats):
             for micro, _, _, integers in built:
