@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,8 +23,10 @@ from sigmaquant.errors import (
     UnreachableBudgetError,
 )
 from sigmaquant.job import Job
-from sigmaquant.runs import RunFiles
+from sigmaquant.runs import NullProgress, RunFiles
+from sigmaquant.search.problem import SearchProblem
 from sigmaquant.search.session import Statistics
+from sigmaquant.search.strategies import STRATEGIES, Evidence
 from sigmaquant.sweeping import workers
 
 SIZES = ("6x", "8x", "9x")
@@ -170,6 +171,22 @@ def test_what_cannot_be_reached_is_told_before_anything_runs(tmp_path: Path) -> 
     assert tiny_sweep(tmp_path / "s", ("6x", "8x"), resume=True).met
 
 
+def test_a_worker_is_given_the_users_own_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lowest(problem: SearchProblem, evidence: Evidence) -> dict[str, int]:
+        return dict(problem.lowest)
+
+    def other_process(make: Any, statistics: Statistics, *_: Any) -> workers.ThisProcess:
+        monkeypatch.delitem(STRATEGIES, "lowest")
+        return workers.ThisProcess(pickle.loads(pickle.dumps(make))(statistics=statistics), NullProgress())
+
+    monkeypatch.setitem(STRATEGIES, "lowest", lowest)
+    pickle = pytest.importorskip("ray.cloudpickle", reason="needs Ray: pip install 'sigmaquant[ray]'")
+    monkeypatch.setattr("sigmaquant.sweeping.run.RayWorkers", other_process)
+    found = tiny_sweep(tmp_path / "s", ("6x", "8x"), strategy="lowest", jobs=2)
+    assert found.failed == {}
+    assert set(RunFiles(found.path / "size-6x").read_plan().weights.values()) == {2}
+
+
 def test_another_strategy_begins_from_nothing(tmp_path: Path) -> None:
     found = tiny_sweep(tmp_path / "s", ("6x", "8x"), strategy="ilp")
     assert [point.started_from for point in found.points] == ["", ""]
@@ -250,36 +267,6 @@ def test_without_ray_several_workers_name_the_extra(tmp_path: Path, monkeypatch:
     with pytest.raises(MissingExtraError, match=r"sigmaquant\[ray\]"):
         tiny_sweep(tmp_path / "s", jobs=2)
     assert not (tmp_path / "s").exists()
-
-
-def test_a_ray_that_the_caller_has_started_is_used_and_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[Any] = []
-
-    class Remote:
-        def options(self, **resources: Any) -> Remote:
-            return self
-
-        def remote(self, *arguments: Any) -> Any:
-            return SimpleNamespace(run=SimpleNamespace(remote=lambda task: f"result of {task}"))
-
-    ray = SimpleNamespace(
-        is_initialized=lambda: True,
-        put=lambda value: value,
-        remote=lambda kind: Remote(),
-        kill=lambda actor: said.append("kill"),
-        wait=lambda results, timeout: (results, []),
-        get=lambda result: None,
-    )  # it has neither init nor shutdown
-    monkeypatch.setattr(workers, "import_ray", lambda: ray)
-    made = workers.RayWorkers(lambda: None, Statistics(), jobs=2)
-    made.submit("first")
-    outcome = made.wait(1.0)
-    assert outcome is not None
-    assert outcome.task == "first"
-    assert outcome.error is None
-    made.submit("second")
-    made.close()
-    assert said == ["kill"]
 
 
 def test_command_line(tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ class SweepDirectory:
             return
         for run in runs:
             void(self.path / run)
-        self._remove(self.statistics_path, self.frontier_path, *RunFiles(self.path).report_paths)
+        reports = (*RunFiles(self.path).report_paths, self.path / "report_runs.csv")
+        self._remove(self.statistics_path, self.frontier_path, *reports)
         self._write_config(self.config_path)
         self._remove(self.new_config_path)
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from sigmaquant.budget import Budget
@@ -23,6 +24,7 @@ from sigmaquant.runs.documents import dumps
 from sigmaquant.runs.files import read_document
 from sigmaquant.search.session import Session, Statistics
 from sigmaquant.search.settings import Settings
+from sigmaquant.search.strategies import STRATEGIES, Strategy
 from sigmaquant.sweeping.files import SweepDirectory, run_names
 from sigmaquant.sweeping.frontier import Point
 from sigmaquant.sweeping.runs import RESOURCE, Runs
@@ -114,8 +116,10 @@ def sweep(
         >>> [point.run for point in found.points], found.met
         (['size-2x', 'size-2.5x'], True)
     """
+    settings = make_settings(settings, options)
     make = partial(
-        Job,
+        _make_job,
+        STRATEGIES.get(settings.strategy),
         model,
         train_data,
         validation_data=validation_data,
@@ -123,12 +127,19 @@ def sweep(
         metric=metric,
         loss=loss,
         hardware=hardware,
-        settings=make_settings(settings, options),
+        settings=settings,
         device=device,
     )
     return sweep_job(
         make, budgets, out, jobs=jobs, address=address, resume=resume, overwrite=overwrite, progress=progress
     )
+
+
+def _make_job(strategy: Strategy | None, *arguments: Any, settings: Settings, **options: Any) -> Job:
+    """`Job`, also in a worker process, which does not know a strategy that the user's program has registered."""
+    if strategy is not None:
+        STRATEGIES.setdefault(settings.strategy, strategy)
+    return Job(*arguments, settings=settings, **options)
 
 
 def sweep_job(
@@ -163,7 +174,8 @@ def sweep_job(
     with SweepDirectory(out, config, resume=resume, overwrite=overwrite) as directory:
         workers: Workers
         if parallel:  # before anything slow: the cluster may not be there
-            workers = RayWorkers(make, job.statistics, min(jobs, len(named)), address)
+            on_gpu = torch.device(job.device.name).type == "cuda"
+            workers = RayWorkers(make, job.statistics, min(jobs, len(named)), address, on_gpu)
         else:
             workers = ThisProcess(job, progress)
         with closing(workers):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from sigmaquant.job import Job
 from sigmaquant.runs import Progress
 from sigmaquant.search.session import Statistics
 from sigmaquant.search.start import Start
+from sigmaquant.sweeping.shares import share
 
 log = logging.getLogger("sigmaquant")
 
@@ -156,19 +158,22 @@ class RayWorkers:
 
     Args:
         make: makes the job in each worker.
-        statistics: what is known already.
+        statistics: what is known already, when the first task is submitted.
         jobs: number of workers.
         address: of a Ray cluster; None: this machine alone.
-        threads: of each worker; None: this machine's cores shared out.
+        on_gpu: whether the workers compute on GPUs.
+        threads: of each worker; None: the machines' cores shared out.
 
     Raises:
         MissingExtraError: Ray is not installed.
+        SigmaQuantError: there is no cluster at the address, or it has no room for so many workers.
     """
 
     make: JobMaker
     statistics: Statistics
     jobs: int
     address: str | None = None
+    on_gpu: bool = False
     threads: int | None = None
     _idle: list[Any] = field(default_factory=list)
     _busy: dict[Any, tuple[Any, Task]] = field(default_factory=dict)
@@ -177,24 +182,38 @@ class RayWorkers:
         # Ray leaves workers in other sessions' process groups alone, asks nobody for updates, and opens no web page.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._ray = import_ray()
-        cores = os.cpu_count() or 1
-        self._threads = self.threads or max(1, cores // self.jobs)
         self._ours = not self._ray.is_initialized()
-        if not self._ours:
-            log.info("the workers run on the Ray that this program has started")
-        elif self.address is None:
-            with _same_imports():
-                self._ray.init(
-                    num_cpus=self.jobs * self._threads,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level="error",
-                )
+        if self._ours:
+            self._start()
         else:
-            self._ray.init(address=self.address, log_to_driver=False, logging_level="error")
+            log.info("the workers run on the Ray that this program has started")
+        try:
+            machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            each = share(machines, self.jobs, on_gpu=self.on_gpu, threads=self.threads)
+        except BaseException:
+            self.close()
+            raise
+        self._threads = each.threads
         self._make = self._ray.put(self.make)
-        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        self._actor = self._ray.remote(_Process).options(num_cpus=self._threads, num_gpus=min(1, gpus / self.jobs))
+        self._actor = self._ray.remote(_Process).options(num_cpus=each.threads, num_gpus=each.gpus)
+
+    def _start(self) -> None:
+        quiet = {"log_to_driver": False, "logging_level": "error"}
+        if self.address is None:
+            cores = self.jobs * (self.threads or max(1, (os.cpu_count() or 1) // self.jobs))
+            gpus = torch.cuda.device_count() if self.on_gpu else 0
+            with _same_imports():  # "local": whatever cluster Ray might find here is not asked for
+                self._ray.init("local", num_cpus=cores, num_gpus=gpus, include_dashboard=False, **quiet)
+            return
+        try:
+            knock(self.address)
+            self._ray.init(self.address, **quiet)
+        except (OSError, RuntimeError, ValueError, ImportError) as error:
+            reason = why_it_died(str(error) or type(error).__name__)
+            raise SigmaQuantError(
+                f"no Ray cluster answers at {self.address!r} ({reason}). Check the address and, with ray status, that "
+                "the cluster runs; without an address the workers run on this machine."
+            ) from error
 
     @property
     def free(self) -> int:
@@ -216,9 +235,12 @@ class RayWorkers:
         actor, task = self._busy.pop(done[0])
         try:
             message = self._ray.get(done[0])
-        except self._ray.exceptions.RayActorError as error:
+        except self._ray.exceptions.RayTaskError as error:  # no error of this project: of the user's code, or of CUDA
+            message = f"its worker failed: {why_it_died(str(error))}"
+        except self._ray.exceptions.RayError as error:  # killed, for want of memory or otherwise, or out of reach
             reason = why_it_died(str(error))
             log.warning("the worker of %s died: %s", task.run, reason)
+            self._ray.kill(actor)  # one that is only out of reach would keep the run's lock
             return Outcome(task, SigmaQuantError(f"its worker process died: {reason}"), worker_died=True)
         self._idle.append(actor)
         return Outcome(task, None if message is None else SigmaQuantError(message))
@@ -246,6 +268,20 @@ def _same_imports() -> Iterator[None]:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = before
+
+
+def knock(address: str) -> None:
+    """Whether anything listens at a cluster's address: Ray would try for a quarter of an hour before it gives up.
+
+    Args:
+        address: such as ``"10.0.0.1:6379"`` or ``"ray://head:10001"``; one without a port is left to Ray.
+
+    Raises:
+        OSError: nothing does.
+    """
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def why_it_died(text: str) -> str:
