@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 DIGITS := examples/digits.py
 # Idle threads that spin long take the cores from the others, those that sleep at once wake late: docs/decisions/011-threads.md.
 export GOMP_SPINCOUNT ?= 10000
+# Where bytecode may not be kept, each of the tests' many processes would compile PyTorch anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help venv demo test lint typecheck docs clean
 
