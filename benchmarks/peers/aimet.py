@@ -125,7 +125,7 @@ def quantize(task: Task) -> Outcome:
         # user code: begin (trained)
         sim = simulation(network, example, pixels, plan)
         ranges = [p for _, p in sim.named_quantizer_parameters()]
-        training = train(sim.model, task.network, task.train, task.epochs, task.seed, ranges, task.lr)
+        training = train(sim.model, task.network, task.train, task.epochs, task.seed, task.lr, ranges)
         reestimate_bn_stats(sim.model, list(batches(task.train, 4096, task.seed + 1)), num_batches=32)
         # user code: end
         search_cpu += cpu_seconds() - started - training

@@ -32,7 +32,6 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VALIDATION = 2000
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 KEY = ("peer", "stage", "size", "seed", "epochs", "lr")
-LR = 0.03
 POST_TRAINING, TRAINED = "post-training", "trained"
 
 
@@ -299,7 +298,7 @@ def main(
     parser.add_argument("--stages", default=POST_TRAINING, help=f"of {', '.join(stages)}")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--epochs", type=float, default=1.7, help="passes over the 48,000 images where it trains")
-    parser.add_argument("--lr", type=float, default=LR, help="peak learning rate where it trains")
+    parser.add_argument("--lr", type=float, default=0.03, help="peak learning rate where it trains")
     parser.add_argument("--calibration", type=int, default=1024, help="images to calibrate on")
     parser.add_argument("--cache", type=Path, default=Path("results/peers-cache"))
     parser.add_argument("--row", help=argparse.SUPPRESS)  # size, stage and seed of a child process

@@ -62,7 +62,7 @@ def quantize(task: Task) -> Outcome:
         # user code: begin (trained)
         init = mct.qat.pytorch_quantization_aware_training_init_experimental
         network, _ = init(task.network, **given)
-        training = train(network, task.network, task.train, task.epochs, task.seed, lr=task.lr)
+        training = train(network, task.network, task.train, task.epochs, task.seed, task.lr)
         network = mct.qat.pytorch_quantization_aware_training_finalize_experimental(network)
         # user code: end
     else:

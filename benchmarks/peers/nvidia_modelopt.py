@@ -56,7 +56,7 @@ def quantize(task: Task) -> Outcome:
     training = 0.0
     if task.stage == TRAINED:
         # user code: begin (trained)
-        training = train(network, task.network, task.train, task.epochs, task.seed, lr=task.lr)
+        training = train(network, task.network, task.train, task.epochs, task.seed, task.lr)
         # user code: end
     return Outcome(network.eval(), plan_of(network, task), partial(export, network, task), 0.0, training)
 

@@ -159,7 +159,7 @@ def adopted(cifar: Iterable[Row], rows: list[Row], date: str, settings: str = '{
                 "size": row["size"],
                 "seed": row["seed"],
                 "epochs": row["epochs"],
-                "lr": 0.03,
+                "lr": json.loads(settings)["lr"],
                 "test_top1": row["test_top1"],
                 "weight_bytes": row["weight_bytes"],
                 "plan": row["weights"],

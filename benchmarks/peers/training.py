@@ -48,8 +48,8 @@ def train(
     images: Images,
     epochs: float,
     seed: int,
+    lr: float,
     ranges: list[nn.Parameter] | None = None,
-    lr: float = 0.03,
     scale_lr: float = 0.002,
 ) -> float:
     """Train in place; the network is left in evaluation mode.
@@ -60,8 +60,8 @@ def train(
         images: to train on.
         epochs: may be fractional.
         seed: of order and augmentation.
-        ranges: parameters of the quantizers, if they are learnt.
         lr: peak learning rate.
+        ranges: parameters of the quantizers, if they are learnt.
         scale_lr: the same of `ranges`.
 
     Returns:

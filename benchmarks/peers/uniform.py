@@ -88,7 +88,7 @@ def quantize(task: Task) -> Outcome:
     if task.stage == TRAINED:
         # user code: begin (trained)
         ranges = [p for module in wrapped for p in (module.scale, module.input_scale)]
-        training = train(network, task.network, task.train, task.epochs, task.seed, ranges, task.lr)
+        training = train(network, task.network, task.train, task.epochs, task.seed, task.lr, ranges)
         # user code: end
     plan = dict.fromkeys(weight_counts(task.network), bits)
     return Outcome(network, plan, partial(export, network), 0.0, training)
