@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,12 @@ def load_quantized(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
     return network.eval()
 
 
-def batch_size_of(run: str | Path) -> int:
-    """Examples in a batch of a run. An evaluation repeats them: how a sum of floats is rounded depends on its batches.
+def batch_size_of(config: Mapping[str, Any]) -> int:
+    """Examples in a batch of a run, by its configuration.
 
-    Raises:
-        RunDirectoryError: no run directory.
+    An evaluation repeats them: how a sum of floats is rounded depends on its batches.
     """
-    size: int = RunFiles(run).read_config().get("settings", {}).get("batch_size", Settings.batch_size)
+    size: int = config.get("settings", {}).get("batch_size", Settings.batch_size)
     return size
 
 
@@ -89,7 +89,7 @@ def evaluate_run(
     """
     where, scorer = choose_device(device), find_metric(metric)
     config = RunFiles(run).read_config()
-    source = as_source(data, batch_size=batch_size_of(run), name="evaluation data")
+    source = as_source(data, batch_size=batch_size_of(config), name="evaluation data")
     example = source.example()
     small = tuple(x[:2] for x in (example if isinstance(example, tuple) else (example,)))
     network = load_quantized(model, small, run)

@@ -28,11 +28,11 @@ from sigmaquant.cli.common import (
 from sigmaquant.cli.options import DEFAULTS
 from sigmaquant.data import as_source
 from sigmaquant.errors import SigmaQuantError
-from sigmaquant.frontends.factories import load_data, load_model, load_object
+from sigmaquant.frontends.factories import load_data, load_inputs, load_model, load_object
 from sigmaquant.hardware.profile import load_profile
 from sigmaquant.inspection import inspect_model
 from sigmaquant.loading import batch_size_of, evaluate_run
-from sigmaquant.runs import make_progress
+from sigmaquant.runs import RunFiles, make_progress
 from sigmaquant.statistics import SigmaVariant
 
 
@@ -84,13 +84,8 @@ def quantize_command(
     budget = options.make_budget(limits, size_counts)
     with stdout_is_ours(json_output), interruptible(out):
         result = quantize(
-            load_model(model, weights),
-            load_data(train, "train", "the training data", batch_size),
+            **load_inputs(model, weights, train, val, test, metric, loss, batch_size),
             budget=budget,
-            validation_data=None if val is None else load_data(val, "train", "the validation data", batch_size),
-            test_data=None if test is None else load_data(test, "test", "the test data", batch_size),
-            metric=load_object(metric, "the metric") if ":" in metric else metric,
-            loss=None if loss is None else load_object(loss, "the loss"),
             hardware=hardware,
             run_dir=out,
             resume=resume,
@@ -162,7 +157,7 @@ def evaluate_command(
     with stdout_is_ours(json_output):
         scores = evaluate_run(
             load_model(model, weights),
-            load_data(data, "test", "the data", batch_size_of(run)),
+            load_data(data, "test", "the data", batch_size_of(RunFiles(run).read_config())),
             run,
             metric=load_object(metric, "the metric") if ":" in metric else metric,
             device=device,

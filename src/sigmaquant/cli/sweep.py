@@ -27,7 +27,7 @@ from sigmaquant.cli.common import (
 )
 from sigmaquant.cli.options import DEFAULTS
 from sigmaquant.errors import SigmaQuantError
-from sigmaquant.frontends.factories import load_data, load_model, load_object
+from sigmaquant.frontends.factories import load_inputs
 from sigmaquant.job import Job
 from sigmaquant.runs import make_progress
 from sigmaquant.search.session import Statistics
@@ -151,12 +151,7 @@ def job_of(
     if Path.cwd() != folder and folder.is_dir():
         os.chdir(folder)
     return Job(
-        load_model(model, weights),
-        load_data(train, "train", "the training data", settings.batch_size),
-        validation_data=None if val is None else load_data(val, "train", "the validation data", settings.batch_size),
-        test_data=None if test is None else load_data(test, "test", "the test data", settings.batch_size),
-        metric=load_object(metric, "the metric") if ":" in metric else metric,
-        loss=None if loss is None else load_object(loss, "the loss"),
+        **load_inputs(model, weights, train, val, test, metric, loss, settings.batch_size),
         hardware=hardware,
         settings=settings,
         device=device,

@@ -141,3 +141,28 @@ def load_data(spec: str, split: Literal["train", "test"], what: str, batch_size:
         values[name] = numbers
     data = cifar10_data(directory, mean=values["mean"], std=values["std"], batch_size=batch_size)
     return data.train if split == "train" else data.test
+
+
+def load_inputs(
+    model: str,
+    weights: Path | None,
+    train: str,
+    val: str | None,
+    test: str | None,
+    metric: str,
+    loss: str | None,
+    batch_size: int,
+) -> dict[str, Any]:
+    """All that `quantize` and `Job` are given by name, under the names of their arguments.
+
+    Raises:
+        SigmaQuantError: see `load_model`, `load_data` and `load_object`.
+    """
+    return {
+        "model": load_model(model, weights),
+        "train_data": load_data(train, "train", "the training data", batch_size),
+        "validation_data": None if val is None else load_data(val, "train", "the validation data", batch_size),
+        "test_data": None if test is None else load_data(test, "test", "the test data", batch_size),
+        "metric": load_object(metric, "the metric") if ":" in metric else metric,
+        "loss": None if loss is None else load_object(loss, "the loss"),
+    }

@@ -119,11 +119,10 @@ class SearchProblem:
     @cached_property
     def movable(self) -> tuple[str, ...]:
         """The limited resources that some layer's bitwidth changes: peak activation memory is none."""
-        tables = {resource: self.costs[resource] for resource in self.upper}
         return tuple(
             resource
-            for resource, table in tables.items()
-            if any(len({table[name][bits] for bits in allowed}) > 1 for name, allowed in self.choices.items())
+            for resource in self.upper
+            if any(len({self.price(resource, name, b) for b in allowed}) > 1 for name, allowed in self.choices.items())
         )
 
     def binding(self, bits: Bits) -> str | None:

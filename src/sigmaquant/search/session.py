@@ -268,15 +268,17 @@ class Session:
             spared = upper[resource] * (1 - self.costs.reserve.get(resource, 0.0))
             least = value * (1 + 1e-9)  # what only just fits may still be asked for
             upper[resource] = max(spared, min(least, upper[resource]))
-            free = [table for table in costs[resource].values() if len(table) > 1]  # pins are told by `check_reachable`
-            if free and all(len(set(table.values())) == 1 for table in free) and ratios[resource] > 1:
+        elements = {spec.name: spec.elements for spec in self.graph.layers}
+        problem = SearchProblem(self.choices, costs, fixed, upper, elements)
+        free = any(len(allowed) > 1 for allowed in self.choices.values())  # pins are told by `check_reachable`
+        for resource, limit in limits.upper.items():
+            if free and resource not in problem.movable and ratios[resource] > 1:
                 raise UnreachableBudgetError(
-                    f"{resource} is {format_cost(resource, value)}, the limit is "
-                    f"{format_cost(resource, limits.upper[resource])}, and no weight bitwidth changes it. "
+                    f"{resource} is {format_cost(resource, problem.total(problem.lowest, resource))}, the limit is "
+                    f"{format_cost(resource, limit)}, and no weight bitwidth changes it. "
                     "Raise the limit, or lower the activation bitwidths."
                 )
-        elements = {spec.name: spec.elements for spec in self.graph.layers}
-        return SearchProblem(self.choices, costs, fixed, upper, elements)
+        return problem
 
 
 def some(source: DataSource, count: int, seed: int) -> DataSource:

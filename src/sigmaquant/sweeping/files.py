@@ -10,10 +10,11 @@ from typing import Any
 
 from sigmaquant.budget import Budget
 from sigmaquant.errors import BudgetError, RunDirectoryError, SigmaQuantError
+from sigmaquant.report.write import NAME, number_files
 from sigmaquant.runs.atomic import remove_leftovers, storage_error, write_text_atomic
 from sigmaquant.runs.directory import void
 from sigmaquant.runs.documents import dumps, first_difference, plain
-from sigmaquant.runs.files import RunFiles, read_document, same_configuration
+from sigmaquant.runs.files import read_document, same_configuration
 from sigmaquant.runs.lock import RunLock
 
 SCHEMA, SCHEMA_VERSION = "sigmaquant.sweeping", 1
@@ -99,8 +100,8 @@ class SweepDirectory:
             return
         for run in runs:
             void(self.path / run)
-        reports = (*RunFiles(self.path).report_paths, self.path / "report_runs.csv")
-        self._remove(self.statistics_path, self.frontier_path, *reports)
+        page = self.path / NAME
+        self._remove(self.statistics_path, self.frontier_path, page, *number_files(page, runs=2).values())
         self._write_config(self.config_path)
         self._remove(self.new_config_path)
 

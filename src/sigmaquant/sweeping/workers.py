@@ -200,7 +200,7 @@ class RayWorkers:
     def _start(self) -> None:
         quiet = {"log_to_driver": False, "logging_level": "error"}
         if self.address is None:
-            cores = self.jobs * (self.threads or max(1, (os.cpu_count() or 1) // self.jobs))
+            cores = max(os.cpu_count() or 1, self.jobs * (self.threads or 1))
             gpus = torch.cuda.device_count() if self.on_gpu else 0
             with _same_imports():  # "local": whatever cluster Ray might find here is not asked for
                 self._ray.init("local", num_cpus=cores, num_gpus=gpus, include_dashboard=False, **quiet)
