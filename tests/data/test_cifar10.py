@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from command import main, refused
 from sigmaquant.data import DataSource, cifar10_arrays, cifar10_classes, cifar10_data
@@ -65,9 +64,8 @@ def test_data(folder: Path) -> None:
 def test_the_command_line_decides_the_batch_size(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[DataSource] = []
 
-    def stop(_model: nn.Module, *sources: Any, **options: Any) -> None:
-        given = (*sources, *(value for name, value in options.items() if name.endswith("_data")))
-        seen.extend(source for source in given if isinstance(source, DataSource))
+    def stop(*given: Any, **named: Any) -> None:
+        seen.extend(source for source in (*given, *named.values()) if isinstance(source, DataSource))
         raise SigmaQuantError("stop")
 
     for verb in ("quantize", "evaluate_run"):
@@ -82,7 +80,7 @@ def test_the_command_line_decides_the_batch_size(folder: Path, tmp_path: Path, m
     seen.clear()
     assert refused(main(*given)) == "error: stop"
     assert [source.batch_size for source in seen] == [cifar10_data(folder).train.batch_size] * 3 == [128] * 3
-    monkeypatch.setattr("sigmaquant.cli.sweep.sweep_job", lambda make, *_, **__: stop(net, *vars(make().data).values()))
+    monkeypatch.setattr("sigmaquant.cli.sweep.sweep_job", lambda make, *_, **__: stop(*vars(make().data).values()))
     seen.clear()
     assert refused(main("sweep", *given[1:-1], "6x,8x", "--out", tmp_path / "s", "--batch-size", 6)) == "error: stop"
     names = [(source.name, source.batch_size) for source in seen]

@@ -143,7 +143,7 @@ def test_scores_of_other_metrics_are_no_percentages(tmp_path: Path) -> None:
     assert score_text(-1.25, run) == "-1.2500"
     text = page_of(tmp_path / "run")
     assert "Score (negative_error)" in text
-    assert judged(run) == "The search was judged on 2,048 of 5,000 validation examples; the verdict is on all of them."
+    assert judged(run) == "The search was judged on 2,048 of 5,000 validation examples, the rest on all of them."
 
 
 def test_a_failed_file_says_what_it_needs(tmp_path: Path) -> None:

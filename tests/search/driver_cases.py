@@ -69,11 +69,13 @@ def without_seconds(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class Scripted:
-    """A judge that gives the accuracies it is told to, one for each call, and the last one from then on."""
+    """A judge that says what it is told to, once for each call, and the last from then on.
 
-    def __init__(self, *accuracies: float) -> None:
-        self.accuracies = list(accuracies)
+    An accuracy alone goes with a divergence that falls as it rises.
+    """
+
+    def __init__(self, *judgements: float | Judgement) -> None:
+        self.judgements = [j if isinstance(j, Judgement) else Judgement(j, 1 - j) for j in judgements]
 
     def __call__(self, network: Any) -> Judgement:
-        accuracy = self.accuracies.pop(0) if len(self.accuracies) > 1 else self.accuracies[0]
-        return Judgement(accuracy, 1 - accuracy)
+        return self.judgements.pop(0) if len(self.judgements) > 1 else self.judgements[0]

@@ -201,19 +201,18 @@ def test_seeds_differ_by_purpose_step_and_run() -> None:
 
 
 def test_better_is_feasible_then_less_violated_then_what_the_objective_wants() -> None:
-    limits = session(Budget(size="8x", accuracy="90 %")).limits
     search = driver(Budget(size="8x", accuracy="90 %"))
 
     def standing(bits: int, accuracy: float) -> Standing:
         plan = search.session.plan(dict.fromkeys(graph().layer, bits))
         return search._standing(plan, Scripted(accuracy)(None))
 
-    assert standing(2, 0.9).better_than(standing(8, 0.99), "feasible", limits)
-    assert standing(2, 0.89).better_than(standing(2, 0.8), "feasible", limits)
-    assert standing(2, 0.3).better_than(standing(4, 0.9), "feasible", limits), "costs first: they do not train away"
-    assert standing(4, 0.3).better_than(standing(8, 0.9), "feasible", limits)
-    assert standing(2, 0.95).better_than(standing(2, 0.94), "accurate", limits)
-    assert not standing(2, 0.95).better_than(standing(2, 0.95), "feasible", limits)
+    assert standing(2, 0.9).better_than(standing(8, 0.99), "feasible")
+    assert standing(2, 0.89).better_than(standing(2, 0.8), "feasible")
+    assert standing(2, 0.3).better_than(standing(4, 0.9), "feasible"), "costs first: they do not train away"
+    assert standing(4, 0.3).better_than(standing(8, 0.9), "feasible")
+    assert standing(2, 0.95).better_than(standing(2, 0.94), "accurate")
+    assert not standing(2, 0.95).better_than(standing(2, 0.95), "feasible")
 
 
 def test_the_smallest_is_told_by_what_bitwidths_change() -> None:
@@ -228,8 +227,8 @@ def test_the_smallest_is_told_by_what_bitwidths_change() -> None:
         for place, (plan, cost) in enumerate(zip(plans, costs, strict=True))
     ]
     assert limits.binding(costs[0]) == limits.binding(costs[2]) == "ram_bytes"
-    assert found[1].better_than(found[0], "smallest", limits)
-    assert found[2].better_than(found[1], "smallest", limits)
+    assert found[1].better_than(found[0], "smallest")
+    assert found[2].better_than(found[1], "smallest")
 
 
 def test_the_floor_is_that_of_the_examples_which_judge() -> None:

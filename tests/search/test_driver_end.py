@@ -9,6 +9,7 @@ from driver_cases import Memory, Scripted, driver, graph, without_seconds
 import tiny
 from sigmaquant import Budget
 from sigmaquant.errors import CheckpointError
+from sigmaquant.training.student import Judgement
 
 EIGHT = Budget(size="8x")
 
@@ -26,8 +27,8 @@ def test_the_best_state_of_the_final_training_is_kept(
     monkeypatch: pytest.MonkeyPatch, accuracies: tuple[float, ...], kept: int
 ) -> None:
     search = driver(EIGHT, strategy="uniform", rounding="nearest")
-    # The first: the plan, before everything is calibrated anew; the last two: BatchNorm, before and after.
-    search.session.search_judge = Scripted(0.99, *accuracies, 0.9, 0.1)
+    search.session.search_judge = Scripted(0.99)
+    search.session.judge = Scripted(*accuracies, 0.1)  # the last: BatchNorm re-estimated
     seen = []
 
     def recorded(method):
@@ -48,6 +49,19 @@ def test_the_best_state_of_the_final_training_is_kept(
     ]
 
 
+@pytest.mark.parametrize(
+    ("budget", "kept"), [(EIGHT, [True, False]), (Budget(size="8x", accuracy="50 %"), [False, True])]
+)
+def test_without_a_floor_a_training_is_judged_by_its_outputs(budget: Budget, kept: list[bool]) -> None:
+    search = driver(budget, strategy="uniform", rounding="nearest")
+    search.session.search_judge = Scripted(0.5)
+    search.session.judge = Scripted(Judgement(0.9, 0.2), Judgement(0.8, 0.1), Judgement(0.94, 0.3))
+    search.run()
+    trained = [line for line in search.recorder.lines if line["move"] == "final training"]
+    assert [line["accepted"] for line in trained] == kept
+    assert all(line["held_to"] == search.limits.to_dict() for line in trained)
+
+
 def _network(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
 
@@ -55,7 +69,8 @@ def _network(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("after", "kept"), [(0.8, False), (0.9, True), (0.95, True)])
 def test_batch_norm_statistics_are_re_estimated_where_that_does_no_harm(after: float, kept: bool) -> None:
     search = driver(EIGHT, strategy="uniform", final_epochs=0.25, rounding="nearest")
-    search.session.search_judge = Scripted(0.1, 0.1, 0.5, 0.9, after)
+    search.session.search_judge = Scripted(0.1)
+    search.session.judge = Scripted(0.5, 0.9, after)
     search.run()
     line = search.recorder.lines[-1]
     assert (line["move"], line["accepted"], line["accuracy"]) == ("batch norm", kept, after)

@@ -326,7 +326,7 @@ def judged(run: RunReport) -> str:
         return "The search was judged on validation data."
     if most >= known:
         return f"The search was judged on all {known:,} validation examples, as the verdict is."
-    return f"The search was judged on {most:,} of {known:,} validation examples; the verdict is on all of them."
+    return f"The search was judged on {most:,} of {known:,} validation examples, the rest on all of them."
 
 
 def runs_lead(runs: Sequence[RunReport]) -> str:

@@ -25,7 +25,7 @@ from sigmaquant.search.start import Start
 from sigmaquant.search.state import Progression, Standing
 from sigmaquant.search.strategies import Evidence, find_strategy
 from sigmaquant.statistics import layer_sigmas
-from sigmaquant.training.student import Judgement, Student
+from sigmaquant.training.student import Judge, Judgement, Student
 from sigmaquant.units import format_bytes
 
 log = logging.getLogger("sigmaquant")
@@ -148,13 +148,23 @@ class Driver:
         """The session's aims; the costs' reserve is there to be used by what comes after the search."""
         return replace(self.aims, upper=self.limits.upper) if self.state.stage == "final" else self.aims
 
-    def _standing(self, plan: BitwidthPlan, judgement: Judgement) -> Standing:
-        return Standing.of(plan, self.session.costs.cost(plan), judgement, self._held_to)
+    def _standing(self, plan: BitwidthPlan, judgement: Judgement, limits: Limits | None = None) -> Standing:
+        return Standing.of(plan, self.session.costs.cost(plan), judgement, limits or self._held_to)
 
     def _present(self) -> Standing:
         return self._standing(
             self.session.plan(self.state.weights), Judgement(self.state.accuracy, self.state.divergence)
         )
+
+    def _judged(self, judge: Judge, limits: Limits | None = None) -> Standing:
+        """The student as it is."""
+        standing = self._standing(self.session.plan(self.state.weights), judge(self.student.network), limits)
+        self._show(standing)
+        return standing
+
+    def _judged_on_all(self) -> Standing:
+        """As the verdict judges: the states of one training differ by less than the noise of a part of the data."""
+        return self._judged(self.session.judge, self.limits)
 
     def _measure(self, bits: Bits, title: str) -> Standing:
         """Put the student at a plan, train it for a cycle, judge it."""
@@ -198,7 +208,7 @@ class Driver:
             "divergence": standing.judgement.divergence,
             "violations": standing.violations,
             "limits": self.limits.to_dict(),
-            "held_to": self._held_to.to_dict(),
+            "held_to": standing.limits.to_dict(),
         }
 
     def _accept(self, standing: Standing) -> None:
@@ -352,7 +362,7 @@ class Driver:
         state = self.state
         before, tensors, trained = self._present(), self.student.tensors(), self.student.trained_examples
         standing = self._measure(move.bits, f"phase 2, {move.kind}")
-        accepted = standing.better_than(before, self.session.objective, self._held_to)
+        accepted = standing.better_than(before, self.session.objective)
         state.cycle += 1
         if accepted:
             self._accept(standing)
@@ -378,7 +388,7 @@ class Driver:
     def _final(self) -> None:
         """The final training in segments, each a complete step; ends with the best weights in the student.
 
-        The best may be those from before.
+        The best may be those from before. "Best" is what the search calls better, on all validation data.
         """
         state = self.state
         if state.segment == 0 and not self.student.trained_examples:
@@ -387,16 +397,16 @@ class Driver:
         with task(self.progress, "final training", max(1, segments * per_segment)):
             self.progress.advance(state.segment * per_segment)
             while state.segment < segments:
-                if state.segment == 0:
-                    self._keep(self._present())  # training may also make it worse
+                if state.best is None:
+                    self._keep(self._best())  # training may also make it worse
                     self.student.reset_momentum()
                 seed = self.session.seed("final", state.segment)
                 torch.manual_seed(seed)
                 before, total = state.segment * per_segment, segments * per_segment
                 self.student.segment(per_segment, seed, before, total, self._tick)
                 state.segment += 1
-                standing = self._judge_present()
-                kept = state.best_accuracy is None or standing.judgement.accuracy >= state.best_accuracy
+                standing = self._judged_on_all()
+                kept = not self._best().better_than(standing, self.session.objective)
                 if kept:
                     self._keep(standing)
                 self._save(self._line(standing, "final training", kept, {}))
@@ -413,7 +423,7 @@ class Driver:
         if self.settings.rounding == "compensated":
             with task(self.progress, "rounding", 1):
                 self.student.compensate()
-            compensated = self._judge_present()
+            compensated = self._judged(self.session.search_judge)
             log.info(
                 "rounding: divergence %.4g as searched, %.4g compensated and calibrated on all examples",
                 nearest.judgement.divergence,
@@ -424,7 +434,7 @@ class Driver:
                 return
             self.student.restore(nearest.plan, tensors, 0)
         self.student.recalibrate()
-        self._accept(self._judge_present())
+        self._accept(self._judged(self.session.search_judge))
 
     def _segments(self) -> tuple[int, int]:
         """Number of segments (two for each pass over the data) and examples in each."""
@@ -436,25 +446,24 @@ class Driver:
         segments = max(1, round(2 * examples / known)) if examples else 0
         return segments, -(-examples // segments) if segments else 0
 
-    def _judge_present(self) -> Standing:
-        standing = self._standing(
-            self.session.plan(self.state.weights), self.session.search_judge(self.student.network)
-        )
-        self._show(standing)
-        return standing
-
     def _keep(self, standing: Standing) -> None:
-        self.state.best_accuracy = standing.judgement.accuracy
+        self.state.best = standing.judgement
         self.best = self.student.tensors()
+
+    def _best(self) -> Standing:
+        """What is kept, or the present where nothing has been trained since the search."""
+        if self.state.best is None:
+            return self._judged_on_all()
+        return self._standing(self.session.plan(self.state.weights), self.state.best, self.limits)
 
     def _finish(self) -> None:
         """Re-estimate BatchNorm where that helps; the student ends with what is kept."""
         state, plan = self.state, self.session.plan(self.state.weights)
         if self.student.trained_examples:
-            before, tensors = self._judge_present(), self.student.tensors()
+            before, tensors = self._best(), self.student.tensors()
             self.student.reestimate(self.settings.batch_norm_examples, self.session.seed("batch norm"))
-            after = self._judge_present()
-            kept = not before.better_than(after, "feasible", self._held_to)
+            after = self._judged_on_all()
+            kept = not before.better_than(after, self.session.objective)
             if not kept:
                 self.student.restore(plan, tensors, self.student.trained_examples)
             self._accept(after if kept else before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from sigmaquant.budget import Cost, Limits
@@ -20,39 +20,41 @@ class Standing:
         plan: the bitwidths.
         cost: what they cost.
         judgement: what was measured on validation data.
+        limits: what they were held to.
         violations: broken constraints, normalised, see `Limits.violations`.
     """
 
     plan: BitwidthPlan
     cost: Cost
     judgement: Judgement
+    limits: Limits
     violations: dict[str, float]
 
     @classmethod
     def of(cls, plan: BitwidthPlan, cost: Cost, judgement: Judgement, limits: Limits) -> Standing:
         """Measure a plan against limits."""
-        return cls(plan, cost, judgement, limits.violations(cost, judgement.accuracy))
+        return cls(plan, cost, judgement, limits, limits.violations(cost, judgement.accuracy))
 
     @property
     def met(self) -> bool:
         """Whether every constraint holds."""
         return not self.violations
 
-    def better_than(self, other: Standing, objective: str, limits: Limits) -> bool:
+    def better_than(self, other: Standing, objective: str) -> bool:
         """Feasible beats infeasible; else the smaller violation of costs, then of the floor; else what is wanted.
 
         Costs come first because they are certain: a cost that is over its limit stays there, while the accuracy of a
         plan that fits still rises in the final training.
         """
-        return self._rank(objective, limits) > other._rank(objective, limits)
+        return self._rank(objective) > other._rank(objective)
 
-    def _rank(self, objective: str, limits: Limits) -> tuple[float, ...]:
+    def _rank(self, objective: str) -> tuple[float, ...]:
         if self.violations:
             costs = sum(excess for name, excess in self.violations.items() if name != "accuracy")
             return (0.0, -costs, -self.violations.get("accuracy", 0.0), self.judgement.accuracy)
         if objective == "smallest":
             # The tightest first; one that no bitwidth changes leaves the decision to the next.
-            ratios = sorted(-ratio for ratio in limits.ratios(self.cost).values())
+            ratios = sorted(-ratio for ratio in self.limits.ratios(self.cost).values())
             return (1.0, *ratios, -float(self.cost.total_bytes), self.judgement.accuracy)
         if objective == "accurate":
             # The distance to the float network's outputs is far less noisy than the metric, see Judgement.
@@ -76,7 +78,7 @@ class Progression:
         count: layers that the next move may change.
         tabu: rejected plans.
         segment: segments of the final training that are done.
-        best_accuracy: of the best segment.
+        best: judgement of the best segment, on all validation data; None before the first.
         trained_examples: training examples seen so far.
         search_examples: those that the search used.
         seconds: wall time of all sessions of the run.
@@ -93,14 +95,14 @@ class Progression:
     count: int = 0
     tabu: list[list[int]] = field(default_factory=list)
     segment: int = 0
-    best_accuracy: float | None = None
+    best: Judgement | None = None
     trained_examples: int = 0
     search_examples: int = 0
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return dict(self.__dict__)
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Progression:
@@ -115,4 +117,5 @@ class Progression:
                 "the run's state was written by another version of SigmaQuant: it differs in "
                 f"{', '.join(sorted(other))}. Go on with that version, or begin anew with overwrite."
             )
-        return cls(**document)
+        best = document["best"]
+        return cls(**{**document, "best": None if best is None else Judgement(**best)})
