@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,13 @@ def test_fewer_layers_than_bitwidths(sizes: tuple[int, ...]) -> None:
     result = tiny.run(Budget(size="5x", accuracy="-20 %"), tiny.perceptron(*sizes))
     assert len(result.plan.weights) == len(sizes) - 1
     assert result.met
+
+
+def test_a_network_without_batch_norm_ends_with_its_training(tmp_path: Path) -> None:
+    result = tiny.run("6x", tiny.single(), run_dir=tmp_path)
+    *_, last = (json.loads(line) for line in (tmp_path / "trajectory.jsonl").read_text().splitlines())
+    assert (last["stage"], last["move"]) == ("final", "final training")
+    assert result.trained_examples > 0
 
 
 def test_equal_sigmas() -> None:

@@ -1,6 +1,6 @@
 """Quantizer arithmetic, quantized modules, and how a graph becomes a quantized network."""
 
-from sigmaquant.quant.batch_norm import SamplingError, reestimate_batch_norm_
+from sigmaquant.quant.batch_norm import SamplingError, batch_norms, reestimate_batch_norm_
 from sigmaquant.quant.network import (
     QuantizedNetwork,
     calibrate_,
@@ -13,6 +13,7 @@ from sigmaquant.quant.rounding import compensate_rounding_
 __all__ = [
     "QuantizedNetwork",
     "SamplingError",
+    "batch_norms",
     "calibrate_",
     "compensate_rounding_",
     "prepare",

@@ -23,7 +23,7 @@ def reestimate_batch_norm_(network: nn.Module, batches: Iterable[Any]) -> None:
     Raises:
         DataError: no batches, or some without a variance; the statistics are as they were, as after any other error.
     """
-    norms = list(_batch_norms(network).values())
+    norms = list(batch_norms(network).values())
     if not norms:
         return
     training, momenta = network.training, [norm.momentum for norm in norms]
@@ -76,14 +76,14 @@ class SamplingError:
 
     @torch.no_grad()
     def __init__(self, network: QuantizedNetwork, batches: Iterable[Any]) -> None:
-        trained = _batch_norms(network.graph.module)
+        trained = batch_norms(network.graph.module)
         self._corrections: dict[str, tuple[Tensor, Tensor]] = {}
         if not trained:
             return
         device = next(network.parameters()).device
         twin = copy.deepcopy(network.graph.module).to(device)
         reestimate_batch_norm_(twin, batches)
-        seen = _batch_norms(twin)
+        seen = batch_norms(twin)
         for name, norm in trained.items():
             shift = norm.running_mean.to(device) - seen[name].running_mean
             factor = (norm.running_var.to(device) + norm.eps) / (seen[name].running_var + norm.eps)
@@ -92,12 +92,13 @@ class SamplingError:
     @torch.no_grad()
     def remove_(self, network: QuantizedNetwork) -> None:
         """Correct statistics that `reestimate_batch_norm_` found on the same batches."""
-        norms = _batch_norms(network.body)
+        norms = batch_norms(network.body)
         for name, (shift, factor) in self._corrections.items():
             norms[name].running_mean.add_(shift)
             norms[name].running_var.mul_(factor)
 
 
-def _batch_norms(module: nn.Module) -> dict[str, Any]:
+def batch_norms(module: nn.Module) -> dict[str, Any]:
+    """The BatchNorm modules with running statistics, by name."""
     found = module.named_modules()
     return {n: m for n, m in found if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats}

@@ -459,17 +459,21 @@ class Driver:
     def _finish(self) -> None:
         """Re-estimate BatchNorm where that helps; the student ends with what is kept."""
         state, plan = self.state, self.session.plan(self.state.weights)
-        if self.student.trained_examples:
-            before, tensors = self._best(), self.student.tensors()
-            self.student.reestimate(self.settings.batch_norm_examples, self.session.seed("batch norm"))
-            after = self._judged_on_all()
-            kept = not before.better_than(after, self.session.objective)
-            if not kept:
-                self.student.restore(plan, tensors, self.student.trained_examples)
-            self._accept(after if kept else before)
-            line = self._line(after, "batch norm", kept, {})
-        else:
+        line = None
+        if not self.student.trained_examples:
             line = self._line(self._present(), "post-training", True, {})
+        else:
+            best, tensors = self._best(), self.student.tensors()
+            if self.student.has_batch_norm:
+                self.student.reestimate(self.settings.batch_norm_examples, self.session.seed("batch norm"))
+                after = self._judged_on_all()
+                kept = not best.better_than(after, self.session.objective)
+                if kept:
+                    best = after
+                else:
+                    self.student.restore(plan, tensors, self.student.trained_examples)
+                line = self._line(after, "batch norm", kept, {})
+            self._accept(best)
         self.student.network.check_coverage(plan)
         self.best = {}
         state.stage = "done"

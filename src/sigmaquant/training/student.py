@@ -16,6 +16,7 @@ from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import (
     QuantizedNetwork,
     SamplingError,
+    batch_norms,
     calibrate_,
     compensate_rounding_,
     prepare,
@@ -240,6 +241,11 @@ class Student:
     def reset_momentum(self) -> None:
         """Forget the optimizer's momentum, before the final training."""
         self.optimizer.state.clear()
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether `reestimate` has something to do."""
+        return bool(batch_norms(self.network))
 
     def reestimate(self, examples: int, seed: int) -> None:
         """BatchNorm statistics from fresh training examples, at the end of training."""
