@@ -178,6 +178,17 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
         RunDirectory(tmp_path / ("f" * 300))
 
 
+def test_a_directory_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(
+        StorageError, match=rf"permission denied\. The run has not begun\. Make the folder {tmp_path} w"
+    ):
+        RunDirectory(tmp_path)
+
+
 def test_reading_what_is_not_there(tmp_path: Path) -> None:
     files = RunFiles(tmp_path)
     with pytest.raises(RunDirectoryError, match=r"has no result\.json"):

@@ -50,7 +50,7 @@ class RunDirectory(RunFiles):
 
     Raises:
         RunDirectoryError: in use by another process, not empty, no run directory, or of another configuration.
-        StorageError: the directory cannot be created or written.
+        StorageError: the directory cannot be created, read or written.
     """
 
     def __init__(
@@ -65,10 +65,13 @@ class RunDirectory(RunFiles):
         if resume and overwrite:
             raise RunDirectoryError("a run is either resumed or overwritten. Give only one of the two.")
         self._create()
-        if self.config_path.exists():  # look before the lock file is put among somebody else's files
-            self.read_config()
-        else:
-            self._refuse_foreign()
+        try:
+            if self.config_path.exists():  # look before the lock file is put among somebody else's files
+                self.read_config()
+            else:
+                self._refuse_foreign()
+        except OSError as error:
+            raise storage_error(self.config_path, error, "The run has not begun.") from error
         self._lock = RunLock(self.lock_path)
         try:
             self.resumed = self._open(plain(config or {}), resume, overwrite)
