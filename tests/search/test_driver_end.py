@@ -49,17 +49,15 @@ def test_the_best_state_of_the_final_training_is_kept(
     ]
 
 
-@pytest.mark.parametrize(
-    ("budget", "kept"), [(EIGHT, [True, False]), (Budget(size="8x", accuracy="50 %"), [False, True])]
-)
-def test_without_a_floor_a_training_is_judged_by_its_outputs(budget: Budget, kept: list[bool]) -> None:
-    search = driver(budget, strategy="uniform", rounding="nearest")
+def test_a_training_is_judged_by_its_accuracy_on_all_validation_data() -> None:
+    search = driver(EIGHT, strategy="uniform", rounding="nearest")
     search.session.search_judge = Scripted(0.5)
-    search.session.judge = Scripted(Judgement(0.9, 0.2), Judgement(0.8, 0.1), Judgement(0.94, 0.3))
+    search.session.judge = Scripted(Judgement(0.8, 0.1), Judgement(0.7, 0.05), Judgement(0.8, 0.2), Judgement(0.8, 0.3))
     search.run()
-    trained = [line for line in search.recorder.lines if line["move"] == "final training"]
-    assert [line["accepted"] for line in trained] == kept
-    assert all(line["held_to"] == search.limits.to_dict() for line in trained)
+    *_, first, second, norms = search.recorder.lines
+    assert [first["accepted"], second["accepted"], norms["accepted"]] == [False, True, False]
+    assert first["held_to"] == search.limits.to_dict()
+    assert (search.state.accuracy, search.state.divergence) == (0.8, 0.2)
 
 
 def _network(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

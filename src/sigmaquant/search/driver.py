@@ -388,7 +388,7 @@ class Driver:
     def _final(self) -> None:
         """The final training in segments, each a complete step; ends with the best weights in the student.
 
-        The best may be those from before. "Best" is what the search calls better, on all validation data.
+        The best may be those from before, if training made it worse.
         """
         state = self.state
         if state.segment == 0 and not self.student.trained_examples:
@@ -406,7 +406,9 @@ class Driver:
                 self.student.segment(per_segment, seed, before, total, self._tick)
                 state.segment += 1
                 standing = self._judged_on_all()
-                kept = not self._best().better_than(standing, self.session.objective)
+                # By the metric alone: training moves outputs for the better, too, so that their distance to the float
+                # network's compares roundings of the same weights, and not these. Of equals the longer trained.
+                kept = standing.judgement.accuracy >= self._best().judgement.accuracy
                 if kept:
                     self._keep(standing)
                 self._save(self._line(standing, "final training", kept, {}))
@@ -467,7 +469,7 @@ class Driver:
             if self.student.has_batch_norm:
                 self.student.reestimate(self.settings.batch_norm_examples, self.session.seed("batch norm"))
                 after = self._judged_on_all()
-                kept = not best.better_than(after, self.session.objective)
+                kept = not best.better_than(after, "feasible")
                 if kept:
                     best = after
                 else:
