@@ -34,6 +34,11 @@ def wrong_channels() -> tuple[Tensor, Tensor]:
     return torch.zeros(100, 3, 8, 8), torch.zeros(100, dtype=torch.long)
 
 
+def ragged() -> list[tuple[Tensor, Tensor]]:
+    targets = torch.zeros(50, dtype=torch.long)
+    return [(torch.zeros(50, 1, 8, 8), targets), (torch.zeros(50, 1, 9, 9), targets)]
+
+
 def wrong_lengths() -> tuple[Tensor, Tensor]:
     return torch.zeros(100, 1, 8, 8), torch.zeros(90, dtype=torch.long)
 
@@ -124,6 +129,10 @@ def not_finite(outputs: Tensor, targets: Tensor) -> float:
     return float("nan")
 
 
+def a_text(outputs: Tensor, targets: Tensor) -> str:
+    return "0.5"
+
+
 def failing(outputs: Tensor, targets: Tensor) -> Tensor:
     return outputs[targets.shape[0] + 1]
 
@@ -134,6 +143,10 @@ def per_example(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def a_float(outputs: Tensor, targets: Tensor) -> float:
     return 0.5
+
+
+def a_constant(outputs: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs.detach(), targets)
 
 
 def nan_loss(outputs: Tensor, targets: Tensor) -> Tensor:

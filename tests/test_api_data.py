@@ -14,6 +14,7 @@ from sigmaquant import Budget, evaluate_run, load_quantized, quantize
 from sigmaquant.data import as_source
 from sigmaquant.exporting import _inputs
 from sigmaquant.job import trace_copy
+from sigmaquant.search.session import Data
 from sigmaquant.training.devices import choose_device
 
 QUICK = {**tiny.QUICK, "final_epochs": 0.5, "max_cycles": 1}
@@ -199,7 +200,8 @@ def test_what_is_traced_and_verified_on_the_cpu_is_moved_there() -> None:
     seen: list[type] = []
     model = tiny.single()
     model.register_forward_pre_hook(lambda _, given: seen.append(type(given[0])))
-    trace_copy(model, as_source(data), choose_device("cpu"))
+    source = as_source(data)
+    trace_copy(model, Data(source, source), choose_device("cpu"))
     assert seen[0] is Tensor
     example, batches, found = _inputs(data, None)
     assert {type(tensor) for tensor in (*example, *batches, found)} == {Tensor}

@@ -129,6 +129,10 @@ def test_a_refused_run_leaves_its_directory_free(tmp_path: Path, trains: None) -
             "wrong_channels",
             "the model cannot run on the training data: a batch of (2, 3, 8, 8) torch.float32",
         ),
+        (
+            "ragged",
+            "batch 1: an example has the shape (1, 9, 9), in batch 0 (1, 8, 8). The network becomes",
+        ),
         ("wrong_lengths", "100 inputs but targets of shape (90,). The first dimensions must be equal."),
         ("raw_images", "the inputs are uint8, which layers do not take."),
         ("without_targets", "the training data is one Tensor of shape (100, 1, 8, 8), without targets."),
@@ -140,6 +144,19 @@ def test_a_refused_run_leaves_its_directory_free(tmp_path: Path, trains: None) -
 )
 def test_data_that_cannot_be_used(factory: str, message: str) -> None:
     assert message in refused(quantize("--size", "8x", model=SINGLE, train=f"{BAD}:{factory}"))
+
+
+@pytest.mark.parametrize("option", ["--val", "--test"])
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [("wrong_channels", "the model cannot run on the"), ("ragged", "batch 1: an example has the shape (1, 9, 9)")],
+)
+def test_no_data_may_be_misshaped(tmp_path: Path, option: str, factory: str, message: str) -> None:
+    given = ("--size", "8x", option, f"{BAD}:{factory}", "--out", tmp_path)
+    said = refused(quantize(*given, model=SINGLE))
+    assert message in said
+    assert {"--val": "validation data", "--test": "test data"}[option] in said
+    assert not (tmp_path / "config.json").exists(), "the corrected command may have the directory"
 
 
 @pytest.mark.parametrize(
@@ -168,6 +185,7 @@ def test_a_model_that_cannot_be_exported_is_shown_the_line() -> None:
     ("metric", "message"),
     [
         ("no_number", "the metric must return one number, it returned dict"),
+        ("a_text", "the metric must return one number, it returned str '0.5'."),
         ("not_finite", "the metric returned nan; it must be finite."),
         ("failing", "the metric 'failing' failed on outputs (250, 6) and targets (250,): IndexError:"),
     ],
@@ -184,6 +202,7 @@ def test_metrics_that_cannot_be_used(metric: str, message: str) -> None:
             "per_example",
             "the loss 'per_example' must return one number as a tensor, it returned a tensor of shape",
         ),
+        ("a_constant", "the loss 'a_constant' returned a constant, from which nothing can be learned"),
         ("a_float", "the loss 'a_float' must return one number as a tensor, it returned float."),
         ("nan_loss", "training diverged at step 0: loss nan"),
     ],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import torch
 import sigmaquant
 import tiny
 from command import MODEL, QUICK, SINGLE, TEST, TRAIN, VALIDATION, main, quantize, refused
+from sigmaquant.cli.common import print_json, print_line, print_parts
 from sigmaquant.errors import StorageError
 
 NOISY = tiny.HERE.with_name("noisy.py")
@@ -197,6 +200,27 @@ def test_a_control_is_shown_beside_the_network() -> None:
         assert outcome.code == 0
         assert f"uniform 4 {said}" in outcome.out or f"uniform 5 {said}" in outcome.out
         assert ("same training" in outcome.out) == (not more)
+
+
+def test_a_defect_is_no_result_and_leaves_the_directory_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sigmaquant.job.Driver", lambda *_, **__: 1 / 0)
+    outcome = quantize("--size", "8x", "--out", tmp_path, model=SINGLE)
+    assert outcome.code not in (0, 1, 2)
+    assert "ZeroDivisionError" in outcome.err
+    assert "error: this is a defect." in outcome.err
+    assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
+@pytest.mark.parametrize("printed", [print_json, print_line, print_parts])
+def test_results_that_cannot_be_printed(printed: Callable[[str], None]) -> None:
+    with (
+        contextlib.suppress(OSError),  # closing fails, too
+        Path("/dev/full").open("w") as full,
+        contextlib.redirect_stdout(full),
+        pytest.raises(StorageError, match="no space left on device"),
+    ):
+        printed("text")
 
 
 def test_version() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sigmaquant._version import __version__
 from sigmaquant.budget import Budget, Cost
@@ -73,7 +73,7 @@ class Job:
         elif loss is not None and self.settings.distill == 1:
             self.notes += ("the loss was not used: the networks learn from the float network alone (distill=1)",)
         profile = hardware if isinstance(hardware, HardwareProfile) else load_profile(hardware)
-        self.graph = trace_copy(model, self.data.train, self.device)
+        self.graph = trace_copy(model, self.data, self.device)
         self.costs = ProfiledCosts(self.graph, profile)
         self.config: dict[str, Any] = {
             "settings": self.settings.to_dict(),
@@ -219,7 +219,7 @@ def own_random_state(device: Device) -> AbstractContextManager[None]:
     return torch.random.fork_rng([used] if used.type == "cuda" else [])
 
 
-def trace_copy(model: nn.Module, data: DataSource, device: Device) -> QuantGraph:
+def trace_copy(model: nn.Module, data: Data, device: Device) -> QuantGraph:
     """The graph of a copy of the model on the device; the user's model is not touched.
 
     Raises:
@@ -228,21 +228,30 @@ def trace_copy(model: nn.Module, data: DataSource, device: Device) -> QuantGraph
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"the model is a {type(model).__name__}, not a torch.nn.Module.")
+    twin = copy.deepcopy(model).cpu().eval()
+    example = _fitting_example(twin, data.train)
+    for source in (data.validation, data.test):
+        if source is not None:
+            _fitting_example(twin, source)
+    device.put_module(twin)
+    return trace(twin, tuple(device.put(x) for x in example))
+
+
+def _fitting_example(model: nn.Module, data: DataSource) -> tuple[Tensor, ...]:
+    """Two examples on the CPU, which the model has been run on."""
     example = data.example()
     inputs = example if isinstance(example, tuple) else (example,)
-    twin = copy.deepcopy(model).cpu().eval()
-    small = tuple(x[:2].cpu() for x in inputs)  # where the twin is; the data may lie on another device
+    small = tuple(x[:2].cpu() for x in inputs)  # the data may lie on another device
     try:
         with torch.no_grad():
-            twin(*small)
+            model(*small)
     except Exception as error:
         shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in small)
         raise DataError(
             f"the model cannot run on the {data.name}: a batch of {shapes} gives {type(error).__name__}: "
             f"{str(error).partition(chr(10))[0]}. Check the data's shape, dtype and preprocessing."
         ) from error
-    device.put_module(twin)
-    return trace(twin, tuple(device.put(x) for x in small))
+    return small
 
 
 def run_control(
@@ -331,6 +340,7 @@ def write_run(directory: RunDirectory, result: QuantizationResult, layers: Layer
         "model": result.plan.model,
         "plan": result.plan.to_json(),
     }
-    directory.write_checkpoint(result.network.state(), metadata)
+    digest = directory.write_checkpoint(result.network.state(), metadata)
     directory.write_layers(layers.to_dict())
-    directory.write_result({"sigmaquant": __version__, "torch": torch.__version__, **result.to_dict()})
+    versions = {"sigmaquant": __version__, "torch": torch.__version__}
+    directory.write_result({**versions, "checkpoint_sha256": digest, **result.to_dict()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from sigmaquant.errors import GraphExportError, ModelError
 from sigmaquant.graph import trace
+from sigmaquant.graph.export import export_graph
 
 
 class Base(nn.Module):
@@ -148,3 +150,27 @@ def test_name_that_the_graph_needs():
     model.add_module("graph", nn.Linear(4, 4))
     with pytest.raises(ModelError, match="'graph'"):
         trace(model, torch.ones(2, 4))
+
+
+def test_torch_logs_nothing_beside_the_error() -> None:
+    class Printed(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    class Logging(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logging.getLogger("torch").warning("traceback")
+            if x.sum() > 0:
+                return x
+            return -x
+
+    records: list[logging.LogRecord] = []
+    handler = Printed()
+    logging.getLogger("torch").addHandler(handler)
+    try:
+        with pytest.raises(GraphExportError, match=r"torch\.export cannot"):
+            export_graph(Logging(), (torch.zeros(2, 3),))
+    finally:
+        logging.getLogger("torch").removeHandler(handler)
+    assert len(records) == 1, "what the model logs when it is run by itself"
+    assert not handler.filters

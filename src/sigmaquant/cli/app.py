@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -11,6 +12,8 @@ from sigmaquant._version import __version__
 from sigmaquant.cli import export, hardware, report, runs, sweep
 from sigmaquant.errors import SigmaQuantError
 from sigmaquant.runs import logging_to
+
+_DEFECT = 70  # EX_SOFTWARE of sysexits.h
 
 app = typer.Typer(
     name="sigmaquant",
@@ -48,10 +51,17 @@ def _options(
 
 
 def main() -> None:
-    """Entry point: a user's mistake ends in one message and exit code 2, never in a traceback."""
+    """Entry point: a user's mistake ends in one message and exit code 2, never in a traceback.
+
+    A defect of ours shows one, and has an exit code of its own: 1 would say that a run has finished.
+    """
     try:
         with logging_to():
             app()
     except SigmaQuantError as error:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
         sys.exit(error.exit_code)
+    except Exception:
+        traceback.print_exc()
+        typer.secho("error: this is a defect. Please report it with the lines above.", err=True, fg=typer.colors.RED)
+        sys.exit(_DEFECT)

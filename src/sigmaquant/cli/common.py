@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sigmaquant.errors import SigmaQuantError
+from sigmaquant.errors import SigmaQuantError, StorageError
 
 ModelArgument = Annotated[str, typer.Argument(help="package.module:factory or path/file.py:factory")]
 WeightsOption = Annotated[
@@ -92,13 +92,44 @@ def interruptible(out: Path | None) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+@contextlib.contextmanager
+def _writing_to_stdout() -> Iterator[None]:
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # the reader has seen enough: the command line's library ends quietly
+    except OSError as error:
+        raise StorageError(f"standard output cannot be written: {(error.strerror or str(error)).lower()}.") from error
+
+
 def print_parts(*parts: Table | str) -> None:
-    """Tables on stdout, wide where it is no terminal."""
+    """Tables on stdout, wide where it is no terminal.
+
+    Raises:
+        StorageError: it leads to a file on a full disk, or the like.
+    """
     console = Console(width=None if sys.stdout.isatty() else 160)
-    for part in parts:
-        console.print(part)
+    with _writing_to_stdout():
+        for part in parts:
+            console.print(part)
+
+
+def print_line(text: str) -> None:
+    """A line on stdout, never broken in two: it holds a path.
+
+    Raises:
+        StorageError: as `print_parts`.
+    """
+    with _writing_to_stdout():
+        Console().print(text, soft_wrap=True)
 
 
 def print_json(document: Any) -> None:
-    """One document on stdout."""
-    typer.echo(json.dumps(document, indent=2, default=str))
+    """One document on stdout.
+
+    Raises:
+        StorageError: as `print_parts`.
+    """
+    with _writing_to_stdout():
+        typer.echo(json.dumps(document, indent=2, default=str))

@@ -7,7 +7,6 @@ from typing import Annotated, cast
 
 import torch
 import typer
-from rich.console import Console
 
 from sigmaquant import tables
 from sigmaquant.api import quantize
@@ -21,6 +20,7 @@ from sigmaquant.cli.common import (
     WeightsOption,
     interruptible,
     print_json,
+    print_line,
     print_parts,
     stdout_is_ours,
     whole_numbers,
@@ -99,7 +99,7 @@ def quantize_command(
     else:
         print_parts(tables.summary(result), tables.layers(result))
         if out is not None:
-            Console().print(f"Files: {out}", soft_wrap=True)
+            print_line(f"Files: {out}")
     raise typer.Exit(0 if result.met else 1)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from sigmaquant import tables
 from sigmaquant.budget import Budget
@@ -22,6 +21,7 @@ from sigmaquant.cli.common import (
     WeightsOption,
     interruptible,
     print_json,
+    print_line,
     print_parts,
     stdout_is_ours,
 )
@@ -113,7 +113,7 @@ def sweep_command(
     else:
         print_parts(tables.frontier(found))
         report = "" if found.report_path is None else f", {found.report_path.name}"
-        Console().print(f"Files: {out} ({found.frontier_path.name}{report})", soft_wrap=True)
+        print_line(f"Files: {out} ({found.frontier_path.name}{report})")
     raise typer.Exit(0 if found.met else 1)
 
 

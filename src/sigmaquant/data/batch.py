@@ -138,6 +138,11 @@ def check_inputs(inputs: Inputs, where: str) -> None:
             )
 
 
+def example_shapes(inputs: Inputs) -> tuple[tuple[int, ...], ...]:
+    """Shape of one example of every input."""
+    return tuple(tuple(tensor.shape[1:]) for tensor in ((inputs,) if isinstance(inputs, Tensor) else inputs))
+
+
 def gather(inputs: Inputs, index: Tensor) -> Inputs:
     """The examples at `index`, in that order, wherever they lie."""
     if isinstance(inputs, Tensor):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
 import torch
 
-from sigmaquant.data.batch import Batch, Inputs, as_batch, check_inputs
+from sigmaquant.data.batch import Batch, Inputs, as_batch, check_inputs, example_shapes
 from sigmaquant.data.rng import augment_generator
 from sigmaquant.errors import DataError
 
@@ -83,10 +83,10 @@ class DataSource(ABC):
             seed: of order, augmentation, and random transforms in the user's own data set.
 
         Raises:
-            DataError: no batches, a malformed batch, or NaN in one of the first batches.
+            DataError: no batches, a malformed batch, examples of several shapes, or NaN in one of the first batches.
         """
         generator = augment_generator(seed)
-        index = -1
+        index, first = -1, None
         for index, raw in enumerate(self._batches(shuffle, seed)):
             where = f"the {self.name}, batch {index}"
             inputs, targets = as_batch(raw, where)
@@ -96,6 +96,12 @@ class DataSource(ABC):
                 inputs = self.transform(inputs)
             if index < _CHECKED_BATCHES:
                 check_inputs(inputs, where)
+            first = first or example_shapes(inputs)
+            if example_shapes(inputs) != first:
+                raise DataError(
+                    f"{where}: an example has the shape {_listed(example_shapes(inputs))}, in batch 0 "
+                    f"{_listed(first)}. The network becomes a graph for one shape: crop, pad or resize to it."
+                )
             yield inputs, targets
         if index < 0:
             raise DataError(
@@ -126,3 +132,7 @@ class DataSource(ABC):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise DataError(f"{count!r} examples of the {self.name} were asked for. Ask for a whole number above zero.")
         return count
+
+
+def _listed(shapes: Iterable[tuple[int, ...]]) -> str:
+    return " and ".join(map(str, shapes))

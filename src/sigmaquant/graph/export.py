@@ -35,6 +35,9 @@ def export_graph(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule
     batched = tuple(x.dim() > 0 and x.shape[0] == batch for x in inputs)
     examples = tuple(_resized(x) if has_batch else x for x, has_batch in zip(inputs, batched, strict=True))
     with _evaluation(model):
+        own = _own_failure(model, examples)
+        if own is not None:
+            raise own from None
         failure = None
         with GuardRecorder():
             try:
@@ -58,35 +61,50 @@ def _export(
     # non-strict: the model runs in plain Python, which follows far more programs than bytecode analysis
     shapes = tuple({0: batch} if has_batch else None for has_batch in batched)
     named = dict(inspect.signature(model.forward).bind(*shapes).arguments)  # forward(*inputs) takes them as one tuple
-    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():  # both repeat what the error says
+    # all three repeat what the error says
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(), _torch_logs_nothing():
         warnings.simplefilter("ignore")
         return torch.export.export(model, examples, dynamic_shapes=named, strict=False)
+
+
+@contextlib.contextmanager
+def _torch_logs_nothing() -> Iterator[None]:
+    """Its handler has stderr in its hands from the start, so that redirection does not reach it."""
+
+    def nothing(_record: logging.LogRecord) -> bool:
+        return False
+
+    handlers = list(logging.getLogger("torch").handlers)
+    for handler in handlers:
+        handler.addFilter(nothing)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(nothing)
 
 
 def _diagnosed(
     model: nn.Module, examples: tuple[Tensor, ...], batched: tuple[bool, ...], failure: Exception
 ) -> GraphExportError:
     """The error for the user: line, reason, remedy."""
-    own = _own_failure(model, examples)
-    if own is not None:
-        where = line_of(own)
-        at = "" if where is None else f" at {where}\n"
-        return GraphExportError(
-            f"the model does not run on the example inputs {[tuple(x.shape) for x in examples]}:{at} "
-            f"{type(own).__name__}: {own}. Give an example input that model(*inputs) accepts."
-        )
     line = _batch_line(model, examples, batched) if is_batch_violation(failure) else line_of(failure)
     at = "." if line is None else f" at {line}\n"
     return GraphExportError(f"torch.export cannot turn the model into a graph{at} {explain(failure, line)}")
 
 
-def _own_failure(model: nn.Module, examples: tuple[Tensor, ...]) -> Exception | None:
-    """The exception the model raises by itself on the example inputs, or None."""
+def _own_failure(model: nn.Module, examples: tuple[Tensor, ...]) -> GraphExportError | None:
+    """What the model raises by itself on the example inputs, for the user, or None."""
     try:
         with torch.no_grad():
             model(*(x.clone() for x in examples))
     except Exception as error:  # the model is the user's program and may raise anything
-        return error
+        where = line_of(error)
+        at = "" if where is None else f" at {where}\n"
+        return GraphExportError(
+            f"the model does not run on the example inputs {[tuple(x.shape) for x in examples]}:{at} "
+            f"{type(error).__name__}: {error}. Give an example input that model(*inputs) accepts."
+        )
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -12,15 +13,16 @@ from typing import Any
 
 from torch import Tensor
 
-from sigmaquant.errors import RunDirectoryError, SigmaQuantError
+from sigmaquant.errors import RunDirectoryError
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.runs import state
 from sigmaquant.runs.atomic import (
     remove_leftovers,
-    save_tensors_atomic,
     storage_error,
     sync_folder,
+    tensor_bytes,
     write_all,
+    write_bytes_atomic,
     write_text_atomic,
 )
 from sigmaquant.runs.documents import dumps, first_difference, plain
@@ -144,12 +146,12 @@ class RunDirectory(RunFiles):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, SigmaQuantError) and not self.resumed and not self.state_path.exists():
+        if isinstance(error, Exception) and not self.resumed and not self.state_path.exists():
             self._withdraw()
         self.close()
 
     def _withdraw(self) -> None:
-        """Free the directory of a run that was refused before its first step: the corrected one may want it."""
+        """Free the directory of a run that failed before its first step: the corrected one may want it."""
         with contextlib.suppress(OSError):
             self._discard()
             if not self._foreign():  # else it would be taken for somebody else's directory
@@ -167,13 +169,18 @@ class RunDirectory(RunFiles):
         """
         write_text_atomic(self.plan_path, plan.to_json())
 
-    def write_checkpoint(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    def write_checkpoint(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
         """Replace ``checkpoint.safetensors``.
+
+        Returns:
+            its SHA-256, for the result: `read_checkpoint` goes by the key ``checkpoint_sha256``.
 
         Raises:
             StorageError: the disk is full; the old checkpoint is intact.
         """
-        save_tensors_atomic(self.checkpoint_path, tensors, metadata)
+        data = tensor_bytes(tensors, metadata)
+        write_bytes_atomic(self.checkpoint_path, data)
+        return hashlib.sha256(data).hexdigest()
 
     def write_layers(self, layers: Mapping[str, Any]) -> None:
         """Replace ``layers.json``, on one line: it is for programs. NaN and infinity become null.

@@ -61,6 +61,11 @@ class Distillation:
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise TrainingError(f"{what} must return one number as a tensor, it returned {found}.")
+        if student.requires_grad and not loss.requires_grad:
+            raise TrainingError(
+                f"{what} returned a constant, from which nothing can be learned: it must be computed from the outputs "
+                "by torch alone, without detach(), item() or no_grad()."
+            )
         return loss.reshape(())
 
 

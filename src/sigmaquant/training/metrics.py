@@ -40,8 +40,23 @@ def top1(outputs: Tensor, targets: Tensor) -> float:
 
 
 def call(network: nn.Module, inputs: Any) -> Tensor:
-    """One forward pass on a tensor or a tuple of tensors."""
-    return scored_tensor(network(*inputs) if isinstance(inputs, tuple | list) else network(inputs))
+    """One forward pass on a tensor or a tuple of tensors.
+
+    Raises:
+        DataError: the network cannot run on them, or gives nothing that can be scored.
+    """
+    given = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+    try:
+        output = network(*given)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in given)
+        raise DataError(
+            f"the network cannot run on a batch of {shapes}: {type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0]}. Give examples of the shape and type of the training data's first."
+        ) from error
+    return scored_tensor(output)
 
 
 @torch.inference_mode()
@@ -97,7 +112,7 @@ def score(metric: Metric, outputs: Tensor, targets: Tensor) -> float:
         MetricError: the metric raised, or returned something else.
     """
     try:
-        value = metric(outputs, targets)
+        value: Any = metric(outputs, targets)
     except MetricError:
         raise
     except Exception as error:
@@ -107,6 +122,8 @@ def score(metric: Metric, outputs: Tensor, targets: Tensor) -> float:
             f"{type(error).__name__}: {error}"
         ) from error
     try:
+        if isinstance(value, str | bytes):
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several elements
         raise MetricError(
