@@ -44,18 +44,24 @@ def load_quantized(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
         run: the run directory.
 
     Raises:
-        CheckpointError: the checkpoint is missing, damaged, or of another model.
+        CheckpointError: the checkpoint is missing, damaged, or of another model or plan.
         PlanError: the plan is malformed or of another model.
+        RunDirectoryError: there is no plan, or a file of the run is damaged.
     """
     files = RunFiles(run)
     plan = files.read_plan()
     tensors, metadata = files.read_checkpoint()
     if metadata.get("format") != "sigmaquant.checkpoint":
         raise CheckpointError(f"{files.checkpoint_path} is no checkpoint of this program: its metadata do not say so.")
-    if metadata.get("plan") != plan.to_json():
-        raise CheckpointError(f"{files.checkpoint_path} was made under another plan than {files.plan_path}.")
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
-    network = prepare(trace(copy.deepcopy(model).cpu(), tuple(x.cpu() for x in inputs)))
+    graph = trace(copy.deepcopy(model).cpu(), tuple(x.cpu() for x in inputs))
+    plan.check(graph.layer, graph.activation_names, graph.fingerprint)  # first: it can name what was misspelt
+    if metadata.get("plan") != plan.to_json():
+        raise CheckpointError(
+            f"{files.checkpoint_path} was made under another plan than {files.plan_path}. Restore the plan, or repeat "
+            "the run's command with --resume, which writes both anew."
+        )
+    network = prepare(graph)
     restore_plan_(network, plan, tensors)
     return network.eval()
 

@@ -57,15 +57,25 @@ def reshaped(state):
     state["fc.weight"] = torch.zeros(5, 4)
 
 
+def not_finite(state):
+    state["bn1.running_var"][2] = float("nan")
+
+
+def without_a_scale(state):
+    state["activation_quantizers.relu.scale"].zero_()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (not_finite, r"is damaged: 'bn1\.running_var' is not finite everywhere"),
+        (without_a_scale, r"'activation_quantizers\.relu\.scale' is a scale and not above zero everywhere"),
         (without, "lacks 'conv2.weight' and 1 more tensors"),
         (with_more, "has the unknown 'conv9.weight'"),
         (reshaped, r"'fc.weight' has the shape \(5, 4\), this model's has \(3, 4\)"),
     ],
 )
-def test_checkpoints_of_other_models_are_refused_and_change_nothing(fresh, damage, message):
+def test_checkpoints_that_do_not_fit_are_refused_and_change_nothing(fresh, damage, message):
     before, plan, state = saved(fresh), fresh.plan, saved(fresh)
     for value in state.values():
         if value.is_floating_point():
@@ -78,6 +88,25 @@ def test_checkpoints_of_other_models_are_refused_and_change_nothing(fresh, damag
     assert all(torch.equal(value, before[key]) for key, value in fresh.state().items())
     assert fresh.weight_quantizers["fc"].bits == 4
     assert fresh.plan is plan
+
+
+class Masked(nn.Module):
+    """Infinite on purpose."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
+
+    def forward(self, x):
+        return (self.layer(x).unsqueeze(1) + self.mask).softmax(-1)
+
+
+def test_infinite_buffers_come_back():
+    network = quantized(Masked(), torch.randn(3, 4, generator=torch.Generator().manual_seed(0)))
+    state = saved(network)
+    assert any(bool(value.isinf().any()) for value in state.values())
+    restore_plan_(network, network.plan, state)
 
 
 def test_activation_bitwidths_must_agree_with_the_plan(fresh):

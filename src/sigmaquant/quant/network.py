@@ -66,6 +66,11 @@ class QuantizedNetwork(nn.Module):
         """All learned scales, of weights and activations; not what the user's own modules call so."""
         return [m.scale for m in self.body.modules() if isinstance(m, WeightQuantizer | ActivationQuantizer)]
 
+    def _scale_keys(self) -> set[str]:
+        """Names of these in `state`, a shared one under each of its names."""
+        named = self.body.named_modules(remove_duplicate=False)
+        return {f"{name}.scale" for name, m in named if isinstance(m, WeightQuantizer | ActivationQuantizer)}
+
     def weights(self) -> list[nn.Parameter]:
         """All other parameters."""
         scales = {id(scale) for scale in self.scales()}
@@ -79,9 +84,10 @@ class QuantizedNetwork(nn.Module):
         """Restore what `state` gave; weight bitwidths come from the plan, not from here.
 
         Raises:
-            CheckpointError: tensors are missing, unknown or of another shape; the network is as it was.
+            CheckpointError: tensors are missing, unknown, of another shape, or hold what no network holds: numbers that
+                are not finite, scales that are not above zero. The network is as it was.
         """
-        own = self.state()
+        own, scales = self.state(), self._scale_keys()
         missing, unknown = [key for key in own if key not in tensors], [key for key in tensors if key not in own]
         for what, keys in (("lacks", missing), ("has the unknown", unknown)):
             if keys:
@@ -95,6 +101,9 @@ class QuantizedNetwork(nn.Module):
                     f"the checkpoint belongs to another model: {key!r} has the shape {tuple(tensor.shape)}, "
                     f"this model's has {tuple(own[key].shape)}."
                 )
+            problem = _damage(tensor, own[key], key in scales)
+            if problem:
+                raise CheckpointError(f"the checkpoint is damaged: {key!r} {problem}. Use an intact copy.")
         self.body.load_state_dict(dict(tensors))
 
     def check_coverage(self, plan: BitwidthPlan) -> None:
@@ -112,6 +121,16 @@ class QuantizedNetwork(nn.Module):
             if not quantizer.enabled or quantizer.bits != bits:
                 state = f"{quantizer.bits} bits" if quantizer.enabled else "float (not calibrated)"
                 raise CoverageError(f"activation {name!r} is planned at {bits} bits but is at {state}.")
+
+
+def _damage(saved: Tensor, own: Tensor, scale: bool) -> str | None:
+    """What no network holds in a saved tensor, for a message.
+
+    A buffer may be infinite on purpose, such as an attention's mask; then it is so before anything is loaded.
+    """
+    if not bool((saved.isfinite() | ~own.isfinite().to(saved.device)).all()):
+        return "is not finite everywhere"
+    return "is a scale and not above zero everywhere" if scale and not bool((saved > 0).all()) else None
 
 
 def _keys(graph: QuantGraph) -> dict[str, str]:

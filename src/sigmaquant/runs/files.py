@@ -12,7 +12,7 @@ from torch import Tensor
 from sigmaquant.errors import RunDirectoryError
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.runs.documents import first_difference, plain
-from sigmaquant.runs.weights import load_tensors
+from sigmaquant.runs.weights import check_digest, parse_tensors, read_bytes
 
 SCHEMA = "sigmaquant.run"
 SCHEMA_VERSION = 1
@@ -191,9 +191,16 @@ class RunFiles:
         """Tensors and metadata of the best plan's checkpoint.
 
         Raises:
-            CheckpointError: missing or damaged.
+            CheckpointError: missing, damaged, or not the one that a finished run's result is of.
+            RunDirectoryError: there is a result that cannot be read.
         """
-        return load_tensors(self.checkpoint_path)
+        data = read_bytes(self.checkpoint_path)
+        found = parse_tensors(data, self.checkpoint_path)
+        written = self.read_result().get("checkpoint_sha256") if self.finished else None
+        if written is not None:  # as results of earlier releases have it
+            remedy = "Restore it from a backup, or repeat the run's command with --resume, which writes it anew."
+            check_digest(data, written, self.checkpoint_path, remedy)
+        return found
 
     def read_trajectory(self) -> list[dict[str, Any]]:
         """Every whole step; a last line cut by a crash is left out. Empty when there is none yet.

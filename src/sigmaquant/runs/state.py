@@ -15,7 +15,7 @@ from sigmaquant.errors import CheckpointError
 from sigmaquant.runs.atomic import tensor_bytes, write_bytes_atomic, write_text_atomic
 from sigmaquant.runs.documents import dumps
 from sigmaquant.runs.files import read_document
-from sigmaquant.runs.weights import parse_tensors, read_bytes
+from sigmaquant.runs.weights import check_digest, parse_tensors, read_bytes
 
 SCHEMA = "sigmaquant.state"
 SCHEMA_VERSION = 1
@@ -102,9 +102,5 @@ def load(record: StateRecord, folder: Path) -> dict[str, Tensor]:
     """
     path = folder / record.file
     data = read_bytes(path)
-    if hashlib.sha256(data).hexdigest() != record.sha256:
-        raise CheckpointError(
-            f"{path} has changed since it was saved (its SHA-256 differs). Restore it from a backup, or start the run "
-            "anew (--overwrite)."
-        )
+    check_digest(data, record.sha256, path, "Restore it from a backup, or start the run anew (--overwrite).")
     return parse_tensors(data, path)[0]

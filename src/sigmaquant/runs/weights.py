@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -69,6 +70,22 @@ def parse_tensors(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str,
             f"{path} is no safetensors file, or it is cut short or damaged ({error}). Use an intact copy."
         ) from error
     return tensors, metadata
+
+
+def check_digest(data: bytes, sha256: str, path: Path, remedy: str) -> None:
+    """Raise unless a file's bytes are those that were written.
+
+    Args:
+        data: the file's content.
+        sha256: digest of what was written.
+        path: for the message.
+        remedy: how to get them back, as a sentence.
+
+    Raises:
+        CheckpointError: they are others.
+    """
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise CheckpointError(f"{path} has changed since it was saved (its SHA-256 differs). {remedy}")
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
