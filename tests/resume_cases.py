@@ -24,6 +24,8 @@ CASES: dict[str, dict[str, Any]] = {
     "accuracy": {"budget": Budget(accuracy="97 %"), "control": True, "max_cycles": 3},
     # rejected and accepted moves
     "three limits": {"budget": Budget(size="9x", bops="40x", accuracy="-1 %"), "test_data": tiny.test_data()},
+    # a step for each upgrade
+    "greedy": {"budget": Budget(size="9x"), "strategy": "greedy", "post_training": True, "rounding": "nearest"},
 }
 
 

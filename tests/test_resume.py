@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -96,7 +97,8 @@ def test_the_cases_go_through_every_stage(unbroken: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "moment", "kills"), [("accuracy", "after state", 6), ("three limits", "after line", 4)]
+    ("case", "moment", "kills"),
+    [("accuracy", "after state", 6), ("three limits", "after line", 4), ("greedy", "after state", 3)],
 )
 def test_killed_again_and_again(
     processes: Any, unbroken: dict[str, Path], tmp_path: Path, case: str, moment: str, kills: int
@@ -134,14 +136,18 @@ def test_killed_while_the_result_is_written(processes: Any, unbroken: dict[str, 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_random_times(processes: Any, unbroken: dict[str, Path], tmp_path: Path, seed: int) -> None:
-    path, delays = tmp_path / "run", random.Random(seed)
-    for attempt in range(12):
-        patience = delays.uniform(0.1, 0.5) * (1.3**attempt)  # however slow the machine, it ends
-        ending = processes(path, "accuracy", kill_after=patience)
-        if not ending.killed:
+    path, delays, scale, killed = tmp_path / "run", random.Random(seed), 1.0, 0
+    while True:
+        ending = processes(path, "accuracy", kill_after=scale * delays.uniform(0.1, 0.5))
+        if ending.killed:
+            killed += 1
+            scale *= 1.3  # however slow the machine, it ends
+        elif killed:
             break
-    else:
-        ending = processes(path, "accuracy")
+        else:
+            assert isinstance(ending.message, tuple), ending.message
+            shutil.rmtree(path)
+            scale /= 4  # however fast, it is killed
     assert isinstance(ending.message, tuple), ending.message
     check_same(path, unbroken["accuracy"])
 

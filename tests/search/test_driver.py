@@ -13,6 +13,7 @@ import tiny
 from sigmaquant import Budget
 from sigmaquant.data import as_source
 from sigmaquant.errors import BudgetError, PlanError, UnreachableBudgetError
+from sigmaquant.runs.progress import Field, NullProgress
 from sigmaquant.search.phase1 import cluster_to_budget, shifted
 from sigmaquant.search.phase2 import Move
 from sigmaquant.search.session import Data
@@ -20,6 +21,7 @@ from sigmaquant.search.state import Standing
 from sigmaquant.search.strategies import STRATEGIES, register
 from sigmaquant.statistics import layer_sigmas
 from sigmaquant.training.student import Judgement
+from sigmaquant.units import format_bytes, format_count
 
 EIGHT = Budget(size="8x")
 
@@ -191,6 +193,29 @@ def test_the_search_is_judged_by_examples_from_everywhere() -> None:
     assert set(one.search_judge.targets.tolist()) == set(range(tiny.CLASSES))
     everything = session(EIGHT, search_examples=250).search_judge
     assert torch.equal(everything.targets, targets)
+
+
+@pytest.mark.parametrize(
+    ("budget", "shown"),
+    [
+        (Budget(bops="16x", size="6x"), {"size": "total_bytes", "bops": "bops"}),
+        (Budget(size="8x", size_counts="weights"), {"size": "weight_bytes"}),
+        (Budget(accuracy="50 %"), {"size": "total_bytes"}),
+    ],
+)
+def test_what_is_limited_is_shown(budget: Budget, shown: dict[str, str]) -> None:
+    notes: list[dict[str, Field]] = []
+
+    class Noted(NullProgress):
+        def note(self, **fields: Field) -> None:
+            notes.append(fields)
+
+    search = driver(budget)
+    search.progress = Noted()
+    cost = search._measure_plainly(dict.fromkeys(graph().layer, 4)).cost
+    costs = {name: (format_bytes if name == "size" else format_count)(getattr(cost, q)) for name, q in shown.items()}
+    (note,) = notes
+    assert {key: value for key, value in note.items() if isinstance(value, str)} == {**costs, "limits": "met"}
 
 
 def test_seeds_differ_by_purpose_step_and_run() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from driver_cases import Memory, Scripted, driver, graph, without_seconds
@@ -9,6 +11,8 @@ from driver_cases import Memory, Scripted, driver, graph, without_seconds
 import tiny
 from sigmaquant import Budget
 from sigmaquant.errors import CheckpointError
+from sigmaquant.plan import BitwidthPlan
+from sigmaquant.quant import QuantizedNetwork
 from sigmaquant.training.student import Judgement
 
 EIGHT = Budget(size="8x")
@@ -146,7 +150,7 @@ def test_compensated_rounding_is_kept_where_it_brings_the_outputs_closer(closer:
             Budget(size="6x"),
             {"post_training": True, "sensitivity": "fisher", "max_cycles": 2, "calibration_examples": 50},
         ),
-        (EIGHT, {"strategy": "greedy"}),
+        (EIGHT, {"strategy": "greedy", "post_training": True, "rounding": "nearest"}),
         (EIGHT, {"strategy": "uniform", "rounding": "nearest", "cycle_examples": 0}),
     ],
 )
@@ -161,6 +165,40 @@ def test_a_run_continued_from_any_saved_state_ends_like_the_unbroken_one(budget:
         assert without_seconds(recorder.lines[: saved[0]] + again.lines) == without_seconds(recorder.lines)
         assert tiny.same_tensors(part.student.tensors(), whole.student.tensors()), saved[2]["stage"]
         assert part.state.weights == whole.state.weights
+
+
+def test_a_greedy_search_goes_on_from_its_last_upgrade() -> None:
+    recorder, options = Memory(), {"strategy": "greedy", "post_training": True, "rounding": "nearest"}
+    whole = driver(EIGHT, recorder, **options)
+    measured: list[BitwidthPlan | None] = []
+    judge = whole.session.search_judge
+
+    def counted(network: QuantizedNetwork) -> Judgement:
+        measured.append(network.plan)
+        return judge(network)
+
+    whole.session.search_judge = counted
+    whole.run()
+    lines = [line for line in recorder.lines if line["stage"] == "phase1"]
+    moves = [line["move"] for line in lines]
+    assert moves == ["lowest", *["upgrade"] * (len(moves) - 2), "greedy"]
+    assert len(moves) > 4
+    for before, after in pairwise(lines[:-1]):
+        assert after["weights"] == {**before["weights"], **{name: new for name, (_, new) in after["changes"].items()}}
+        assert [before["weights"][name] for name in after["changes"]] == [old for old, _ in after["changes"].values()]
+        assert len(after["changes"]) == 1
+    assert lines[-1]["divergence"] == min(line["divergence"] for line in lines)
+    assert not recorder.states[-1][2]["measured"]
+    unbroken, half = list(measured), len(moves) // 2
+    saved = recorder.states[half]
+    left = unbroken[len(saved[2]["measured"]) :]
+    measured.clear()
+    again = driver(EIGHT, Memory(saved), **options)
+    again.session.search_judge = counted
+    again.run()
+    assert measured == left, "nothing is measured twice"
+    assert again.state.weights == whole.state.weights
+    assert again.recorder.lines[0]["step"] == half + 2
 
 
 def test_a_finished_run_is_not_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:

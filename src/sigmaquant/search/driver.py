@@ -17,16 +17,17 @@ from torch import Tensor
 from sigmaquant.budget import Limits
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.runs.progress import Progress, task
+from sigmaquant.search.greedy import GreedyProgress
 from sigmaquant.search.phase1 import BUFFER, Clustering, cluster_to_budget, shifted
 from sigmaquant.search.phase2 import Move, propose
 from sigmaquant.search.problem import Bits
+from sigmaquant.search.reach import format_cost
 from sigmaquant.search.session import Session
 from sigmaquant.search.start import Start
 from sigmaquant.search.state import Progression, Standing
 from sigmaquant.search.strategies import Evidence, find_strategy
 from sigmaquant.statistics import layer_sigmas
 from sigmaquant.training.student import Judge, Judgement, Student
-from sigmaquant.units import format_bytes
 
 log = logging.getLogger("sigmaquant")
 
@@ -185,11 +186,17 @@ class Driver:
 
     def _show(self, standing: Standing) -> None:
         self.progress.note(
-            size=format_bytes(standing.cost.total_bytes),
+            **self._costs(standing),
             mean_bits=self._mean_bits(standing.plan.weights),
             accuracy=standing.judgement.accuracy,
             limits="met" if standing.met else "not met: " + ", ".join(standing.violations),
         )
+
+    def _costs(self, standing: Standing) -> dict[str, str]:
+        """What is limited, for people; the size where nothing is."""
+        cost, counts = standing.cost, self.limits.size_counts
+        costs = {resource: cost.resource(resource, counts) for resource in self.limits.upper or ("size_bytes",)}
+        return {name.partition("_")[0]: format_cost(name, value) for name, value in costs.items() if value is not None}
 
     def _mean_bits(self, bits: Bits) -> float:
         elements = self.problem.elements
@@ -228,6 +235,7 @@ class Driver:
             with task(self.progress, self.settings.strategy, 1):
                 standing = self._measure_plainly(bits)
             self._accept(standing)
+            self.state.measured = {}
             line = self._line(standing, self.settings.strategy, True, {})
             self.state.stage = "final"
             self._save(line)
@@ -259,7 +267,7 @@ class Driver:
 
     def _strategy_bits(self) -> dict[str, int]:
         strategy = find_strategy(self.settings.strategy)
-        evidence = Evidence(seed=self.settings.seed, loss=self._calibration_loss)
+        evidence = Evidence(seed=self.settings.seed, loss=self._calibration_loss, progress=self._recorded_upgrades())
         if self.settings.strategy not in ("uniform", "random", "greedy"):
             table, per_element = self.session.sensitivity(self.session.graph)
             evidence = replace(evidence, sensitivity=table, per_element=per_element)
@@ -270,9 +278,48 @@ class Driver:
 
     def _calibration_loss(self, bits: Bits) -> float:
         """Distance to the float network's outputs at a plan, without training; for strategies that measure plans."""
-        self.student.apply(self.session.plan(bits))
+        standing = self._measured_once(bits)
         self.progress.advance()
-        return self.session.search_judge(self.student.network).divergence
+        return standing.judgement.divergence
+
+    def _measured_once(self, bits: Bits) -> Standing:
+        """A plan without a training cycle; a resumed run knows those that it has measured before."""
+        plan, measured = self.session.plan(bits), self.state.measured
+        key = " ".join(str(bits.get(name)) for name in self.problem.layers)
+        if key not in measured:
+            self.student.apply(plan)
+            judgement = self.session.search_judge(self.student.network)
+            measured[key] = [judgement.accuracy, judgement.divergence]
+        return self._standing(plan, Judgement(*measured[key]))
+
+    def _recorded_upgrades(self) -> Callable[[GreedyProgress], None]:
+        """Makes a step of every upgrade; a resumed run goes the same way again, and records what is new."""
+        recorded, told, before = self.state.step, 0, self.problem.lowest
+
+        def record(found: GreedyProgress) -> None:
+            nonlocal told, before
+            standing = self._measured_once(found.bits)
+            self._show(standing)
+            changes = {name: [before[name], bits] for name, bits in found.bits.items() if bits != before[name]}
+            told, before = told + 1, dict(found.bits)
+            if told <= recorded:
+                return
+            # The state is that of the student, which was last put at a plan that need not be the one upgraded to.
+            assert self.student.network.plan is not None, "a plan has been measured"
+            self._accept(self._measured_once(self.student.network.plan.weights))
+            self._save(self._line(standing, "upgrade" if changes else "lowest", True, changes))
+            self._log(standing, f"{len(changes)} layers upgraded" if changes else "lowest bitwidths")
+
+        return record
+
+    def _log(self, standing: Standing, what: str) -> None:
+        log.info(
+            "%s: accuracy %.4f, divergence %.4g, %s",
+            what,
+            standing.judgement.accuracy,
+            standing.judgement.divergence,
+            ", ".join(f"{name} {value}" for name, value in self._costs(standing).items()),
+        )
 
     def _phase1(self) -> None:
         sigma = layer_sigmas(self.session.graph, self.settings.sigma)
@@ -372,15 +419,7 @@ class Driver:
             state.count = max(1, state.count // 2)
         changes = {name: list(pair) for name, pair in move.changes.items()}
         self._save(self._line(standing, move.kind, accepted, changes))
-        log.info(
-            "%s of %d layers: accuracy %.4f, divergence %.4g, %s, %s",
-            move.kind,
-            len(changes),
-            standing.judgement.accuracy,
-            standing.judgement.divergence,
-            format_bytes(standing.cost.total_bytes),
-            "accepted" if accepted else "rejected",
-        )
+        self._log(standing, f"{move.kind} of {len(changes)} layers, {'accepted' if accepted else 'rejected'}")
         return accepted
 
     # -- final training ----------------------------------------------------------------------------------------------

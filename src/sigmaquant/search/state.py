@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from sigmaquant.budget import Cost, Limits
 from sigmaquant.errors import CheckpointError
 from sigmaquant.plan import BitwidthPlan
+from sigmaquant.runs.documents import parse
 from sigmaquant.training.student import Judgement
 
 
@@ -77,6 +78,7 @@ class Progression:
         cycle: cycles of the present phase.
         count: layers that the next move may change.
         tabu: rejected plans.
+        measured: accuracy and divergence by plan, as far as a strategy has measured plans; empty once it has decided.
         segment: segments of the final training that are done.
         best: judgement of the best segment, on all validation data; None before the first.
         trained_examples: training examples seen so far.
@@ -84,7 +86,7 @@ class Progression:
         seconds: wall time of all sessions of the run.
     """
 
-    stage: str = "phase1"
+    stage: Literal["phase1", "phase2", "final", "done"] = "phase1"
     step: int = 0
     weights: dict[str, int] = field(default_factory=dict)
     accuracy: float = 0.0
@@ -94,6 +96,7 @@ class Progression:
     cycle: int = 0
     count: int = 0
     tabu: list[list[int]] = field(default_factory=list)
+    measured: dict[str, list[float]] = field(default_factory=dict)
     segment: int = 0
     best: Judgement | None = None
     trained_examples: int = 0
@@ -109,7 +112,7 @@ class Progression:
         """Inverse of `to_dict`.
 
         Raises:
-            CheckpointError: it has other fields, as another version's has.
+            CheckpointError: it has other fields, as another version's has, or values of other types.
         """
         other = set(document) ^ {entry.name for entry in fields(cls)}
         if other:
@@ -117,5 +120,4 @@ class Progression:
                 "the run's state was written by another version of SigmaQuant: it differs in "
                 f"{', '.join(sorted(other))}. Go on with that version, or begin anew with overwrite."
             )
-        best = document["best"]
-        return cls(**{**document, "best": None if best is None else Judgement(**best)})
+        return parse(cls, document, "the run's state", CheckpointError, "Begin anew with overwrite.")
