@@ -158,6 +158,15 @@ def test_a_changed_state_is_not_resumed(run: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["evaluate", "compare"])
+@pytest.mark.parametrize("change", [{"settings": 3}, {"budget": "8x"}])
+def test_damaged_configurations(run: Path, command: str, change: dict[str, object]) -> None:
+    document = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**document, "config": {**document["config"], **change}}))
+    given = ("--model", MODEL, "--data", TEST) if command == "evaluate" else (run,)
+    assert f"config.json is damaged, at '{next(iter(change))}': " in refused(main(command, run, *given))
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
 def test_no_run_directory(command: str, tmp_path: Path) -> None:
     given = ("--model", MODEL, "--data", TEST) if command == "evaluate" else (tmp_path,)
     assert "has no config.json: it is no run directory" in refused(main(command, tmp_path / "nothing", *given))
@@ -166,9 +175,14 @@ def test_no_run_directory(command: str, tmp_path: Path) -> None:
 def test_compare_needs_finished_whole_runs(run: Path) -> None:
     assert "compare needs two or more run directories." in refused(main("compare", run))
     result = json.loads((run / "result.json").read_text())
-    del result["scores"]
-    (run / "result.json").write_text(json.dumps(result))
-    assert "is damaged: its files have no 'scores'. Run it again." in refused(main("compare", run, run))
+    for changes, key in (
+        ({"cost": {}}, "cost.weight_bytes"),
+        ({"scores": {}}, "scores.validation"),
+        ({"weights": [1]}, "weights"),
+        ({"seconds": "x"}, "seconds"),
+    ):
+        (run / "result.json").write_text(json.dumps({**result, **changes}))
+        assert f"result.json is damaged, at '{key}': " in refused(main("compare", run, run))
     (run / "result.json").unlink()
     assert "is not finished. Continue it with: sigmaquant quantize" in refused(main("compare", run, run))
 

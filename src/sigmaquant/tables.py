@@ -15,8 +15,10 @@ from sigmaquant.errors import RunDirectoryError
 from sigmaquant.export.verification import Verification
 from sigmaquant.hardware.profile import Compute, HardwareProfile
 from sigmaquant.inspection import ModelReport
+from sigmaquant.report.document import Config, Result
 from sigmaquant.results import QuantizationResult
 from sigmaquant.runs import RunFiles
+from sigmaquant.runs.documents import parse
 from sigmaquant.search.reach import format_cost
 from sigmaquant.sweeping import Sweep
 from sigmaquant.units import format_bytes, format_count, format_seconds
@@ -269,16 +271,14 @@ def read_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
     for path in paths:
         files = RunFiles(path)
         config = files.read_config()
+        parse(Config, config, files.config_path)
         if not files.finished:
             raise RunDirectoryError(
                 f"the run in {path} is not finished. Continue it with: sigmaquant quantize … --resume"
             )
-        row = {"run": str(path), "config": config, **files.read_result()}
-        missing = [key for key in ("status", "scores", "float_scores", "cost", "weights", "seconds") if key not in row]
-        missing += [key for key in ("settings", "budget") if key not in config]
-        if missing:
-            raise RunDirectoryError(f"the run in {path} is damaged: its files have no {missing[0]!r}. Run it again.")
-        rows.append(row)
+        document = files.read_result()
+        result = parse(Result, document, files.result_path)
+        rows.append({"run": str(path), "config": config, **document, **result.model_dump(mode="json")})
     return rows
 
 

@@ -101,7 +101,16 @@ def test_a_run_of_an_earlier_release_shows_what_it_has(tmp_path: Path) -> None:
     ("file", "text", "message"),
     [
         ("config.json", None, r"has no config\.json: it is no run directory"),
-        ("config.json", '{"schema": "sigmaquant.run", "version": 1, "config": {}}', "it has no 'settings'"),
+        (
+            "config.json",
+            '{"schema": "sigmaquant.run", "version": 1, "config": {}}',
+            "damaged, at 'settings': field req",
+        ),
+        (
+            "config.json",
+            '{"schema": "sigmaquant.run", "version": 1, "config": {"settings": {}, "budget": {}}}',
+            r"config\.json is damaged, at 'settings\.strategy': field required",
+        ),
         ("result.json", "{", "cannot be read"),
         ("result.json", '{"status": "met"}', r"result\.json is damaged, at 'scores': field required"),
         (

@@ -168,6 +168,22 @@ def test_newer_version(tmp_path: Path) -> None:
         RunDirectory(tmp_path, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"settings": 3}, "settings"),
+        ({"settings": {"batch_size": "x"}}, r"settings\.batch_size"),
+        ({"start": 1}, "start"),
+    ],
+)
+def test_a_configuration_of_other_types(tmp_path: Path, config: dict[str, object], key: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"schema": "sigmaquant.run", "version": 1, "config": config}))
+    with pytest.raises(
+        RunDirectoryError, match=rf"config\.json is damaged, at '{key}': .*run again in another directory"
+    ):
+        RunFiles(tmp_path).read_config()
+
+
 def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("")
     with pytest.raises(RunDirectoryError, match="is a file, not a directory"):
@@ -202,6 +218,9 @@ def test_reading_what_is_not_there(tmp_path: Path) -> None:
         files.read_result()
     files.result_path.write_text("{")
     with pytest.raises(RunDirectoryError, match="cannot be read"):
+        files.read_result()
+    files.result_path.write_text('{"trained_examples": "many"}')
+    with pytest.raises(RunDirectoryError, match=r"result\.json is damaged, at 'trained_examples'"):
         files.read_result()
 
 
@@ -437,7 +456,10 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
     [
         ({"version": 2}, "no saved state of version 1"),
         ({"schema": "x"}, "no saved state of version 1"),
-        ({"extra": 1}, "is damaged"),
+        ({"extra": 1}, "is damaged, at 'extra'"),
+        ({"file": 3}, "is damaged, at 'file': input should be a valid string"),
+        ({"trajectory_lines": -1}, "is damaged, at 'trajectory_lines'"),
+        ({"meta": []}, "is damaged, at 'meta'"),
         ({"file": "../other.safetensors"}, "names a file outside the run directory"),
     ],
 )

@@ -1,7 +1,7 @@
 """The report as plain values: what is read from run directories, and what stands in ``report.json``.
 
-`Result`, `Step` and `Artifacts` are the parts of a run's own files that a report shows; `RunReport` is one run in the
-report, `Report` the whole.
+`Config`, `Result`, `Step` and `Artifacts` are the parts of a run's own files that a report shows; `RunReport` is one
+run in the report, `Report` the whole.
 """
 
 from __future__ import annotations
@@ -27,12 +27,41 @@ class _Read(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class Settings(_Read):
+    """As `sigmaquant.search.settings.Settings`."""
+
+    strategy: str
+    objective: str = ""
+    post_training: bool = False
+    seed: int | None = None
+    search_examples: int | None = None
+    sigma: str = "raw"
+    sensitivity: str = ""
+
+
+class Config(_Read):
+    """``config.json``, without its schema."""
+
+    settings: Settings
+    budget: dict[str, Any]
+    hardware: str | dict[str, Any] = "ideal"
+    metric: str = "top1"
+    float_sha256: str = ""
+    validation_examples: int | None = None
+
+
 class Scores(_Read):
     """As `sigmaquant.results.Scores`."""
 
     validation: Number = None
     test: Number = None
     divergence: Number = None
+
+
+class FinalScores(Scores):
+    """Those of a finished run."""
+
+    validation: float
 
 
 class Costs(_Read):
@@ -74,8 +103,8 @@ class Result(_Read):
     status: str
     violations: dict[str, float] = {}
     limits: dict[str, float] = {}
-    scores: Scores
-    float_scores: Scores
+    scores: FinalScores
+    float_scores: FinalScores
     cost: Costs
     reference: Costs
     weights: dict[str, int]
@@ -84,6 +113,7 @@ class Result(_Read):
     float_operators: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    trained_examples: int = 0
 
 
 class Zones(_Read):

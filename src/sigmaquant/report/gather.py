@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from sigmaquant.report.document import (
     MEASURES,
     Artifact,
     Artifacts,
+    Config,
     Costs,
     Coverage,
     LayerRow,
@@ -22,7 +23,8 @@ from sigmaquant.report.document import (
     Step,
     StepRow,
 )
-from sigmaquant.report.layers import LayerCosts, LayerRecord, LayersDocument, parse, read_layers
+from sigmaquant.report.layers import LayerCosts, LayerRecord, LayersDocument, read_layers
+from sigmaquant.runs.documents import parse
 from sigmaquant.runs.files import RunFiles, read_document
 
 EXPORT_FOLDER = "export"
@@ -82,34 +84,32 @@ def gather_run(path: Path, label: str) -> RunReport:
         RunDirectoryError: no run directory, or a damaged file in it.
     """
     files = RunFiles(path)
-    config = files.read_config()
-    settings, budget = _table(config, "settings", files), _table(config, "budget", files)
+    config = parse(Config, files.read_config(), files.config_path)
+    settings, budget, hardware = config.settings, config.budget, config.hardware
     steps = [parse(Step, line, files.trajectory_path) for line in files.read_trajectory()]
     result = parse(Result, files.read_result(), files.result_path) if files.finished else None
     missing: list[str] = []
     described = _layers_document(files, result, missing)
     artifacts = _artifacts(files, result, missing)
-    hardware = config.get("hardware", "ideal")
-    metric = str(config.get("metric", "top1"))
     common: dict[str, Any] = {
         "label": label,
-        "strategy": str(settings.get("strategy", "")),
-        "objective": str(settings.get("objective", "")),
-        "post_training": bool(settings.get("post_training", False)),
+        "strategy": settings.strategy,
+        "objective": settings.objective,
+        "post_training": settings.post_training,
         "budget": {key: value for key, value in budget.items() if key != "size_counts"},
         "size_counts": str(budget.get("size_counts", "total")),
-        "hardware": str(hardware.get("name", "")) if isinstance(hardware, Mapping) else str(hardware),
-        "metric": metric,
-        "percent": metric == "top1",
-        "float_sha256": str(config.get("float_sha256", "")),
-        "seed": settings.get("seed"),
-        "validation_examples": config.get("validation_examples"),
-        "search_examples": settings.get("search_examples"),
-        "sigma_variant": str(settings.get("sigma", "raw")) if described is None else described.sigma,
-        "sensitivity": str(settings.get("sensitivity", "")),
+        "hardware": hardware if isinstance(hardware, str) else str(hardware.get("name", "")),
+        "metric": config.metric,
+        "percent": config.metric == "top1",
+        "float_sha256": config.float_sha256,
+        "seed": settings.seed,
+        "validation_examples": config.validation_examples,
+        "search_examples": settings.search_examples,
+        "sigma_variant": settings.sigma if described is None else described.sigma,
+        "sensitivity": settings.sensitivity,
         "limits": _limits(result, steps, missing),
         "zones": next((step.zones for step in steps if step.zones is not None), None),
-        "steps": tuple(_step_row(step, settings) for step in steps),
+        "steps": tuple(_step_row(step, settings.strategy) for step in steps),
         "artifacts": artifacts,
     }
     if common["zones"] is None and any(step.move == "cluster" for step in steps):
@@ -153,13 +153,6 @@ def gather_run(path: Path, label: str) -> RunReport:
         sigmaquant=result.sigmaquant,
         torch=result.torch,
     )
-
-
-def _table(config: Mapping[str, Any], key: str, files: RunFiles) -> Mapping[str, Any]:
-    found = config.get(key)
-    if not isinstance(found, dict):
-        raise RunDirectoryError(f"{files.config_path} is damaged: it has no {key!r}. Run it again.")
-    return found
 
 
 def _layers_document(files: RunFiles, result: Result | None, missing: list[str]) -> LayersDocument | None:
@@ -216,11 +209,10 @@ def _limits(result: Result | None, steps: Sequence[Step], missing: list[str]) ->
     return found
 
 
-def _step_row(step: Step, settings: Mapping[str, Any]) -> StepRow:
-    strategy = settings.get("strategy", "sigma")
+def _step_row(step: Step, strategy: str) -> StepRow:
     stage = "final" if step.stage == "done" else step.stage
     if stage == "phase1" and strategy != "sigma":
-        stage = str(strategy)
+        stage = strategy
     return StepRow(
         **step.model_dump(include={"step", "move", "accepted", "accuracy", "divergence", "mean_bits", "seconds"}),
         stage="start" if step.move == "start" else stage,

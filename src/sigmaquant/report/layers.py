@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from sigmaquant.errors import HardwareProfileError, RunDirectoryError, SigmaQuantError
@@ -22,6 +22,7 @@ from sigmaquant.hardware.profiled import HardwareCost, LayerCost, ProfiledCosts
 from sigmaquant.plan import BITWIDTHS, BitwidthPlan
 from sigmaquant.quant.network import QuantizedNetwork
 from sigmaquant.report.histogram import Histogram, weight_histograms
+from sigmaquant.runs.documents import parse
 from sigmaquant.runs.files import read_document
 from sigmaquant.statistics import SigmaVariant, divergences, layer_sigmas
 
@@ -30,9 +31,6 @@ SCHEMA_VERSION = 1
 
 REFERENCE_BITS = 8
 """Of weights and activations, in the comparison of energy, cycles and latency, which no float network has here."""
-
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Part(BaseModel):
@@ -146,21 +144,6 @@ def read_layers(path: Path) -> LayersDocument:
             f"{path} has version {version!r}, this program reads {SCHEMA_VERSION}. Update sigmaquant."
         )
     return parse(LayersDocument, document, path)
-
-
-def parse(model: type[Model], document: Any, path: Path) -> Model:
-    """A document's content, checked.
-
-    Raises:
-        RunDirectoryError: names the file, the key and what is wrong with it.
-    """
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        found = error.errors(include_url=False)[0]
-        key = ".".join(map(str, found["loc"]))
-        message = f"{found['msg'][:1].lower()}{found['msg'][1:]}"
-        raise RunDirectoryError(f"{path} is damaged, at {key!r}: {message}. Run it again.") from None
 
 
 @torch.no_grad()

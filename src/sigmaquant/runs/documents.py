@@ -1,4 +1,4 @@
-"""Plain JSON from the program's values."""
+"""Plain JSON from the program's values, and checked values from JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import math
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from sigmaquant.errors import RunDirectoryError, SigmaQuantError
+
+Kind = TypeVar("Kind")
 
 
 def plain(value: Any, *, finite: bool = True) -> Any:
@@ -53,6 +59,34 @@ def plain(value: Any, *, finite: bool = True) -> Any:
 def dumps(value: Any, *, indent: int | None = 2, finite: bool = True) -> str:
     """`plain(value)` as JSON text that ends in a newline."""
     return json.dumps(plain(value, finite=finite), indent=indent, ensure_ascii=False, allow_nan=not finite) + "\n"
+
+
+def parse(
+    kind: type[Kind],
+    document: Any,
+    source: PurePath | str,
+    error: type[SigmaQuantError] = RunDirectoryError,
+    remedy: str = "Run it again.",
+) -> Kind:
+    """A document's content, with the types that its kind says.
+
+    Args:
+        kind: a pydantic model or a dataclass.
+        document: what JSON gave.
+        source: where it is from, for the message.
+        error: what to raise.
+        remedy: what to do about it, as a sentence.
+
+    Raises:
+        SigmaQuantError: `error`; names the source, the key and what is wrong with it.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(document)
+    except ValidationError as failure:
+        found = failure.errors(include_url=False)[0]
+        key = ".".join(map(str, found["loc"]))
+        message = f"{found['msg'][:1].lower()}{found['msg'][1:]}"
+        raise error(f"{source} is damaged, at {key!r}: {message}. {remedy}") from None
 
 
 def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:

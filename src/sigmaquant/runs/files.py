@@ -7,15 +7,41 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from sigmaquant.errors import RunDirectoryError
 from sigmaquant.plan import BitwidthPlan
-from sigmaquant.runs.documents import first_difference, plain
+from sigmaquant.runs.documents import first_difference, parse, plain
 from sigmaquant.runs.weights import check_digest, parse_tensors, read_bytes
 
 SCHEMA = "sigmaquant.run"
 SCHEMA_VERSION = 1
+
+
+class _Part(BaseModel):
+    """What readers of all kinds take from a document, where it has that; the rest is nobody's business here."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Settings(_Part):
+    batch_size: PositiveInt = 1
+
+
+class _Start(_Part):
+    run: str
+
+
+class _Config(_Part):
+    settings: _Settings = _Settings()
+    budget: dict[str, Any] = {}
+    start: _Start | None = None
+
+
+class _Result(_Part):
+    trained_examples: NonNegativeInt = 0
+    checkpoint_sha256: str | None = None
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -143,7 +169,7 @@ class RunFiles:
         """The configuration that the run was started with.
 
         Raises:
-            RunDirectoryError: no run directory, or of a newer version.
+            RunDirectoryError: no run directory, damaged, or of a newer version.
         """
         document = read_document(self.config_path)
         config = document.get("config")
@@ -154,6 +180,7 @@ class RunFiles:
                 f"the run directory {self.path} has version {document.get('version')!r}, this program reads "
                 f"{SCHEMA_VERSION}. Update sigmaquant or start a new run."
             )
+        parse(_Config, config, self.config_path, remedy="Restore it, or run again in another directory.")
         return config
 
     def is_of(self, config: Mapping[str, Any], *, besides: Collection[str] = ()) -> bool:
@@ -183,9 +210,11 @@ class RunFiles:
         """What came out.
 
         Raises:
-            RunDirectoryError: the run has not finished.
+            RunDirectoryError: the run has not finished, or the file is damaged.
         """
-        return read_document(self.result_path)
+        document = read_document(self.result_path)
+        parse(_Result, document, self.result_path)
+        return document
 
     def read_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Tensors and metadata of the best plan's checkpoint.

@@ -7,13 +7,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from sigmaquant.errors import CheckpointError
 from sigmaquant.runs.atomic import tensor_bytes, write_bytes_atomic, write_text_atomic
-from sigmaquant.runs.documents import dumps
+from sigmaquant.runs.documents import dumps, parse
 from sigmaquant.runs.files import read_document
 from sigmaquant.runs.weights import check_digest, parse_tensors, read_bytes
 
@@ -34,10 +35,12 @@ class StateRecord:
         meta: what the caller gave.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     step: int
     file: str
     sha256: str
-    trajectory_lines: int
+    trajectory_lines: Annotated[int, Field(ge=0)]
     meta: dict[str, Any]
 
 
@@ -55,10 +58,7 @@ def read_record(path: Path) -> StateRecord | None:
         raise CheckpointError(
             f"{path} is no saved state of version {SCHEMA_VERSION}. Update sigmaquant, or start the run anew."
         )
-    try:
-        record = StateRecord(**document)
-    except TypeError as error:
-        raise CheckpointError(f"{path} is damaged ({error}). Start the run anew (--overwrite).") from error
+    record = parse(StateRecord, document, path, CheckpointError, "Start the run anew (--overwrite).")
     if Path(record.file).name != record.file:
         raise CheckpointError(f"{path} is damaged: it names a file outside the run directory.")
     return record

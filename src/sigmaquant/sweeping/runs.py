@@ -8,8 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from sigmaquant.budget import Budget
+from sigmaquant.report.document import Result
 from sigmaquant.runs import Progress, RunFiles
 from sigmaquant.runs.atomic import write_text_atomic
+from sigmaquant.runs.documents import parse
 from sigmaquant.sweeping.files import SweepDirectory
 from sigmaquant.sweeping.frontier import Point, front, knee, to_csv
 from sigmaquant.sweeping.schedule import nearest, next_budget
@@ -134,7 +136,8 @@ class Runs:
             swept = next(name for name, resource in RESOURCE.items() if resource == self.resource)
             start = files.read_config().get("start") or {}
             counts, text = str(budget["size_counts"]), str(budget[swept])
-            found.append(Point.of(run, text, self.resource, counts, files.read_result(), start.get("run", "")))
+            result = parse(Result, files.read_result(), files.result_path).model_dump()
+            found.append(Point.of(run, text, self.resource, counts, result, start.get("run", "")))
         costs, scores = [p.cost for p in found], [p.validation for p in found]
         on_front, bend = front(costs, scores), knee(costs, scores)
         return tuple(replace(p, on_front=i in on_front, knee=i == bend) for i, p in enumerate(found))
