@@ -31,6 +31,7 @@ from sigmaquant.search.driver import Driver, NullRecorder, Recorder
 from sigmaquant.search.session import Data, Session, Statistics
 from sigmaquant.search.settings import Settings
 from sigmaquant.search.start import Start
+from sigmaquant.search.state import Progression
 from sigmaquant.search.strategies import STRATEGIES
 from sigmaquant.training.devices import Device, choose_device
 from sigmaquant.training.losses import TaskLoss
@@ -133,7 +134,7 @@ class Job:
             control, control_seconds = None, 0.0
             if self.settings.control:
                 try:
-                    control, control_seconds = run_control(session, recorder, progress, state.search_examples, resume)
+                    control, control_seconds = run_control(session, recorder, progress, state, resume)
                 except UnreachableBudgetError as error:  # mixed bitwidths may fit where no single one does
                     notes = (*notes, f"there is no uniform control: {error}")
                     log.info(notes[-1])
@@ -255,18 +256,22 @@ def _fitting_example(model: nn.Module, data: DataSource) -> tuple[Tensor, ...]:
 
 
 def run_control(
-    session: Session, recorder: RunDirectory | None, progress: Progress, extra_examples: int, resume: bool
+    session: Session, recorder: RunDirectory | None, progress: Progress, searched: Progression, resume: bool
 ) -> tuple[Control, float]:
     """The largest uniform plan that fits, trained for as many examples as the search and its final training.
+
+    Where no cost is limited, it has to fit into the size of what the search found, see `Session.for_control`.
 
     Raises:
         UnreachableBudgetError: no single bitwidth fits.
     """
-    twin = session.for_control()
+    twin, extra_examples = session.for_control(searched.weights), searched.search_examples
     with contextlib.ExitStack() as stack:
         inner: Recorder = NullRecorder()
         if recorder is not None:
-            config = {**recorder.read_config(), "settings": twin.settings.to_dict(), "extra_examples": extra_examples}
+            settings, limits = twin.settings.to_dict(), dict(twin.limits.upper)
+            own = {"settings": settings, "extra_examples": extra_examples, "limits": limits}
+            config = {**recorder.read_config(), **own}
             path = recorder.control_path
             begun = resume and RunFiles(path).is_of(config)  # else it is of a run that has been overwritten
             inner = stack.enter_context(

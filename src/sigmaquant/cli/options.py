@@ -64,7 +64,12 @@ LearningRate = Annotated[float, typer.Option(help="peak learning rate of the fin
 Distill = Annotated[float, typer.Option(help="weight of the float network in the loss, 0..1")]
 OutputsName = Annotated[str, typer.Option(help="what the network returns: logits, values, or auto: by the targets")]
 Loss = Annotated[str | None, typer.Option(help="task loss as package.module:function")]
-Control = Annotated[bool, typer.Option("--control", help="also train the uniform plan, for comparison")]
+Control = Annotated[
+    bool,
+    typer.Option(
+        "--control", help="also train the widest uniform plan that fits; with no cost limited: that is no larger"
+    ),
+]
 Seed = Annotated[int, typer.Option(help="of everything random")]
 
 

@@ -205,11 +205,18 @@ class Session:
         """A seed for one purpose, the same in an unbroken and in a resumed run."""
         return zlib.crc32(repr((self.settings.seed, *what)).encode())
 
-    def for_control(self) -> Session:
+    def for_control(self, found: Bits) -> Session:
         """The same session for the uniform plan.
 
         Every bitwidth between the lowest and the highest allowed one is open to it: with 2, 4, 6 and 8 bits alone a
         uniform plan would often stay far below the limit, and compare badly for no merit of the search.
+
+        Where no limited cost depends on bitwidths, as with an accuracy alone, every plan would fit, and the highest
+        bitwidth would be no control at all. It is held to the size of what was found then, in total bytes; the lowest
+        bitwidths never exceed that.
+
+        Args:
+            found: the search's result.
         """
         twin = copy.copy(self)
         widths = range(self.settings.bitwidths[0], self.settings.bitwidths[-1] + 1)
@@ -217,6 +224,10 @@ class Session:
         twin.choices = layer_choices(twin.graph, twin.settings)
         twin.statistics = Statistics()  # those of other bitwidths
         twin.problem = twin._problem(twin.limits)
+        if not twin.problem.movable:
+            size = float(self.costs.cost(self.plan(found)).total_bytes)
+            twin.limits = replace(self.limits, upper={**self.limits.upper, "size_bytes": size}, size_counts="total")
+            twin.problem = twin._problem(twin.limits)
         return twin
 
     def sensitivity(self, graph: QuantGraph) -> tuple[Sensitivity, bool]:

@@ -60,7 +60,8 @@ class Settings:
         batch_norm_examples: training examples for the last BatchNorm re-estimation.
         search_examples: validation examples that judge a search step (all, where there are fewer).
         validation_fraction: share of the training data held out when no validation data are given.
-        control: also train the uniform plan at the same budget, for comparison.
+        control: also train the uniform plan at the same budget (where no cost is limited: at the same size), for
+            comparison.
         seed: of everything random.
     """
 
