@@ -193,6 +193,8 @@ def test_compare_needs_finished_whole_runs(run: Path) -> None:
         ((), "give either --data or --input-shape, so that the model can be traced."),
         (("--data", TEST, "--input-shape", "1x8x8"), "give either --data or --input-shape"),
         (("--input-shape", "1xx8"), "--input-shape '1xx8' is no shape, like 3x32x32."),
+        (("--input-shape", "99999999x99999999"), "have 19,999,999,600,000,002 values, which do not fit into memory."),
+        (("--input-shape", "9" * 30), "which do not fit into memory. Check the shape."),
         (("--input-shape", "3x8x8"), "the model does not run on the example inputs [(2, 3, 8, 8)]"),
         (("--input-shape", "1x8x8", "--bitwidths", "1"), "bitwidths: bitwidth 1 is not one of 2..8."),
         (("--input-shape", "1x8x8", "--sigma", "row"), "σ has no variant 'row'."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def test_the_command_line_decides_the_batch_size(folder: Path, tmp_path: Path, m
         monkeypatch.setattr(f"sigmaquant.cli.runs.{verb}", stop)
     (tmp_path / "net.py").write_text("from torch import nn\nnet = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))\n")
     net, data = f"{tmp_path / 'net.py'}:net", f"cifar10:{folder}"
-    given = ("quantize", net, "--train", data, "--val", data, "--test", data, "--size", "8x")
+    shutil.copytree(folder, tmp_path / "other")  # of one folder, both would be the training part
+    given = ("quantize", net, "--train", data, "--val", f"{data}/other", "--test", data, "--size", "8x")
     assert refused(main(*given, "--batch-size", 6)) == "error: stop"
     RunDirectory(tmp_path / "run", config={"settings": {"batch_size": 6}}).close()
     assert refused(main("evaluate", tmp_path / "run", "--model", net, "--data", data)) == "error: stop"

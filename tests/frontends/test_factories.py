@@ -11,7 +11,7 @@ from torch import nn
 
 import tiny
 from sigmaquant.errors import CheckpointError, DataError, SigmaQuantError
-from sigmaquant.frontends.factories import load_data, load_model, load_object
+from sigmaquant.frontends.factories import load_data, load_inputs, load_model, load_object
 
 SOURCE = """
 from torch import nn
@@ -46,6 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "nets_for_test.py").write_text(SOURCE)
     (tmp_path / "wrong.py").write_text("import nowhere_to_be_found")
     (tmp_path / "syntax.py").write_text("def")
+    (tmp_path / "torch_like.py").write_text("import torch.nowhere_either")
     yield tmp_path
     for name in [name for name in sys.modules if "nets_for_test" in name]:
         del sys.modules[name]
@@ -61,6 +62,22 @@ def test_files_and_modules(folder: Path, source: str) -> None:
     assert load_object(f"{source}:COUNT", "the object") == [1], "a file is run once, however often it is named"
 
 
+def test_a_file_finds_its_neighbours_when_it_is_read_and_when_it_is_called(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "below").mkdir()
+    for name in ("one_for_nets_for_test", "other_for_nets_for_test"):
+        (folder / "below" / f"{name}.py").write_text(SOURCE)
+    (folder / "below" / "net.py").write_text(
+        "import one_for_nets_for_test\n"
+        "def make():\n"
+        "    import other_for_nets_for_test\n"
+        "    assert one_for_nets_for_test.COUNT == other_for_nets_for_test.COUNT\n"
+        "    return other_for_nets_for_test.make()\n"
+    )
+    assert isinstance(load_model("below/net.py:make"), nn.Module)
+
+
 def test_a_module_in_the_working_directory_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(folder))])
     assert isinstance(load_model("nets_for_test:make"), nn.Module)
@@ -73,9 +90,19 @@ def test_a_module_in_the_working_directory_is_found(folder: Path, monkeypatch: p
         (":make", "the model ':make' names no factory"),
         ("nets_for_test:", "the model 'nets_for_test:' names no factory"),
         ("missing.py:make", r"the model: there is no file missing\.py"),
-        ("no_such_module:make", r"no_such_module cannot be imported: ModuleNotFoundError: No module named 'no_such"),
-        ("wrong.py:make", r"wrong\.py cannot be imported: ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
-        ("syntax.py:make", r"syntax\.py cannot be imported: SyntaxError"),
+        (
+            "no_such_module:make",
+            r"no_such_module cannot be imported: ModuleNotFoundError: No .*such_module'\. Write it as",
+        ),
+        ("no_such.module:make", r"no_such\.module cannot be imported: ModuleNotFoundError: No .*such'\. Write it as"),
+        (
+            "wrong.py:make",
+            r"wrong\.py cannot be imported: ModuleNotFoundError: No module named 'nowhere_to_be_found'\. "
+            r"Install 'nowhere_to_be_found', or put it beside the file\.$",
+        ),
+        ("wrong:make", r"wrong cannot be imported: .*\. Install 'nowhere_to_be_found', or put it beside the file\.$"),
+        ("torch_like:make", r"No module named 'torch\.nowhere_either'\. Install 'torch\.nowhere_either', or"),
+        ("syntax.py:make", r"syntax\.py cannot be imported: SyntaxError: [^.]*\(syntax\.py, line 1\)\.$"),
         ("nets_for_test.py:mak", r"nets_for_test\.py has no 'mak'\. Did you mean 'make'"),
         ("nets_for_test.py:broken", r"the factory nets_for_test\.py:broken failed: ValueError: no such dataset"),
         ("nets_for_test.py:needs", r"the factory nets_for_test\.py:needs failed: TypeError: needs\(\) missing 1"),
@@ -115,6 +142,25 @@ def test_weights_without_batch_counters_fit(tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "old.pt")
     model = load_model(f"{tiny.HERE}:untrained", tmp_path / "old.pt")
     assert tiny.same_tensors(dict(model.named_parameters()), dict(tiny.trained().named_parameters()))
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("nets_for_test:data", "nets_for_test:data"),
+        ("nets_for_test.py:data", "./below/../nets_for_test.py:data"),
+        ("cifar10:data", "cifar10:./data?mean=0,0,0"),
+    ],
+)
+def test_training_data_do_not_validate(folder: Path, train: str, val: str) -> None:
+    (folder / "below").mkdir()
+    with pytest.raises(DataError, match=r"the validation data '.*' are the training data: .* Leave out --val, so that"):
+        load_inputs("nets_for_test:make", None, train, val, None, "top1", None, 8)
+
+
+def test_data_of_one_file_are_told_apart(folder: Path) -> None:
+    found = load_inputs("nets_for_test:make", None, "nets_for_test:data", "nets_for_test:pairs", None, "top1", None, 8)
+    assert found["train_data"] == found["validation_data"] == [(1, 2)]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -124,7 +125,7 @@ def inspect_command(
             example = as_source(load_data(data, "test", "the data"), batch_size=2, name="data").example()
             inputs = example if isinstance(example, tuple) else (example,)
         else:
-            inputs = (torch.zeros(2, *_shape(str(input_shape))),)
+            inputs = (_zeros(str(input_shape)),)
         profile = None if hardware is None else load_profile(hardware)
         widths = whole_numbers(bitwidths, "--bitwidths")
         report = inspect_model(network, inputs, widths, cast(SigmaVariant, sigma), profile)
@@ -142,6 +143,17 @@ def _shape(text: str) -> tuple[int, ...]:
     if not shape or min(shape) < 1:
         raise SigmaQuantError(f"--input-shape {text!r} is no shape, like 3x32x32.")
     return shape
+
+
+def _zeros(text: str) -> torch.Tensor:
+    shape = _shape(text)
+    try:
+        return torch.zeros(2, *shape)
+    except (RuntimeError, TypeError) as error:  # no memory, or beyond what torch can count
+        raise SigmaQuantError(
+            f"--input-shape {text!r} is too large: two such inputs have {2 * math.prod(shape):,} values, which do not "
+            "fit into memory. Check the shape."
+        ) from error
 
 
 def evaluate_command(

@@ -22,7 +22,7 @@ _FORM = "Write it as package.module:factory or path/file.py:factory."
 
 
 def load_object(spec: str, what: str) -> Any:
-    """The object that a text names; modules are looked for in the working directory too.
+    """The object that a text names; modules are looked for in the working directory, or in the folder of its file, too.
 
     Args:
         spec: ``package.module:name`` or ``path/file.py:name``.
@@ -42,14 +42,15 @@ def load_object(spec: str, what: str) -> Any:
 
 
 def _import(source: str, what: str) -> ModuleType:
+    path = Path(source)
     try:
         if not source.endswith(".py"):
-            if "" not in sys.path and str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))
+            if "" not in sys.path:
+                _find_modules_in(Path.cwd())
             return importlib.import_module(source)
-        path = Path(source)
         if not path.is_file():
             raise SigmaQuantError(f"{what}: there is no file {source}. {_FORM}")
+        _find_modules_in(path.resolve().parent)
         name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
         if name in sys.modules:  # model and data often come from one file: its state is shared
             return sys.modules[name]
@@ -67,9 +68,19 @@ def _import(source: str, what: str) -> ModuleType:
     except SigmaQuantError:
         raise
     except Exception as error:
+        remedy = ""
+        if isinstance(error, ModuleNotFoundError) and error.name is not None:
+            named = f"{source}.".startswith(f"{error.name}.")  # by the user, and not by an import in the user's code
+            remedy = _FORM if named else f"Install {error.name!r}, or put it beside the file."
         raise SigmaQuantError(
-            f"{what}: {source} cannot be imported: {type(error).__name__}: {error}. {_FORM}"
+            f"{what}: {source} cannot be imported: {type(error).__name__}: {error}. {remedy}".rstrip()
         ) from error
+
+
+def _find_modules_in(folder: Path) -> None:
+    """As Python does for the folder of a script, and for as long: a factory may import when it is called."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 
 def _call(spec: str, what: str) -> Any:
@@ -143,6 +154,14 @@ def load_data(spec: str, split: Literal["train", "test"], what: str, batch_size:
     return data.train if split == "train" else data.test
 
 
+def _source(spec: str) -> tuple[str | Path, str]:
+    """What a text names, however it is written; of CIFAR-10 both training and validation data are the training part."""
+    if spec.startswith("cifar10:"):
+        return Path(spec.removeprefix("cifar10:").partition("?")[0]).resolve(), "train"
+    source, _, name = spec.rpartition(":")
+    return Path(source).resolve() if source.endswith(".py") else source, name
+
+
 def load_inputs(
     model: str,
     weights: Path | None,
@@ -156,8 +175,14 @@ def load_inputs(
     """All that `quantize` and `Job` are given by name, under the names of their arguments.
 
     Raises:
+        DataError: validation and training data are the same.
         SigmaQuantError: see `load_model`, `load_data` and `load_object`.
     """
+    if val is not None and _source(val) == _source(train):
+        raise DataError(
+            f"the validation data {val!r} are the training data: every decision would be judged on examples that the "
+            "network has trained on. Leave out --val, so that a part of the training data is held out, or give others."
+        )
     return {
         "model": load_model(model, weights),
         "train_data": load_data(train, "train", "the training data", batch_size),
