@@ -21,6 +21,7 @@ import tiny
 from command import MODEL, QUICK, SINGLE, TEST, TRAIN, VALIDATION, main, quantize, refused
 from sigmaquant.cli.common import print_json, print_line, print_parts
 from sigmaquant.errors import StorageError
+from sigmaquant.units import format_bytes
 
 NOISY = tiny.HERE.with_name("noisy.py")
 FACTORIES = {name: f"{NOISY}:{name}" for name in ("trained", "train_data", "validation_data", "test_data")}
@@ -134,6 +135,28 @@ def test_compare_shows_runs_side_by_side(runs: dict[str, Any]) -> None:
     table = main("compare", *paths)
     assert table.code == 0
     assert "Weight bits" in table.out
+
+
+def test_compare_shows_the_uniform_control_beneath_its_run(tmp_path: Path) -> None:
+    for name, more in (("with", ("--control",)), ("without", ())):
+        done = quantize("--size", "6x", *more, "--post-training", "--out", tmp_path / name, model=SINGLE)
+        assert done.code == 0, done.err
+    paths = (tmp_path / "with", tmp_path / "without")
+    rows = json.loads(main("compare", *paths, "--json").out)
+    control = rows[0]["control"]
+    assert rows[1]["control"] is None
+    ((layer, bits),) = control["weights"].items()
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in main("compare", *paths).out.splitlines()]
+    uniform = [line for line in lines if line and line[0] == f"uniform {bits} b"]
+    scores, cost = control["scores"], control["cost"]
+    total = format_bytes(cost["total_bytes"])
+    assert uniform == [
+        [
+            *(f"uniform {bits} b", "", "", "", f"{scores['validation']:.4f}", "–", ""),
+            *(format_bytes(cost["weight_bytes"]), total, ""),
+        ]
+    ]
+    assert [layer, str(rows[0]["weights"][layer]), str(bits), str(rows[1]["weights"][layer])] in lines
 
 
 def test_a_budget_that_is_not_met_gives_exit_code_1_and_says_by_how_much(tmp_path: Path) -> None:

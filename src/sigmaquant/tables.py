@@ -39,6 +39,11 @@ def _shape(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape)) or "scalar"
 
 
+def _uniform(weights: Mapping[str, int]) -> str:
+    """The uniform control by its bitwidths; pinned layers may have others."""
+    return f"uniform {'/'.join(map(str, sorted(set(weights.values()))))} b"
+
+
 def summary(result: QuantizationResult) -> Table:
     """Float, uniform control and quantized network beside each other."""
     table = Table(title=f"Budget {result.status}", title_justify="left")
@@ -63,9 +68,8 @@ def summary(result: QuantizationResult) -> Table:
 
     row("float32", result.float_scores, result.reference)
     if result.control is not None:
-        bits = "/".join(map(str, result.control.plan.histogram()))
         training = ", same training" if result.trained_examples else ""
-        row(f"uniform {bits} b{training}", result.control.scores, result.control.cost)
+        row(f"{_uniform(result.control.plan.weights)}{training}", result.control.scores, result.control.cost)
     row("quantized", result.scores, result.cost)
     notes = [
         f"not met: {name}, {100 * excess:.2f} % off its limit ({result.limits[name]:.6g})"
@@ -283,10 +287,11 @@ def read_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def comparison(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """Runs side by side: first the results, then every layer's bitwidth."""
+    """Runs side by side, each above its uniform control where there is one: results, then every layer's bitwidth."""
     table = Table(title="Runs", title_justify="left")
     for name in ("run", "strategy", "budget", "status", "validation", "test", "float test", "weights", "total", "time"):
         table.add_column(name, justify="left" if name in ("run", "strategy", "budget", "status") else "right")
+    plans: list[tuple[str, Mapping[str, int]]] = []
     for row in rows:
         budget = {k: v for k, v in row["config"]["budget"].items() if k != "size_counts"}
         table.add_row(
@@ -301,15 +306,25 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
             format_bytes(row["cost"]["total_bytes"]),
             format_seconds(row["seconds"]),
         )
-    names: dict[str, None] = {}
-    for row in rows:
-        names.update(dict.fromkeys(row["weights"]))
+        plans.append((row["run"], row["weights"]))
+        control = row.get("control")
+        if control is not None:
+            table.add_row(
+                f"  {_uniform(control['weights'])}",
+                *("", "", ""),
+                _number(control["scores"]["validation"]),
+                _number(control["scores"]["test"]),
+                "",
+                format_bytes(control["cost"]["weight_bytes"]),
+                format_bytes(control["cost"]["total_bytes"]),
+            )
+            plans.append(("uniform", control["weights"]))
     bits = Table(title="Weight bits", title_justify="left")
     bits.add_column("layer")
-    for row in rows:
-        bits.add_column(escape(row["run"]), justify="right")
-    for name in names:
-        bits.add_row(escape(name), *(str(row["weights"].get(name, "–")) for row in rows))
+    for title, _ in plans:
+        bits.add_column(escape(title), justify="right")
+    for name in dict.fromkeys(name for _, weights in plans for name in weights):
+        bits.add_row(escape(name), *(str(weights.get(name, "–")) for _, weights in plans))
     return [table, bits]
 
 
