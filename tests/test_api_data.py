@@ -35,6 +35,17 @@ def test_validation_data_are_held_out_and_that_is_said() -> None:
     assert set(seen) == {100}
 
 
+@pytest.mark.parametrize("form", ["loader", "list"])
+def test_validation_data_are_held_out_of_batches_too(form: str) -> None:
+    loader = DataLoader(TensorDataset(*tiny.train_data()), batch_size=40, shuffle=True)
+    data = loader if form == "loader" else list(loader)
+    result = tiny.run("6x", tiny.single(), train_data=data, validation_data=None, post_training=True)
+    assert result.notes == (
+        "no validation data were given: 40 training examples were held out for validation, 360 are left for training",
+    )
+    assert result.scores.validation > 0.8
+
+
 def test_a_metric_of_the_users_own_judges_everything() -> None:
     def negative_loss(outputs: Tensor, targets: Tensor) -> Tensor:
         return -nn.functional.cross_entropy(outputs, targets)

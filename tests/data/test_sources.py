@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, WeightedRandomSampler
 
 from sigmaquant.data import DatasetSource, DataSource, StreamSource, TensorSource, as_source, split
 from sigmaquant.data.indexed import bounds
@@ -286,9 +286,76 @@ def test_a_split_of_a_split() -> None:
     assert sorted(number for part in parts for number in part) == list(range(20))
 
 
+def pairs(examples: list[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.stack([inputs for inputs, _ in examples]), torch.tensor([target for _, target in examples])
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_split_loader_loads_as_before(shuffle: bool) -> None:
+    options = {"batch_size": 4, "collate_fn": pairs, "num_workers": 1, "drop_last": True, "prefetch_factor": 3}
+    loader = DataLoader(Numbers(), shuffle=shuffle, generator=torch.Generator(), **options)  # type: ignore[arg-type]
+    train, validation = split(as_source(loader, name="training data"), size=5, seed=1)
+    assert (train.examples, validation.examples) == (12, 5), "the last batch is dropped from the training part only"
+    held, again = collect(validation)[1].tolist(), split(as_source(loader), size=5, seed=1)[1]
+    assert collect(again)[1].tolist() == collect(validation, shuffle=True, seed=7)[1].tolist() == held
+    assert held != sorted(held), "of sorted data the first examples would be of one class"
+    orders = [collect(train, shuffle=True, seed=seed)[1].tolist() for seed in (0, 0, 1)]
+    assert orders[0] == orders[1]
+    assert (orders[1] != orders[2]) == shuffle
+    assert not {*held} & {*orders[0], *orders[2]}
+    assert len(next(train.batches())[1]) == train.batch_size == validation.batch_size == 4
+    assert (train.name, validation.name) == ("training data", "validation data")
+    for part in (train, validation):
+        assert isinstance(part, StreamSource)
+        assert {name: getattr(part.iterable, name) for name in options} == {
+            **options,
+            "drop_last": part is train,
+        }
+        assert part.iterable.generator is loader.generator
+
+
+def test_a_list_is_split_between_batches() -> None:
+    batches = [(X[start : start + 3], Y[start : start + 3]) for start in range(0, 20, 3)]
+    train, validation = split(as_source(batches, name="training data"), size=4)
+    assert (train.examples, validation.examples) in ((14, 6), (15, 5))
+    whole = [targets.tolist() for _, targets in batches]
+    parts = [[targets.tolist() for _, targets in part.batches()] for part in (train, validation)]
+    assert sorted(parts[0] + parts[1]) == whole
+    assert len(parts[1]) == 2
+    assert collect(split(as_source(batches), size=4)[1])[1].tolist() == [*parts[1][0], *parts[1][1]]
+    found = {tuple(collect(split(as_source(batches), size=4, seed=seed)[1])[1].tolist()) for seed in range(5)}
+    assert len(found) > 2
+    with pytest.raises(DataError, match="or one batch of a list of batches"):
+        split(as_source(batches[:1]))
+
+
+class Weighing(DataLoader):
+    pass
+
+
+SAMPLER = WeightedRandomSampler([1.0] * 20, 20)
+UNDIVIDED = {
+    "re-iterable": (Batches(), "a Batches has no numbered examples"),
+    "iterable dataset": (Stream(), "a stream of examples, as of the Stream, has no numbers"),
+    "loader of a stream": (DataLoader(Stream(), batch_size=4), "a stream of examples, as of the Stream"),
+    "subclass": (Weighing(Numbers()), "what the Weighing does besides"),
+    "no batch size": (DataLoader(TensorDataset(X[None], Y[None]), batch_size=None), "leaves it to others"),
+    "own batches": (DataLoader(Numbers(), batch_sampler=[[0, 1], [2, 3]]), "leaves it to others"),
+    "own sampler": (DataLoader(Numbers(), sampler=SAMPLER), "WeightedRandomSampler decides which"),
+    "replacement": (DataLoader(Numbers(), sampler=RandomSampler(Numbers(), replacement=True)), "RandomSampler decides"),
+}
+
+
+@pytest.mark.parametrize("case", UNDIVIDED)
+def test_data_without_numbers_cannot_be_split(case: str) -> None:
+    data, reason = UNDIVIDED[case]
+    with pytest.raises(DataError, match=f"the training data cannot be split, because.*{reason}.*give the validation"):
+        split(as_source(data, name="training data"))
+
+
 def test_what_cannot_be_split() -> None:
-    with pytest.raises(DataError, match=r"the training data cannot be split.*Pass the data set itself"):
-        split(as_source(list(Batches()), name="training data"))
+    with pytest.raises(DataError, match=r"3 examples of the data make no batch of 8"):
+        split(as_source(DataLoader(Numbers(), batch_size=8, drop_last=True)), size=17)
     source = as_source((X, Y))
     for options in (
         {"size": 0},

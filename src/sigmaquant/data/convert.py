@@ -102,8 +102,12 @@ def split(
 
     The validation part keeps the original order of its examples. A data set's own transforms apply to both parts.
 
+    The parts of a `DataLoader` are loaded as the whole was. A list of batches is split between batches: as few as hold
+    that many examples become the validation part. In both cases that part is in a drawn order, always the same, since
+    of such data a search looks at the first examples.
+
     Args:
-        source: made of a pair or a torch data set.
+        source: made of a pair, a torch data set, a `DataLoader` over one, or a list of batches.
         fraction: part of the examples for validation, above 0 and below 1 (default 0.1).
         size: number of examples for validation, instead of `fraction`.
         seed: which examples.
@@ -116,20 +120,30 @@ def split(
         >>> [part.examples for part in split(data, size=3)]
         [7, 3]
     """
-    if not isinstance(source, IndexedSource):
+    if isinstance(source, IndexedSource):
+        sizes = torch.ones(source.examples, dtype=torch.int64)
+    elif isinstance(source, StreamSource):
+        sizes = source.sizes()
+    else:
         raise DataError(
-            f"the {source.name} cannot be split, because a DataLoader or stream of batches has no numbered examples. "
-            "Pass the data set itself, or give the validation data on their own."
+            f"the {source.name} cannot be split, because a {type(source).__name__} has no numbered examples. "
+            "Give the validation data on their own."
         )
     if fraction is not None and size is not None:
         raise DataError("the validation data were given as a fraction and as a size. Give one of the two.")
-    total = source.examples
+    total = int(sizes.sum())
     count = size if size is not None else round(total * (0.1 if fraction is None else fraction))
-    if not 0 < count < total:
+    order = torch.randperm(len(sizes), generator=order_generator(seed))
+    held = 1 + int((sizes[order].cumsum(0) < count).sum())
+    if not 0 < count < total or held == len(sizes):
         raise DataError(
             f"{count} of {total} examples of the {source.name} for validation leaves one part without any. "
-            "Both parts need at least one example."
+            "Both parts need at least one example, or one batch of a list of batches."
         )
-    order = torch.randperm(total, generator=order_generator(seed))
-    train, validation = source.select(order[count:].sort().values), source.select(order[:count].sort().values)
+    train, drawn = source.select(order[held:].sort().values), order[:held]
+    validation: DataSource
+    if isinstance(source, IndexedSource):
+        validation = source.select(drawn.sort().values)
+    else:
+        validation = source.select(drawn, in_order=True)
     return train, validation.with_options(name="validation data")

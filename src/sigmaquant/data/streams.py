@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler, Subset
 
 from sigmaquant.data.batch import as_batch, examples_in
 from sigmaquant.data.indexed import TensorSource
 from sigmaquant.data.rng import OwnRandomness, order_generator
 from sigmaquant.data.sources import Augment, DataSource, Transform
 from sigmaquant.errors import DataError, SigmaQuantError
+
+_KEPT = (
+    "collate_fn",
+    "generator",
+    "multiprocessing_context",
+    "num_workers",
+    "persistent_workers",
+    "pin_memory",
+    "prefetch_factor",
+    "timeout",
+    "worker_init_fn",
+)
+"""Options that a part of a `DataLoader` has from the whole."""
+
+
+def _takes_all(loader: DataLoader[Any]) -> bool:
+    """Whether one pass gives every example of the data set once."""
+    sampler = loader.sampler
+    if type(sampler) is RandomSampler:
+        return not sampler.replacement and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
+    return type(sampler) is SequentialSampler
 
 
 class StreamSource(DataSource):
@@ -107,6 +128,62 @@ class StreamSource(DataSource):
             if batch is end:
                 return
             yield batch
+
+    def sizes(self) -> Tensor:
+        """Examples in each of those that `select` chooses among: a `DataLoader`'s examples, or whole batches of a list.
+
+        Raises:
+            DataError: the data have no such numbered parts.
+        """
+        if isinstance(self.iterable, Sequence):
+            batches = [as_batch(item, f"the {self.name}, batch {index}")[0] for index, item in enumerate(self.iterable)]
+            return torch.tensor([examples_in(batch) for batch in batches])
+        return torch.ones(len(self._divisible().dataset), dtype=torch.int64)  # type: ignore[arg-type]
+
+    def select(self, index: Tensor, *, in_order: bool = False) -> Self:
+        """A copy with the examples or batches at `index` ``[n]``, in that order where nothing is shuffled.
+
+        Args:
+            index: their numbers.
+            in_order: let a `DataLoader` not shuffle, and give its last batch, too.
+
+        Raises:
+            DataError: as for `sizes`.
+        """
+        other = self.with_options()
+        if isinstance(self.iterable, Sequence):
+            other.iterable = [self.iterable[number] for number in index.tolist()]
+        else:
+            loader = self._divisible()
+            other.iterable = DataLoader(
+                Subset(loader.dataset, index.tolist()),
+                batch_size=loader.batch_size,
+                shuffle=not in_order and isinstance(loader.sampler, RandomSampler),
+                drop_last=not in_order and loader.drop_last,
+                **{option: getattr(loader, option) for option in _KEPT},
+            )
+        if other.batch_count == 0:
+            raise DataError(f"{len(index)} examples of the {self.name} make no batch of {self.batch_size}.")
+        return other
+
+    def _divisible(self) -> DataLoader[Any]:
+        loader, reason = self.iterable, None
+        if not isinstance(loader, DataLoader):
+            reason = f"a {type(loader).__name__} has no numbered examples"
+        elif isinstance(loader.dataset, IterableDataset):
+            reason = f"a stream of examples, as of the {type(loader.dataset).__name__}, has no numbers for them"
+        elif type(loader) is not DataLoader:
+            reason = f"what the {type(loader).__name__} does besides what a DataLoader does is not known"
+        elif loader.batch_size is None or type(loader.batch_sampler) is not BatchSampler:
+            reason = "the DataLoader leaves it to others what makes a batch"
+        elif not _takes_all(loader):
+            reason = f"the DataLoader's {type(loader.sampler).__name__} decides which examples come"
+        if reason is not None:
+            raise DataError(
+                f"the {self.name} cannot be split, because {reason}. Pass the data set itself, a DataLoader over it "
+                "or a list of batches, or give the validation data on their own."
+            )
+        return loader  # type: ignore[no-any-return]
 
     def take(self, count: int) -> TensorSource:
         """The first `count` examples of a pass with seed 0, read into memory, before augmentation and transform.
