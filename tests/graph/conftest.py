@@ -85,14 +85,14 @@ def check() -> Callable[..., QuantGraph]:
     return _check
 
 
-def _train_one_step(graph: QuantGraph, *examples: Tensor) -> None:
+def _train_one_step(graph: QuantGraph, *examples: Tensor, batch: int = 4) -> None:
     """One optimiser step on a copy: every parameter with a gradient moves, BatchNorm statistics move."""
     module = copy.deepcopy(graph.module).train()
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)]
     statistics = [norm.running_var.clone() for norm in norms]
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-2)
-    output = pytree.tree_leaves(module(*_inputs(examples, 4)))[0]
+    output = pytree.tree_leaves(module(*_inputs(examples, batch)))[0]
     loss = (output - torch.linspace(-1, 1, output.numel()).view(output.shape)).square().mean()
     loss.backward()
     assert torch.isfinite(loss)
