@@ -459,6 +459,7 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
         ({"extra": 1}, "is damaged, at 'extra'"),
         ({"file": 3}, "is damaged, at 'file': input should be a valid string"),
         ({"trajectory_lines": -1}, "is damaged, at 'trajectory_lines'"),
+        ({"trajectory_lines": "0"}, "is damaged, at 'trajectory_lines'"),
         ({"meta": []}, "is damaged, at 'meta'"),
         ({"file": "../other.safetensors"}, "names a file outside the run directory"),
     ],

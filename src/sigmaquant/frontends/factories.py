@@ -42,12 +42,12 @@ def load_object(spec: str, what: str) -> Any:
 
 
 def _import(source: str, what: str) -> ModuleType:
-    path = Path(source)
     try:
         if not source.endswith(".py"):
             if "" not in sys.path:
                 _find_modules_in(Path.cwd())
             return importlib.import_module(source)
+        path = Path(source)
         if not path.is_file():
             raise SigmaQuantError(f"{what}: there is no file {source}. {_FORM}")
         _find_modules_in(path.resolve().parent)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StrictInt
 from torch import Tensor
 
 from sigmaquant.errors import CheckpointError
@@ -37,10 +37,10 @@ class StateRecord:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    step: int
+    step: StrictInt
     file: str
     sha256: str
-    trajectory_lines: Annotated[int, Field(ge=0)]
+    trajectory_lines: Annotated[StrictInt, Field(ge=0)]
     meta: dict[str, Any]
 
 
