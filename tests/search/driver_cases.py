@@ -74,8 +74,12 @@ class Scripted:
     An accuracy alone goes with a divergence that falls as it rises.
     """
 
-    def __init__(self, *judgements: float | Judgement) -> None:
+    def __init__(self, *judgements: float | Judgement, error: float = 0.0) -> None:
+        self.error = error
         self.judgements = [j if isinstance(j, Judgement) else Judgement(j, 1 - j) for j in judgements]
+
+    def standard_error(self, accuracy: float) -> float:
+        return self.error
 
     def __call__(self, network: Any) -> Judgement:
         return self.judgements.pop(0) if len(self.judgements) > 1 else self.judgements[0]

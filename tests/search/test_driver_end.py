@@ -64,6 +64,28 @@ def test_a_training_is_judged_by_its_accuracy_on_all_validation_data() -> None:
     assert (search.state.accuracy, search.state.divergence) == (0.8, 0.2)
 
 
+@pytest.mark.parametrize(
+    ("floor", "accuracies", "kept"),
+    [
+        (None, (0.80, 0.77, 0.75), [True, False]),  # two errors below what was untrained, and one more below that
+        (None, (0.80, 0.75, 0.77), [False, True]),
+        (None, (0.80, 0.75, 0.74), [False, False]),
+        ("79 %", (0.80, 0.78, 0.79), [False, True]),
+        ("79 %", (0.78, 0.77, 0.80), [True, True]),
+    ],
+)
+def test_the_untrained_state_has_to_be_better_beyond_chance(
+    floor: str | None, accuracies: tuple[float, ...], kept: list[bool]
+) -> None:
+    search = driver(Budget(size="8x", accuracy=floor), strategy="uniform", rounding="nearest")
+    search.session.search_judge = Scripted(0.5)
+    search.session.judge = Scripted(*accuracies, 0.1, error=0.02)
+    search.run()
+    assert [line["accepted"] for line in search.recorder.lines if line["move"] == "final training"] == kept
+    best = [accuracies[0], *(accuracy for accuracy, here in zip(accuracies[1:], kept, strict=True) if here)][-1]
+    assert search.state.accuracy == best
+
+
 def _network(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
 

@@ -445,9 +445,7 @@ class Driver:
                 self.student.segment(per_segment, seed, before, total, self._tick)
                 state.segment += 1
                 standing = self._judged_on_all()
-                # By the metric alone: training moves outputs for the better, too, so that their distance to the float
-                # network's compares roundings of the same weights, and not these. Of equals the longer trained.
-                kept = standing.judgement.accuracy >= self._best().judgement.accuracy
+                kept = self._takes_over(standing)
                 if kept:
                     self._keep(standing)
                 self._save(self._line(standing, "final training", kept, {}))
@@ -488,8 +486,22 @@ class Driver:
         return segments, -(-examples // segments) if segments else 0
 
     def _keep(self, standing: Standing) -> None:
-        self.state.best = standing.judgement
+        self.state.best, self.state.best_segment = standing.judgement, self.state.segment
         self.best = self.student.tensors()
+
+    def _takes_over(self, standing: Standing) -> bool:
+        """Whether a state of the training is kept in place of the best so far; of equals the longer trained is.
+
+        By the metric alone: training moves outputs for the better, too, so that their distance to the float network's
+        compares roundings of the same weights, and not these. The untrained state has to be better beyond chance:
+        where the validation data once trained the float network, a rounding of its weights still remembers them.
+        """
+        best = self._best()
+        if best.met != standing.met:
+            return standing.met
+        untrained = self.state.best_segment == 0
+        chance = 2 * self.session.judge.standard_error(best.judgement.accuracy) if untrained else 0.0
+        return standing.judgement.accuracy >= best.judgement.accuracy - chance
 
     def _best(self) -> Standing:
         """What is kept, or the present where nothing has been trained since the search."""

@@ -80,7 +80,8 @@ class Progression:
         tabu: rejected plans.
         measured: accuracy and divergence by plan, as far as a strategy has measured plans; empty once it has decided.
         segment: segments of the final training that are done.
-        best: judgement of the best segment, on all validation data; None before the first.
+        best: judgement of what is kept of the final training, on all validation data; None before its first segment.
+        best_segment: the segment that it is of; 0: it is from before the training.
         trained_examples: training examples seen so far.
         search_examples: those that the search used.
         seconds: wall time of all sessions of the run.
@@ -99,6 +100,7 @@ class Progression:
     measured: dict[str, list[float]] = field(default_factory=dict)
     segment: int = 0
     best: Judgement | None = None
+    best_segment: int = 0
     trained_examples: int = 0
     search_examples: int = 0
     seconds: float = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -94,6 +95,10 @@ class Judge:
     def float_accuracy(self) -> float:
         """The float network's metric."""
         return score(self.metric, self.reference, self.targets)
+
+    def standard_error(self, accuracy: float) -> float:
+        """By how much an accuracy that is a share of the examples is off by chance; 0 for what can be no share."""
+        return math.sqrt(accuracy * (1 - accuracy) / len(self.targets)) if 0 <= accuracy <= 1 else 0.0
 
     def __call__(self, network: nn.Module) -> Judgement:
         """Judge a network."""
