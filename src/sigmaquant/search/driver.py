@@ -288,9 +288,8 @@ class Driver:
         key = " ".join(str(bits.get(name)) for name in self.problem.layers)
         if key not in measured:
             self.student.apply(plan)
-            judgement = self.session.search_judge(self.student.network)
-            measured[key] = [judgement.accuracy, judgement.divergence]
-        return self._standing(plan, Judgement(*measured[key]))
+            measured[key] = self.session.search_judge(self.student.network)
+        return self._standing(plan, measured[key])
 
     def _recorded_upgrades(self) -> Callable[[GreedyProgress], None]:
         """Makes a step of every upgrade; a resumed run goes the same way again, and records what is new."""

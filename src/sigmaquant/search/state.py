@@ -78,7 +78,7 @@ class Progression:
         cycle: cycles of the present phase.
         count: layers that the next move may change.
         tabu: rejected plans.
-        measured: accuracy and divergence by plan, as far as a strategy has measured plans; empty once it has decided.
+        measured: judgements by plan, as far as a strategy has measured plans; empty once it has decided.
         segment: segments of the final training that are done.
         best: judgement of what is kept of the final training, on all validation data; None before its first segment.
         best_segment: the segment that it is of; 0: it is from before the training.
@@ -97,7 +97,7 @@ class Progression:
     cycle: int = 0
     count: int = 0
     tabu: list[list[int]] = field(default_factory=list)
-    measured: dict[str, list[float]] = field(default_factory=dict)
+    measured: dict[str, Judgement] = field(default_factory=dict)
     segment: int = 0
     best: Judgement | None = None
     best_segment: int = 0
