@@ -27,7 +27,8 @@ from sigmaquant.quant.coverage import coverage
 from sigmaquant.report import LayersDocument, describe_layers, refresh_report
 from sigmaquant.results import Control, QuantizationResult, Scores
 from sigmaquant.runs import NullProgress, Progress, RunDirectory, RunFiles, logging_to, task
-from sigmaquant.search.driver import Driver, NullRecorder, Recorder
+from sigmaquant.search.bench import NullRecorder, Recorder
+from sigmaquant.search.driver import Driver
 from sigmaquant.search.session import Data, Session, Statistics
 from sigmaquant.search.settings import Settings
 from sigmaquant.search.start import Start

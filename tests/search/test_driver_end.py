@@ -31,8 +31,8 @@ def test_the_best_state_of_the_final_training_is_kept(
     monkeypatch: pytest.MonkeyPatch, accuracies: tuple[float, ...], kept: int
 ) -> None:
     search = driver(EIGHT, strategy="uniform", rounding="nearest")
-    search.session.search_judge = Scripted(0.99)
-    search.session.judge = Scripted(*accuracies, 0.1)  # the last: BatchNorm re-estimated
+    search.bench.session.search_judge = Scripted(0.99)
+    search.bench.session.judge = Scripted(*accuracies, 0.1)  # the last: BatchNorm re-estimated
     seen = []
 
     def recorded(method):
@@ -47,7 +47,7 @@ def test_the_best_state_of_the_final_training_is_kept(
     search.run()
     assert len(seen) == 3, "before the training, and after each of two segments"
     assert tiny.same_tensors(search.student.network.state(), _network(seen[kept]))
-    assert [line["accepted"] for line in search.recorder.lines][1:3] == [
+    assert [line["accepted"] for line in search.bench.recorder.lines][1:3] == [
         accuracies[1] >= accuracies[0],
         accuracies[2] >= max(accuracies[:2]),
     ]
@@ -55,12 +55,14 @@ def test_the_best_state_of_the_final_training_is_kept(
 
 def test_a_training_is_judged_by_its_accuracy_on_all_validation_data() -> None:
     search = driver(EIGHT, strategy="uniform", rounding="nearest")
-    search.session.search_judge = Scripted(0.5)
-    search.session.judge = Scripted(Judgement(0.8, 0.1), Judgement(0.7, 0.05), Judgement(0.8, 0.2), Judgement(0.8, 0.3))
+    search.bench.session.search_judge = Scripted(0.5)
+    search.bench.session.judge = Scripted(
+        Judgement(0.8, 0.1), Judgement(0.7, 0.05), Judgement(0.8, 0.2), Judgement(0.8, 0.3)
+    )
     search.run()
-    *_, first, second, norms = search.recorder.lines
+    *_, first, second, norms = search.bench.recorder.lines
     assert [first["accepted"], second["accepted"], norms["accepted"]] == [False, True, False]
-    assert first["held_to"] == search.limits.to_dict()
+    assert first["held_to"] == search.bench.limits.to_dict()
     assert (search.state.accuracy, search.state.divergence) == (0.8, 0.2)
 
 
@@ -78,10 +80,10 @@ def test_the_untrained_state_has_to_be_better_beyond_chance(
     floor: str | None, accuracies: tuple[float, ...], kept: list[bool]
 ) -> None:
     search = driver(Budget(size="8x", accuracy=floor), strategy="uniform", rounding="nearest")
-    search.session.search_judge = Scripted(0.5)
-    search.session.judge = Scripted(*accuracies, 0.1, error=0.02)
+    search.bench.session.search_judge = Scripted(0.5)
+    search.bench.session.judge = Scripted(*accuracies, 0.1, error=0.02)
     search.run()
-    assert [line["accepted"] for line in search.recorder.lines if line["move"] == "final training"] == kept
+    assert [line["accepted"] for line in search.bench.recorder.lines if line["move"] == "final training"] == kept
     best = [accuracies[0], *(accuracy for accuracy, here in zip(accuracies[1:], kept, strict=True) if here)][-1]
     assert search.state.accuracy == best
 
@@ -93,10 +95,10 @@ def _network(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("after", "kept"), [(0.8, False), (0.9, True), (0.95, True)])
 def test_batch_norm_statistics_are_re_estimated_where_that_does_no_harm(after: float, kept: bool) -> None:
     search = driver(EIGHT, strategy="uniform", final_epochs=0.25, rounding="nearest")
-    search.session.search_judge = Scripted(0.1)
-    search.session.judge = Scripted(0.5, 0.9, after)
+    search.bench.session.search_judge = Scripted(0.1)
+    search.bench.session.judge = Scripted(0.5, 0.9, after)
     search.run()
-    line = search.recorder.lines[-1]
+    line = search.bench.recorder.lines[-1]
     assert (line["move"], line["accepted"], line["accuracy"]) == ("batch norm", kept, after)
     assert search.state.accuracy == (after if kept else 0.9)
 
@@ -116,30 +118,30 @@ def test_post_training_leaves_every_parameter_as_it_was() -> None:
     network = search.student.network.body
     for name, parameter in graph().module.named_parameters():
         assert torch.equal(network.get_parameter(name), parameter), name
-    assert search.recorder.lines[-1]["move"] == "post-training"
+    assert search.bench.recorder.lines[-1]["move"] == "post-training"
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "random"])
 def test_the_searched_plan_is_calibrated_on_all_examples(strategy: str) -> None:
     search = driver(EIGHT, strategy=strategy, post_training=True, rounding="nearest")
     search.run()
-    plan = search.session.plan(search.state.weights)
-    whole, half = search.session.student(), search.session.student()
+    plan = search.bench.session.plan(search.state.weights)
+    whole, half = search.bench.session.student(), search.bench.session.student()
     for student in (whole, half):
         student.apply(plan)
     whole.recalibrate()
     assert tiny.same_tensors(search.student.network.state(), whole.network.state())
     assert not tiny.same_tensors(whole.network.state(), half.network.state())
-    judged = search.session.search_judge(search.student.network)
+    judged = search.bench.session.search_judge(search.student.network)
     assert (search.state.accuracy, search.state.divergence) == (judged.accuracy, judged.divergence)
-    assert search.recorder.lines[-1]["divergence"] == judged.divergence
+    assert search.bench.recorder.lines[-1]["divergence"] == judged.divergence
 
 
 @pytest.mark.parametrize("change", [{"unheard_of": 1}, {"stage": None}])
 def test_the_state_of_another_version_is_refused(change: dict) -> None:
     search = driver(EIGHT, strategy="uniform", post_training=True)
     search.run()
-    step, tensors, meta = search.recorder.states[-1]
+    step, tensors, meta = search.bench.recorder.states[-1]
     meta = {key: value for key, value in {**meta, **change}.items() if value is not None}
     again = driver(EIGHT, Memory((step, tensors, meta)), strategy="uniform", post_training=True)
     with pytest.raises(CheckpointError, match=f"another version.*{next(iter(change))}"):
@@ -150,10 +152,10 @@ def test_the_state_of_another_version_is_refused(change: dict) -> None:
 def test_compensated_rounding_is_kept_where_it_brings_the_outputs_closer(closer: bool) -> None:
     search = driver(EIGHT, strategy="uniform", post_training=True)
     # A plan, then the same with compensation, then what is left where that is refused.
-    search.session.search_judge = Scripted(0.5, 0.6 if closer else 0.4, 0.45)
+    search.bench.session.search_judge = Scripted(0.5, 0.6 if closer else 0.4, 0.45)
     search.run()
-    plan = search.session.plan(search.state.weights)
-    expected = search.session.student()
+    plan = search.bench.session.plan(search.state.weights)
+    expected = search.bench.session.student()
     expected.apply(plan)
     if closer:
         expected.compensate()
@@ -193,13 +195,13 @@ def test_a_greedy_search_goes_on_from_its_last_upgrade() -> None:
     recorder, options = Memory(), {"strategy": "greedy", "post_training": True, "rounding": "nearest"}
     whole = driver(EIGHT, recorder, **options)
     measured: list[BitwidthPlan | None] = []
-    judge = whole.session.search_judge
+    judge = whole.bench.session.search_judge
 
     def counted(network: QuantizedNetwork) -> Judgement:
         measured.append(network.plan)
         return judge(network)
 
-    whole.session.search_judge = counted
+    whole.bench.session.search_judge = counted
     whole.run()
     lines = [line for line in recorder.lines if line["stage"] == "phase1"]
     moves = [line["move"] for line in lines]
@@ -216,11 +218,11 @@ def test_a_greedy_search_goes_on_from_its_last_upgrade() -> None:
     left = unbroken[len(saved[2]["measured"]) :]
     measured.clear()
     again = driver(EIGHT, Memory(saved), **options)
-    again.session.search_judge = counted
+    again.bench.session.search_judge = counted
     again.run()
     assert measured == left, "nothing is measured twice"
     assert again.state.weights == whole.state.weights
-    assert again.recorder.lines[0]["step"] == half + 2
+    assert again.bench.recorder.lines[0]["step"] == half + 2
 
 
 def test_a_finished_run_is_not_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,132 @@
+"""The last stage of a search: rounding, the final training, BatchNorm, and which state of them is kept."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from sigmaquant.runs.progress import task
+from sigmaquant.search.bench import Bench
+from sigmaquant.search.state import Standing
+
+_log = logging.getLogger("sigmaquant")
+
+
+def train_stage(bench: Bench, extra_examples: int = 0) -> None:
+    """The final training in segments, each a complete step; ends with the best weights in the student.
+
+    The best may be those from before, if training made it worse.
+
+    Args:
+        bench: with its plan.
+        extra_examples: beyond what the settings say.
+    """
+    state = bench.state
+    if state.segment == 0 and not bench.student.trained_examples:
+        _start_well(bench)
+    segments, per_segment = _segments(bench, extra_examples)
+    with task(bench.progress, "final training", max(1, segments * per_segment)):
+        bench.progress.advance(state.segment * per_segment)
+        while state.segment < segments:
+            if state.best is None:
+                _keep(bench, _best(bench))  # training may also make it worse
+                bench.student.reset_momentum()
+            seed = bench.session.seed("final", state.segment)
+            torch.manual_seed(seed)
+            before, total = state.segment * per_segment, segments * per_segment
+            bench.student.segment(per_segment, seed, before, total, bench.tick)
+            state.segment += 1
+            standing = bench.judged_on_all()
+            kept = _takes_over(bench, standing)
+            if kept:
+                _keep(bench, standing)
+            bench.save(bench.line(standing, "final training", kept, {}))
+    if bench.kept:
+        bench.student.restore(bench.session.plan(state.weights), bench.kept, bench.student.trained_examples)
+    _finish(bench)
+
+
+def _start_well(bench: Bench) -> None:
+    """Round with error compensation, where that brings the outputs closer to the float's; else calibrate on all.
+
+    Not a step of its own: a resumed run does it again, from the same weights.
+    """
+    nearest, tensors = bench.present(), bench.student.tensors()
+    if bench.settings.rounding == "compensated":
+        with task(bench.progress, "rounding", 1):
+            bench.student.compensate()
+        compensated = bench.judged(bench.session.search_judge)
+        _log.info(
+            "rounding: divergence %.4g as searched, %.4g compensated and calibrated on all examples",
+            nearest.judgement.divergence,
+            compensated.judgement.divergence,
+        )
+        if compensated.judgement.divergence < nearest.judgement.divergence:
+            bench.accept(compensated)
+            return
+        bench.student.restore(nearest.plan, tensors, 0)
+    bench.student.recalibrate()
+    bench.accept(bench.judged(bench.session.search_judge))
+
+
+def _segments(bench: Bench, extra_examples: int) -> tuple[int, int]:
+    """Number of segments (two for each pass over the data) and examples in each."""
+    if bench.settings.post_training:
+        return 0, 0
+    source = bench.session.data.train
+    known = source.examples if source.examples is not None else sum(len(t) for _, t in source.batches())
+    examples = round(bench.settings.final_epochs * known) + extra_examples
+    segments = max(1, round(2 * examples / known)) if examples else 0
+    return segments, -(-examples // segments) if segments else 0
+
+
+def _keep(bench: Bench, standing: Standing) -> None:
+    bench.state.best, bench.state.best_segment = standing.judgement, bench.state.segment
+    bench.kept = bench.student.tensors()
+
+
+def _takes_over(bench: Bench, standing: Standing) -> bool:
+    """Whether a state of the training is kept in place of the best so far; of equals the longer trained is.
+
+    By the metric alone: training moves outputs for the better, too, so that their distance to the float network's
+    compares roundings of the same weights, and not these. The untrained state has to be better beyond chance:
+    where the validation data once trained the float network, a rounding of its weights still remembers them.
+    """
+    best = _best(bench)
+    if best.met != standing.met:
+        return standing.met
+    untrained = bench.state.best_segment == 0
+    chance = 2 * bench.session.judge.standard_error(best.judgement.accuracy) if untrained else 0.0
+    return standing.judgement.accuracy >= best.judgement.accuracy - chance
+
+
+def _best(bench: Bench) -> Standing:
+    """What is kept, or the present where nothing has been trained since the search."""
+    if bench.state.best is None:
+        return bench.judged_on_all()
+    return bench.standing(bench.session.plan(bench.state.weights), bench.state.best, bench.limits)
+
+
+def _finish(bench: Bench) -> None:
+    """Re-estimate BatchNorm where that helps; the student ends with what is kept."""
+    state, plan = bench.state, bench.session.plan(bench.state.weights)
+    line = None
+    if not bench.student.trained_examples:
+        line = bench.line(bench.present(), "post-training", True, {})
+    else:
+        best, tensors = _best(bench), bench.student.tensors()
+        if bench.student.has_batch_norm:
+            bench.student.reestimate(bench.settings.batch_norm_examples, bench.session.seed("batch norm"))
+            after = bench.judged_on_all()
+            kept = not best.better_than(after, "feasible")
+            if kept:
+                best = after
+            else:
+                bench.student.restore(plan, tensors, bench.student.trained_examples)
+            line = bench.line(after, "batch norm", kept, {})
+        bench.accept(best)
+    bench.student.network.check_coverage(plan)
+    bench.kept = {}
+    state.stage = "done"
+    bench.save(line)
