@@ -61,6 +61,19 @@ def test_over_the_limit_a_move_reduces_the_binding_cost_and_raises_no_other(case
         assert all(after[resource] <= before[resource] for resource in before)
 
 
+def test_what_is_given_back_raises_no_other_cost():
+    """A device that is slow at 3 bits: 4 -> 2 saves size; 3 would harm less and fit, yet take longer than 4."""
+    problem = SearchProblem(
+        choices={"layer": (2, 3, 4)},
+        costs={"size_bytes": {"layer": {2: 0.0, 3: 0.0, 4: 1.0}}, "latency_ms": {"layer": {2: 0.0, 3: 1.0, 4: 0.0}}},
+        fixed={"size_bytes": 0.0, "latency_ms": 0.0},
+        upper={"size_bytes": 0.5, "latency_ms": 1.0},
+        elements={"layer": 1},
+    )
+    move = decide(problem, {"layer": 4}, {"layer": {2: 1.0, 3: 0.0, 4: 0.0}})
+    assert move.changes == {"layer": (4, 2)}
+
+
 @settings(max_examples=60, deadline=None)
 @given(problems_with_harm())
 def test_demotion_of_enough_layers_fits_whenever_the_lowest_bitwidths_do(case):

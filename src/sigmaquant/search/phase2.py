@@ -248,8 +248,10 @@ class _Decision:
         )
         for name in undone:
             # Slack only shrinks here, so that one look at each layer is enough.
+            origin = self.origin[name]
             for bits in reversed(self.problem.choices[name]):
-                if ledger.bits[name] < bits <= self.origin[name] and ledger.fits_with(name, bits):
+                between = ledger.bits[name] < bits <= origin and self.problem.raises_none(name, origin, bits)
+                if between and ledger.fits_with(name, bits):
                     if harm[name][bits] < harm[name][ledger.bits[name]]:
                         ledger.set(name, bits)
                     break

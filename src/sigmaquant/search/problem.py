@@ -154,13 +154,16 @@ class SearchProblem:
         """
         price = self.price(resource, name, bits)
         for lower in reversed(self.choices[name]):
-            if (
-                lower < bits
-                and self.price(resource, name, lower) < price
-                and all(self.costs[other][name][lower] <= self.costs[other][name][bits] for other in self.upper)
-            ):
+            if lower < bits and self.price(resource, name, lower) < price and self.raises_none(name, bits, lower):
                 return lower
         return None
+
+    def raises_none(self, name: str, bits: int, other: int) -> bool:
+        """Whether the layer costs at `other` no more of any limited resource than at `bits`.
+
+        A cost need not fall with the bits: a device may have no fast path for 3 bits.
+        """
+        return all(self.costs[resource][name][other] <= self.costs[resource][name][bits] for resource in self.upper)
 
 
 class Ledger:
