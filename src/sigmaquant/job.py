@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sigmaquant._version import __version__
 from sigmaquant.budget import Budget, Cost
 from sigmaquant.data import DataSource, as_source, split
+from sigmaquant.data.batch import describe_inputs
 from sigmaquant.errors import DataError, ModelError, SigmaQuantError, UnreachableBudgetError, near_matches
 from sigmaquant.graph import QuantGraph, trace
 from sigmaquant.hardware.profile import HardwareProfile, load_profile, shipped_profiles
@@ -248,10 +249,10 @@ def _fitting_example(model: nn.Module, data: DataSource) -> tuple[Tensor, ...]:
         with torch.no_grad():
             model(*small)
     except Exception as error:
-        shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in small)
         raise DataError(
-            f"the model cannot run on the {data.name}: a batch of {shapes} gives {type(error).__name__}: "
-            f"{str(error).partition(chr(10))[0]}. Check the data's shape, dtype and preprocessing."
+            f"the model cannot run on the {data.name}: a batch of {describe_inputs(small)} gives "
+            f"{type(error).__name__}: {str(error).partition(chr(10))[0]}. "
+            "Check the data's shape, dtype and preprocessing."
         ) from error
     return small
 

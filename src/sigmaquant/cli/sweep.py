@@ -135,23 +135,23 @@ def _budgets(limits: dict[str, str | None], accuracy: str | None, counts: option
 def job_of(
     *,
     folder: Path,
-    model: str,
-    weights: Path | None,
-    train: str,
-    val: str | None,
-    test: str | None,
-    metric: str,
-    loss: str | None,
     hardware: str,
     settings: Settings,
     device: str,
     statistics: Statistics | None = None,
+    **inputs: Any,
 ) -> Job:
-    """The job that the command line names; called in every worker, whose working directory may be another one."""
+    """The job that the command line names; called in every worker, whose working directory may be another one.
+
+    Args:
+        folder: what relative paths start from.
+        hardware, settings, device, statistics: as for `Job`.
+        inputs: model, data, metric and loss by name, as for `load_inputs`.
+    """
     if Path.cwd() != folder and folder.is_dir():
         os.chdir(folder)
     return Job(
-        **load_inputs(model, weights, train, val, test, metric, loss, settings.batch_size),
+        **load_inputs(**inputs, batch_size=settings.batch_size),
         hardware=hardware,
         settings=settings,
         device=device,

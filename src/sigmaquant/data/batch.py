@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,11 @@ def describe(value: object) -> str:
     """A value's type and, for arrays, its shape; for messages."""
     shape = getattr(value, "shape", None)
     return type(value).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")
+
+
+def describe_inputs(inputs: Iterable[Tensor]) -> str:
+    """Shape and type of each of a model's inputs; for messages."""
+    return ", ".join(f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in inputs)
 
 
 def is_array(value: object) -> bool:

@@ -96,10 +96,11 @@ class DataSource(ABC):
                 inputs = self.transform(inputs)
             if index < _CHECKED_BATCHES:
                 check_inputs(inputs, where)
-            first = first or example_shapes(inputs)
-            if example_shapes(inputs) != first:
+            shapes = example_shapes(inputs)
+            first = first or shapes
+            if shapes != first:
                 raise DataError(
-                    f"{where}: an example has the shape {_listed(example_shapes(inputs))}, in batch 0 "
+                    f"{where}: an example has the shape {_listed(shapes)}, in batch 0 "
                     f"{_listed(first)}. The network becomes a graph for one shape: crop, pad or resize to it."
                 )
             yield inputs, targets

@@ -35,9 +35,7 @@ def export_graph(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule
     batched = tuple(x.dim() > 0 and x.shape[0] == batch for x in inputs)
     examples = tuple(_resized(x) if has_batch else x for x, has_batch in zip(inputs, batched, strict=True))
     with _evaluation(model):
-        own = _own_failure(model, examples)
-        if own is not None:
-            raise own from None
+        _check_runs(model, examples)
         failure = None
         with GuardRecorder():
             try:
@@ -93,19 +91,18 @@ def _diagnosed(
     return GraphExportError(f"torch.export cannot turn the model into a graph{at} {explain(failure, line)}")
 
 
-def _own_failure(model: nn.Module, examples: tuple[Tensor, ...]) -> GraphExportError | None:
-    """What the model raises by itself on the example inputs, for the user, or None."""
+def _check_runs(model: nn.Module, examples: tuple[Tensor, ...]) -> None:
+    """Raise what the model raises by itself on the example inputs, for the user."""
     try:
         with torch.no_grad():
             model(*(x.clone() for x in examples))
     except Exception as error:  # the model is the user's program and may raise anything
         where = line_of(error)
         at = "" if where is None else f" at {where}\n"
-        return GraphExportError(
+        raise GraphExportError(
             f"the model does not run on the example inputs {[tuple(x.shape) for x in examples]}:{at} "
             f"{type(error).__name__}: {error}. Give an example input that model(*inputs) accepts."
-        )
-    return None
+        ) from None
 
 
 def _batch_line(model: nn.Module, examples: tuple[Tensor, ...], batched: tuple[bool, ...]) -> SourceLine | None:

@@ -114,9 +114,7 @@ class Bench:
 
     def judged(self, judge: Judge, limits: Limits | None = None) -> Standing:
         """The student as it is."""
-        standing = self.standing(self.session.plan(self.state.weights), judge(self.student.network), limits)
-        self.show(standing)
-        return standing
+        return self._judge(self.session.plan(self.state.weights), judge, limits)
 
     def judged_on_all(self) -> Standing:
         """As the verdict judges: the states of one training differ by less than the noise of a part of the data."""
@@ -131,7 +129,16 @@ class Bench:
             torch.manual_seed(seed)
             with task(self.progress, title, self.settings.cycle_examples):
                 self.student.cycle(self.settings.cycle_examples, seed, self.settings.cycle_lr, self.tick)
-        standing = self.standing(plan, self.session.search_judge(self.student.network))
+        return self._judge(plan, self.session.search_judge)
+
+    def measure_plainly(self, bits: Bits) -> Standing:
+        """Judge a plan without a training cycle."""
+        plan = self.session.plan(bits)
+        self.student.apply(plan)
+        return self._judge(plan, self.session.search_judge)
+
+    def _judge(self, plan: BitwidthPlan, judge: Judge, limits: Limits | None = None) -> Standing:
+        standing = self.standing(plan, judge(self.student.network), limits)
         self.show(standing)
         return standing
 
@@ -182,14 +189,6 @@ class Bench:
         self.state.weights = dict(standing.plan.weights)
         self.state.accuracy = standing.judgement.accuracy
         self.state.divergence = standing.judgement.divergence
-
-    def measure_plainly(self, bits: Bits) -> Standing:
-        """Judge a plan without a training cycle."""
-        plan = self.session.plan(bits)
-        self.student.apply(plan)
-        standing = self.standing(plan, self.session.search_judge(self.student.network))
-        self.show(standing)
-        return standing
 
     def log(self, standing: Standing, what: str) -> None:
         """A line for the run's log."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sigmaquant.data.batch import describe_inputs
 from sigmaquant.errors import DataError, MetricError, SigmaQuantError, near_matches
 from sigmaquant.outputs import scored_tensor
 from sigmaquant.training.devices import Device
@@ -51,9 +52,8 @@ def call(network: nn.Module, inputs: Any) -> Tensor:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in given)
         raise DataError(
-            f"the network cannot run on a batch of {shapes}: {type(error).__name__}: "
+            f"the network cannot run on a batch of {describe_inputs(given)}: {type(error).__name__}: "
             f"{str(error).partition(chr(10))[0]}. Give examples of the shape and type of the training data's first."
         ) from error
     return scored_tensor(output)
