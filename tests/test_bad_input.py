@@ -46,6 +46,7 @@ def trains() -> None:
         (("--pin", "3=9"), "pin of '3': bitwidth 9 is not one of 2..8."),
         (("--allow", "3"), "--allow '3' is not NAME=VALUE, like --allow conv1=8."),
         (("--lr", "nan"), "lr is nan; it must be finite and above zero."),
+        (("--search-minutes", "0"), "search_minutes is 0.0; it must be finite and above zero."),
         (("--epochs", "inf"), "final_epochs is inf; it must be finite and at least 0."),
         (("--epochs", "nan"), "final_epochs is nan; it must be finite and at least 0."),
         (("--batch-size", "0"), "batch_size is 0; it must be finite and at least 1."),

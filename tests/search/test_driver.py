@@ -90,6 +90,16 @@ def test_phase2_uses_no_more_cycles_than_it_may(cycles: int) -> None:
     assert len(of_stage(steps, "phase2")) <= cycles
 
 
+def test_phase2_ends_with_its_time_but_not_before_the_limits_are_met() -> None:
+    demanding = Budget(accuracy="99 %")
+    assert of_stage(lines(demanding, phase1_cycles=1, max_cycles=2, final_epochs=0), "phase2")
+    late = lines(demanding, phase1_cycles=1, max_cycles=2, final_epochs=0, search_minutes=1e-9)
+    assert not of_stage(late, "phase2")
+    late = lines(EIGHT, final_epochs=0, search_minutes=1e-9)
+    assert [step["move"] for step in of_stage(late, "phase2")] == ["demote"]
+    assert "size_bytes" not in late[-1]["violations"]
+
+
 def test_phase2_does_nothing_when_all_is_met() -> None:
     assert not of_stage(lines(Budget(accuracy="50 %"), final_epochs=0), "phase2")
 

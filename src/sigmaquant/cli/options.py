@@ -59,6 +59,9 @@ PostTraining = Annotated[bool, typer.Option("--post-training", help="no training
 Epochs = Annotated[float, typer.Option(help="passes over the training data after the search")]
 CycleExamples = Annotated[int, typer.Option(help="training examples of one search cycle")]
 MaxCycles = Annotated[int, typer.Option(help="most moves of phase 2")]
+SearchMinutes = Annotated[
+    float | None, typer.Option(help="phase 2 ends after so long, counted from the start, once the cost limits are met")
+]
 BatchSize = Annotated[int, typer.Option(help="examples in a batch, where the data have no batches of their own")]
 LearningRate = Annotated[float, typer.Option(help="peak learning rate of the final training")]
 Distill = Annotated[float, typer.Option(help="weight of the float network in the loss, 0..1")]
@@ -97,6 +100,7 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
         "midrise_up_to",
         "sensitivity",
         "max_cycles",
+        "search_minutes",
         "cycle_examples",
         "post_training",
         "batch_size",

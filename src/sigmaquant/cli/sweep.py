@@ -67,6 +67,7 @@ def sweep_command(
     epochs: options.Epochs = DEFAULTS.final_epochs,
     cycle_examples: options.CycleExamples = DEFAULTS.cycle_examples,
     max_cycles: options.MaxCycles = DEFAULTS.max_cycles,
+    search_minutes: options.SearchMinutes = DEFAULTS.search_minutes,
     batch_size: options.BatchSize = DEFAULTS.batch_size,
     lr: options.LearningRate = DEFAULTS.lr,
     distill: options.Distill = DEFAULTS.distill,

@@ -21,9 +21,7 @@ def refine_stage(bench: Bench) -> None:
             move = _propose(bench, table, per_element)
             if move is None:
                 break
-            fits = bench.problem.fits(state.weights)
-            # A limit is worth more cycles than an improvement, but not any number of rejected ones.
-            if state.cycle >= (settings.max_cycles if fits else 2 * settings.max_cycles + 4):
+            if _spent(bench):
                 break
             accepted = _try(bench, move)
             bench.progress.advance()
@@ -31,6 +29,19 @@ def refine_stage(bench: Bench) -> None:
                 table, per_element = bench.session.sensitivity(bench.student.graph)
     state.stage, state.search_examples = "final", bench.student.trained_examples
     bench.save()
+
+
+def _spent(bench: Bench) -> bool:
+    """Whether the cycles or the time for improvements are used up.
+
+    A limit is worth any time and more cycles, but not any number of rejected ones. Time is that of the last complete
+    step, so that a resumed run decides alike.
+    """
+    state, settings = bench.state, bench.settings
+    if not bench.problem.fits(state.weights):
+        return state.cycle >= 2 * settings.max_cycles + 4
+    late = settings.search_minutes is not None and state.seconds >= 60 * settings.search_minutes
+    return late or state.cycle >= settings.max_cycles
 
 
 def _propose(bench: Bench, table: Any, per_element: bool) -> Move | None:

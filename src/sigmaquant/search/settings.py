@@ -37,6 +37,8 @@ class Settings:
         sensitivity: what guides phase 2, ``ilp`` and nothing else, see `sigmaquant.statistics.sensitivity`.
         phase2: False skips the refinement by measurement: phase 1, then only what the limits require.
         max_cycles: most moves that phase 2 tries.
+        search_minutes: phase 2 tries nothing more once the run has taken so long, but for moves that a cost limit
+            requires; None: no such end. The final training comes on top. The plan then depends on the machine's speed.
         phase1_cycles: most measured cycles of phase 1.
         cycle_examples: training examples of one search cycle; 0: moves are judged by calibration alone.
         final_epochs: passes over the training data after the search; may be fractional.
@@ -77,6 +79,7 @@ class Settings:
     sensitivity: str = "curvature"
     phase2: bool = True
     max_cycles: int = 12
+    search_minutes: float | None = None
     phase1_cycles: int = 3
     cycle_examples: int = 4096
     final_epochs: float = 2.0
@@ -124,7 +127,8 @@ class Settings:
         ):
             if not least <= getattr(self, name) < math.inf:
                 raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be finite and at least {least}.")
-        for name in ("lr", "cycle_lr", "scale_lr", "temperature"):
+        minutes = () if self.search_minutes is None else ("search_minutes",)
+        for name in ("lr", "cycle_lr", "scale_lr", "temperature", *minutes):
             if not 0 < getattr(self, name) < math.inf:
                 raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be finite and above zero.")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
