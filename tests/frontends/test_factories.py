@@ -158,6 +158,13 @@ def test_training_data_do_not_validate(folder: Path, train: str, val: str) -> No
         load_inputs("nets_for_test:make", None, train, val, None, "top1", None, 8)
 
 
+@pytest.mark.parametrize(("test", "other"), [("data", "training"), ("pairs", "validation")])
+def test_data_that_decide_do_not_test(folder: Path, test: str, other: str) -> None:
+    data = ("nets_for_test:data", "nets_for_test:pairs", f"nets_for_test:{test}")
+    with pytest.raises(DataError, match=f"the test data '.*' are the {other} data: .* Leave out --test, or"):
+        load_inputs("nets_for_test:make", None, *data, "top1", None, 8)
+
+
 def test_data_of_one_file_are_told_apart(folder: Path) -> None:
     found = load_inputs("nets_for_test:make", None, "nets_for_test:data", "nets_for_test:pairs", None, "top1", None, 8)
     assert found["train_data"] == found["validation_data"] == [(1, 2)]

@@ -154,10 +154,12 @@ def load_data(spec: str, split: Literal["train", "test"], what: str, batch_size:
     return data.train if split == "train" else data.test
 
 
-def _source(spec: str) -> tuple[str | Path, str]:
-    """What a text names, however it is written; of CIFAR-10 both training and validation data are the training part."""
+def _source(spec: str | None, split: Literal["train", "test"]) -> tuple[str | Path, str] | None:
+    """What a text names, however it is written: a factory, or a part of CIFAR-10."""
+    if spec is None:
+        return None
     if spec.startswith("cifar10:"):
-        return Path(spec.removeprefix("cifar10:").partition("?")[0]).resolve(), "train"
+        return Path(spec.removeprefix("cifar10:").partition("?")[0]).resolve(), split
     source, _, name = spec.rpartition(":")
     return Path(source).resolve() if source.endswith(".py") else source, name
 
@@ -175,13 +177,20 @@ def load_inputs(
     """All that `quantize` and `Job` are given by name, under the names of their arguments.
 
     Raises:
-        DataError: validation and training data are the same.
+        DataError: two of training, validation and test data are the same.
         SigmaQuantError: see `load_model`, `load_data` and `load_object`.
     """
-    if val is not None and _source(val) == _source(train):
+    trains, validates, tests = _source(train, "train"), _source(val, "train"), _source(test, "test")
+    if validates == trains:
         raise DataError(
             f"the validation data {val!r} are the training data: every decision would be judged on examples that the "
             "network has trained on. Leave out --val, so that a part of the training data is held out, or give others."
+        )
+    if tests is not None and tests in (trains, validates):
+        other = "training" if tests == trains else "validation"
+        raise DataError(
+            f"the test data {test!r} are the {other} data: their score would say nothing about examples that no "
+            "decision has seen. Leave out --test, or give others."
         )
     return {
         "model": load_model(model, weights),
