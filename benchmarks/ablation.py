@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sizes", default="32/3")
     parser.add_argument("--cycles", type=int, default=8, help="moves that phase 2 may try")
-    parser.add_argument("--rounding", default="nearest", choices=("nearest", "compensated"))
+    parser.add_argument("--rounding", default="compensated", choices=("nearest", "compensated"))
     parser.add_argument("--out", type=Path, default=Path("results/ablation.jsonl"))
     args = parser.parse_args()
     sys.path.insert(0, str(args.data))
