@@ -16,7 +16,6 @@ import tiny
 from sigmaquant import Budget
 from sigmaquant.runs import RunDirectory
 
-torch.set_num_threads(1)
 sigmaquant.trace(tiny.trained(), tiny.train_data()[0][:2])  # what the first run of a process loads, loaded once
 
 CASES: dict[str, dict[str, Any]] = {
@@ -64,6 +63,7 @@ def arm(moment: str, number: int) -> None:
 
 def work(path: Path, case: str, moment: str, number: int, pipe: Connection) -> None:
     """Start or resume a run; sends ``"begins"``, then the result's status and how many examples were trained on."""
+    torch.set_num_threads(1)  # here: a thread pool made before the fork is none after it, and PyTorch 2.15 aborts
     arm(moment, number)
     options = dict(CASES[case])
     pipe.send("begins")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import tiny
 from sigmaquant import Budget, evaluate_run, load_quantized, quantize
 from sigmaquant.data import as_source
+from sigmaquant.errors import DataError, MetricError
 from sigmaquant.exporting import _inputs
 from sigmaquant.job import trace_copy
 from sigmaquant.search.session import Data
@@ -153,6 +155,43 @@ def test_a_run_is_evaluated_and_loaded_exactly(tmp_path: Path) -> None:
     assert tiny.same_tensors(network.state(), result.network.state())
     assert network.plan == result.plan
     assert not network.training
+
+
+def test_a_run_is_evaluated_by_its_own_metric(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def agreement(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+        return -float(nn.functional.cross_entropy(outputs, targets))
+
+    result = tiny.run("4x", post_training=True, run_dir=tmp_path, test_data=tiny.test_data(), metric=agreement)
+    with pytest.raises(MetricError, match=r"scored by 'agreement', a function that is not part of it\. Give it"):
+        evaluate_run(tiny.trained(), tiny.test_data(), tmp_path)
+    scores = evaluate_run(tiny.trained(), tiny.test_data(), tmp_path, metric=agreement)
+    assert scores["quantized"] == result.scores.test
+    assert "cannot be compared" not in caplog.text
+    evaluate_run(tiny.trained(), tiny.test_data(), tmp_path, metric="top1")
+    assert "was scored by 'agreement', not by 'top1': the two cannot be compared" in caplog.text
+
+
+class Endless:
+    """Batches for ever."""
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        images, labels = tiny.train_data()
+        while True:
+            yield images[:8], labels[:8]
+
+
+@pytest.mark.parametrize("which", ["train_data", "validation_data", "test_data"])
+def test_data_that_never_end_are_told_before_the_search(
+    which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sigmaquant.data.streams._MOST_BATCHES", 50)
+    with pytest.raises(DataError, match=r"gave 50 batches in one pass and did not end\. If it is endless, end it"):
+        tiny.run("8x", run_dir=tmp_path, **{which: Endless()})
+    assert not (tmp_path / "trajectory.jsonl").exists()
+
+
+def test_endless_training_data_are_fine_where_nothing_is_trained() -> None:
+    assert tiny.run("4x", post_training=True, train_data=Endless()).met
 
 
 def test_other_float_weights_than_the_runs_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

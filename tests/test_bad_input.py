@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tiny
@@ -53,7 +55,7 @@ def trains() -> None:
         (("--seed", "-1"), "seed is -1; it must be a whole number of at least 0 and below 2^63."),
         (("--seed", str(2**63)), "it must be a whole number of at least 0 and below 2^63."),
         (("--distill", "2"), "distill is 2.0; it must lie between 0 and 1."),
-        (("--resume",), "resume and overwrite need a run_dir."),
+        (("--resume",), "resume and overwrite need a run directory: run_dir=, or --out."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -88,14 +90,18 @@ def test_what_the_parser_refuses(arguments: tuple[str, ...]) -> None:
         ((), "no budget was given. Give at least one of --size, --accuracy, --bops, --energy, --latency, --ram."),
         (("--size", "8 apples"), "the size '8 apples' has the unknown unit 'apples'."),
         (("--size", "0.5"), "the size '0.5' is less than one byte."),
+        (("--accuracy", "90"), "the accuracy floor 90 cannot be: top1 lies between 0 and 1. Write '90 %' or 0.9"),
+        (("--accuracy", "-1"), "1 less than the float network's excludes nothing, since top1 lies between 0 and 1."),
+        (("--size", "-1 %"), "the size '-1 %' is a share."),
+        (("--size", "8x", "--pin", "9=8", "--pin", "9=4"), "--pin gives '9' twice, as 8 and as 4. Give it once."),
         (("--accuracy", "1 point"), "the accuracy '1 point' has the unknown unit 'point'."),
         (("--energy", "5"), "the energy '5' is not a number with a unit|the energy '5' has the unknown unit"),
-        (("--energy", "2 mJ"), "the budget limits energy_pj, which this hardware profile does not give."),
+        (("--energy", "2 mJ"), "the budget limits the energy, which this hardware profile does not give."),
         (
             ("--energy", "2x"),
-            "the budget asks for a 2x reduction of energy_pj, but how much of it a float32 network takes",
+            "the budget asks for a 2x reduction of the energy, but how much of it a float32 network takes",
         ),
-        (("--latency", "15 ms"), "the budget limits latency_ms, which this hardware profile does not give."),
+        (("--latency", "15 ms"), "the budget limits the latency, which this hardware profile does not give."),
         (("--ram", "20 B"), "no weight bitwidth changes it. Raise the limit, or lower the activation bitwidths."),
         (
             ("--size", "900 B"),
@@ -263,6 +269,36 @@ def test_settings_that_contradict() -> None:
         Settings(bitwidths=())
     with pytest.raises(SigmaQuantError, match="there is no rounding 'up'"):
         Settings(rounding="up")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("bitwidths", 4, r"bitwidths is 4; it must be several bitwidths, like \(4, 8\)"),
+        ("allowed", {"0": 4}, "allowed of '0' is 4; it must be several bitwidths"),
+        ("pin", ["0"], r"pin is \['0'\]; it must be a mapping"),
+        ("final_epochs", "2", "final_epochs is '2'; it must be a number"),
+        ("lr", None, "lr is None; it must be a number"),
+        ("max_cycles", 2.5, "max_cycles is 2.5; it must be a whole number"),
+        ("cycle_examples", None, "cycle_examples is None; it must be a whole number"),
+        ("control", "yes", "control is 'yes'; it must be True or False"),
+    ],
+)
+def test_settings_of_wrong_types(field: str, value: object, message: str) -> None:
+    with pytest.raises(SigmaQuantError, match=message):
+        Settings(**{field: value})  # type: ignore[arg-type]
+
+
+def test_settings_take_numpy_numbers() -> None:
+    settings = Settings(seed=np.int64(3), lr=np.float32(0.5), pin={"0": np.int64(8)}, final_epochs=2)
+    assert (settings.seed, settings.lr, settings.pin, settings.final_epochs) == (3, 0.5, {"0": 8}, 2.0)
+    json.dumps(settings.to_dict())
+
+
+@pytest.mark.parametrize(("what", "given"), [("metric", 3), ("loss", "ce")])
+def test_what_is_no_function(what: str, given: object) -> None:
+    with pytest.raises(SigmaQuantError, match=rf"the {what} is a {type(given).__name__}\. Pass a .*callable"):
+        tiny.run("8x", **{what: given})
 
 
 def test_help_and_no_command() -> None:

@@ -85,10 +85,10 @@ def test_violations_agree_with_the_limits(upper: dict[str, float], accuracy: flo
 
 def test_what_a_profile_does_not_give() -> None:
     with pytest.raises(
-        BudgetError, match=r"limits energy_pj, which this hardware profile does not give\. Choose a prof"
+        BudgetError, match=r"limits the energy, which this hardware profile does not give\. Choose a prof"
     ):
         Limits({"energy_pj": 1.0}).ratios(BARE)
-    with pytest.raises(BudgetError, match=r"asks for a 4x reduction of latency_ms, .* Give an absolute limit"):
+    with pytest.raises(BudgetError, match=r"asks for a 4x reduction of the latency, .* Give an absolute limit"):
         Budget(latency="4x").resolve(BARE, None)
     with pytest.raises(BudgetError, match="needs the float network's accuracy, but it was not measured"):
         Budget(accuracy="-1 %").resolve(BARE, None)

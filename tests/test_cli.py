@@ -106,6 +106,7 @@ def test_evaluate_reproduces_the_test_accuracy_exactly(runs: dict[str, Any]) -> 
     result = json.loads(runs["solver"].stdout)
     assert scores == {
         "run": str(runs["folder"] / "ilp"),
+        "metric": "top1",
         "quantized": result["scores"]["test"],
         "float": result["float_scores"]["test"],
         "examples": 150,

@@ -182,3 +182,18 @@ def test_a_resumed_run_must_be_the_same_run(unbroken: dict[str, Path]) -> None:
             tiny.run(budget, **{**options, **changed})
     with pytest.raises(sigmaquant.SigmaQuantError, match=r"another configuration: 'budget\.size' was '9x'"):
         tiny.run("8x", **options)
+
+
+def test_a_resumed_run_must_have_the_same_validation_data_and_metric(tmp_path: Path) -> None:
+    """As many other examples, and another function of the same name."""
+    options: dict[str, Any] = {"post_training": True, "run_dir": tmp_path, "metric": lambda o, t: float(o.mean())}
+    tiny.run("8x", **options)
+    before = (tmp_path / "result.json").read_bytes()
+    images, labels = tiny.validation_data()
+    other = {"validation_data": (images.flip(0) * 0.9, labels)}
+    for changed in (other, {"metric": lambda o, t: float(o.mean()) + 0.1}):
+        with pytest.raises(sigmaquant.SigmaQuantError, match="other validation data, or another metric of the same n"):
+            tiny.run("8x", **{**options, **changed}, resume=True)
+        assert (tmp_path / "result.json").read_bytes() == before
+    turned = (images.flip(0), labels.flip(0))  # the same examples in another order
+    tiny.run("8x", **{**options, "validation_data": turned}, resume=True)

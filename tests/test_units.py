@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -123,6 +124,13 @@ def test_accuracies(text: str | float, target: AccuracyTarget) -> None:
     assert parsed.value == pytest.approx(target.value)
 
 
+@given(st.integers(1, 10**12), st.sampled_from([("", 0), ("KB", 3), ("MB", 6), ("GB", 9)]))
+def test_sizes_are_exact_in_every_unit(count: int, unit: tuple[str, int]) -> None:
+    """A float times 1000 would lose a byte: 64.1 * 1000 = 64099.99999999999."""
+    name, zeros = unit
+    assert parse_size(f"{Decimal(count).scaleb(-zeros):f} {name}") == count
+
+
 def test_accuracy_floor() -> None:
     assert parse_accuracy("-1 %").floor(0.9173) == pytest.approx(0.9073)
     assert parse_accuracy("90 %").floor(0.9173) == 0.9
@@ -148,7 +156,14 @@ def test_accuracy_floor() -> None:
         ("size", None, "not NoneType."),
         ("size", "0x", "the reduction '0x' must be above zero, like '8x'."),
         ("size", "-2x", "the reduction '-2x' must be above zero, like '8x'."),
-        ("size", "x", "the reduction '' is not a number with a unit. Write it like \"8x\"."),
+        ("size", "x", 'the size \'x\' is not a number with a unit. Write it like "180 KB" or "8x".'),
+        ("size", "six", 'the size \'six\' is not a number with a unit. Write it like "180 KB" or "8x".'),
+        (
+            "size",
+            "-1 %",
+            'the size \'-1 %\' is a share. Write it like "180 KB" or "8x"; an accuracy goes by accuracy=.',
+        ),
+        ("size", "1e9999999 KB", "must be a finite number above zero."),
         ("energy", 3, 'the energy 3 has no unit. Write it like "2 mJ".'),
         ("energy", "3", "the energy '3' has the unknown unit ''. Known units: j, mj, nj, pj, uj"),
         ("energy", "3 KB", "the energy '3 KB' has the unknown unit 'KB'."),

@@ -20,6 +20,17 @@ from sigmaquant.units import (
 RESOURCES = ("size_bytes", "energy_pj", "latency_ms", "bops", "ram_bytes")
 """Names of the costs that a budget can limit, in the order in which ties between them are broken."""
 
+LABELS = {
+    "size_bytes": "size",
+    "energy_pj": "energy",
+    "latency_ms": "latency",
+    "bops": "bit operations",
+    "ram_bytes": "activation memory",
+}
+"""The costs in words, for messages."""
+
+_SMALLEST_FLOOR = 0.01
+
 SizeCounts = Literal["total", "weights"]
 
 
@@ -94,17 +105,20 @@ class Limits:
             value = cost.resource(name, self.size_counts)
             if value is None:
                 raise BudgetError(
-                    f"the budget limits {name}, which this hardware profile does not give. "
+                    f"the budget limits the {LABELS[name]}, which this hardware profile does not give. "
                     "Choose a profile that has it (hardware=...) or drop that limit."
                 )
             result[name] = value / limit
         return result
 
     def violations(self, cost: Cost, accuracy: float | None = None) -> dict[str, float]:
-        """How far each broken constraint is exceeded, normalised: 0.1 is ten percent over (or below the floor)."""
+        """How far each broken constraint is exceeded, normalised: 0.1 is ten percent over (or below the floor).
+
+        A floor near zero, as of a metric that may be negative, counts as 0.01: there percents say nothing.
+        """
         broken = {name: ratio - 1 for name, ratio in self.ratios(cost).items() if ratio > 1}
         if self.accuracy_floor is not None and accuracy is not None and accuracy < self.accuracy_floor:
-            broken["accuracy"] = (self.accuracy_floor - accuracy) / max(abs(self.accuracy_floor), 1e-12)
+            broken["accuracy"] = (self.accuracy_floor - accuracy) / max(abs(self.accuracy_floor), _SMALLEST_FLOOR)
         return broken
 
     def binding(self, cost: Cost) -> str | None:
@@ -211,8 +225,8 @@ class Budget:
             base = reference.resource(name, self.size_counts)
             if base is None:
                 raise BudgetError(
-                    f"the budget asks for a {value.factor:g}x reduction of {name}, but how much of it a float32 "
-                    "network takes is not known. Give an absolute limit instead, such as '120 uJ' or '15 ms'."
+                    f"the budget asks for a {value.factor:g}x reduction of the {LABELS[name]}, but how much of it a "
+                    "float32 network takes is not known. Give an absolute limit instead, such as '120 uJ' or '15 ms'."
                 )
             upper[name] = base / value.factor
         floor = None

@@ -37,7 +37,7 @@ from sigmaquant.search.state import Progression
 from sigmaquant.search.strategies import STRATEGIES
 from sigmaquant.training.devices import Device, choose_device
 from sigmaquant.training.losses import TaskLoss
-from sigmaquant.training.metrics import Metric, evaluate, find_metric
+from sigmaquant.training.metrics import Metric, evaluate, find_metric, metric_name
 
 log = logging.getLogger("sigmaquant")
 
@@ -69,6 +69,8 @@ class Job:
         if self.settings.strategy not in ("sigma", *STRATEGIES):
             known = near_matches(self.settings.strategy, ("sigma", *STRATEGIES))
             raise SigmaQuantError(f"there is no strategy {self.settings.strategy!r}. {known}")
+        if loss is not None and not callable(loss):
+            raise SigmaQuantError(f"the loss is a {type(loss).__name__}. Pass a callable(outputs, targets).")
         self.loss, self.scorer, self.device = loss, find_metric(metric), choose_device(device)
         self.data, self.notes = gather_data(train_data, validation_data, test_data, self.settings)
         if loss is not None and not self.settings.trains:
@@ -81,7 +83,7 @@ class Job:
         self.config: dict[str, Any] = {
             "settings": self.settings.to_dict(),
             "hardware": hardware if hardware in shipped_profiles() else profile.to_dict(),
-            "metric": metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__),
+            "metric": metric_name(metric),
             "loss": None if loss is None else getattr(loss, "__name__", type(loss).__name__),
             "model": self.graph.fingerprint,
             "float_sha256": weights_digest(model),
@@ -121,7 +123,7 @@ class Job:
             if run_dir is not None:
                 recorder = stack.enter_context(RunDirectory(run_dir, config=config, resume=resume, overwrite=overwrite))
             elif resume or overwrite:
-                raise SigmaQuantError("resume and overwrite need a run_dir.")
+                raise SigmaQuantError("resume and overwrite need a run directory: run_dir=, or --out.")
             stack.enter_context(logging_to(recorder.log_path if recorder else None))
             stack.enter_context(own_random_state(self.device))
             notes = self.notes if start is None else (*self.notes, start.note)

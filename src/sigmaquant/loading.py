@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from sigmaquant.data import as_source
-from sigmaquant.errors import CheckpointError
+from sigmaquant.errors import CheckpointError, MetricError
 from sigmaquant.graph import trace
 from sigmaquant.quant import QuantizedNetwork, prepare, restore_plan_
 from sigmaquant.runs import RunFiles
 from sigmaquant.search.settings import Settings
 from sigmaquant.training.devices import choose_device
-from sigmaquant.training.metrics import Metric, evaluate, find_metric, outputs_of, score
+from sigmaquant.training.metrics import METRICS, Metric, evaluate, find_metric, metric_name, outputs_of, score
 from sigmaquant.training.teacher import make_teacher
 
 log = logging.getLogger("sigmaquant")
@@ -75,8 +75,29 @@ def batch_size_of(config: Mapping[str, Any]) -> int:
     return size
 
 
+def metric_of(config: Mapping[str, Any], metric: Metric | str | None) -> Metric | str:
+    """The metric that is asked for, or else the one that a run was scored by.
+
+    Args:
+        config: the run's configuration.
+        metric: what the user asks for; None: nothing.
+
+    Raises:
+        MetricError: nothing is asked for, and the run's metric was a function that its name does not lead to.
+    """
+    own: str = config.get("metric", "top1")
+    if metric is None and own not in METRICS:
+        raise MetricError(
+            f"the run was scored by {own!r}, a function that is not part of it. Give it: metric=, or --metric "
+            f"path/file.py:{own}. Other metrics go the same way, such as 'top1'."
+        )
+    if metric is not None and metric_name(metric) != own:
+        log.warning("the run was scored by %r, not by %r: the two cannot be compared", own, metric_name(metric))
+    return own if metric is None else metric
+
+
 def evaluate_run(
-    model: nn.Module, data: Any, run: str | Path, *, metric: Metric | str = "top1", device: str = "auto"
+    model: nn.Module, data: Any, run: str | Path, *, metric: Metric | str | None = None, device: str = "auto"
 ) -> dict[str, float]:
     """The metric of a run's network and of the float model on data.
 
@@ -84,7 +105,7 @@ def evaluate_run(
         model: the trained float model.
         data: as for `quantize`.
         run: the run directory.
-        metric: as for `quantize`.
+        metric: as for `quantize`; None: that of the run.
         device: as for `quantize`.
 
     Returns:
@@ -93,8 +114,8 @@ def evaluate_run(
     Raises:
         SigmaQuantError: bad input.
     """
-    where, scorer = choose_device(device), find_metric(metric)
-    config = RunFiles(run).read_config()
+    where, config = choose_device(device), RunFiles(run).read_config()
+    scorer = find_metric(metric_of(config, metric))
     source = as_source(data, batch_size=batch_size_of(config), name="evaluation data")
     example = source.example()
     small = tuple(x[:2] for x in (example if isinstance(example, tuple) else (example,)))

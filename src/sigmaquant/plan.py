@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from types import MappingProxyType
 from typing import Any
 
@@ -25,9 +26,9 @@ def check_bitwidth(bits: object, where: str) -> int:
     Raises:
         PlanError: anything else.
     """
-    if isinstance(bits, bool) or not isinstance(bits, int) or bits not in BITWIDTHS:
+    if isinstance(bits, bool) or not isinstance(bits, Integral) or int(bits) not in BITWIDTHS:
         raise PlanError(f"{where}: bitwidth {bits!r} is not one of {BITWIDTHS[0]}..{BITWIDTHS[-1]}.")
-    return bits
+    return int(bits)  # NumPy has integers of its own
 
 
 def check_midrise(bits: object) -> int:

@@ -99,9 +99,9 @@ def layers(result: QuantizationResult) -> Table:
     return table
 
 
-def scores(values: Mapping[str, float]) -> Table:
-    """What `evaluate` found."""
-    table = Table("network", "score", "examples")
+def scores(values: Mapping[str, float], metric: str) -> Table:
+    """What `evaluate` found, by the name of the metric."""
+    table = Table("network", escape(metric), "examples")
     for name in ("float", "quantized"):
         table.add_row(name, _number(values[name]), f"{values['examples']:.0f}")
     return table
@@ -319,6 +319,10 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
                 format_bytes(control["cost"]["total_bytes"]),
             )
             plans.append(("uniform", control["weights"]))
+    metrics = {row["run"]: row["config"].get("metric", "top1") for row in rows}
+    if len(set(metrics.values())) > 1:
+        table.caption = escape("scored by different metrics: " + ", ".join(f"{r} by {m}" for r, m in metrics.items()))
+        table.caption_justify = "left"
     bits = Table(title="Weight bits", title_justify="left")
     bits.add_column("layer")
     for title, _ in plans:

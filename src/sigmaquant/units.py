@@ -9,17 +9,22 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 
 from sigmaquant.errors import UnitsError
 
-_BYTES = {
+_BYTES: dict[str, int | Decimal] = {
     "": 1, "b": 1, "byte": 1, "bytes": 1,
     "kb": 10**3, "mb": 10**6, "gb": 10**9,
     "kib": 2**10, "mib": 2**20, "gib": 2**30,
 }  # fmt: skip
-_PICOJOULES = {"pj": 1.0, "nj": 1e3, "uj": 1e6, "µj": 1e6, "μj": 1e6, "mj": 1e9, "j": 1e12}
-_MILLISECONDS = {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1e3}
-_COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_PICOJOULES: dict[str, int | Decimal] = {
+    "pj": 1, "nj": 10**3, "uj": 10**6, "µj": 10**6, "μj": 10**6, "mj": 10**9, "j": 10**12,
+}  # fmt: skip
+_MILLISECONDS: dict[str, int | Decimal] = {
+    "ns": Decimal("1e-6"), "us": Decimal("1e-3"), "µs": Decimal("1e-3"), "μs": Decimal("1e-3"), "ms": 1, "s": 10**3,
+}  # fmt: skip
+_COUNTS: dict[str, int | Decimal] = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 _NUMBER = re.compile(r"^\s*([-+]?\d+(?:[_,]\d{3})*(?:\.\d*)?(?:[eE][-+]?\d+)?|[-+]?\.\d+)\s*(.*?)\s*$")
 
@@ -31,14 +36,18 @@ class Ratio:
     factor: float
 
 
-def _split(text: str, what: str, example: str) -> tuple[float, str]:
+def _split(text: str, what: str, example: str) -> tuple[Decimal, str]:
+    """The number as it is written, since a float of 64.1 times 1000 is no longer 64100, and the unit."""
     match = _NUMBER.match(text)
     if match is None:
         raise UnitsError(f"{what} {text!r} is not a number with a unit. Write it like {example}.")
-    return float(match.group(1).replace("_", "").replace(",", "")), match.group(2)
+    number = Decimal(match.group(1).replace("_", "").replace(",", ""))
+    if math.isinf(float(number)):
+        raise UnitsError(f"{what} {text!r} must be a finite number above zero.")
+    return number, match.group(2)
 
 
-def _scaled(text: str | float, table: dict[str, float], what: str, example: str, bare: bool) -> float:
+def _scaled(text: str | float, table: dict[str, int | Decimal], what: str, example: str, bare: bool) -> float:
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise UnitsError(f"{what} must be a number or a text like {example}, not {type(text).__name__}.")
     if isinstance(text, int | float):
@@ -52,18 +61,18 @@ def _scaled(text: str | float, table: dict[str, float], what: str, example: str,
             raise UnitsError(
                 f"{what} {text!r} has the unknown unit {unit!r}. Known units: {known}. Example: {example}."
             )
-        value = number * table[unit.lower()]
+        value = float(number * table[unit.lower()])
     if not math.isfinite(value) or value <= 0:
         raise UnitsError(f"{what} {text!r} must be a finite number above zero.")
     return value
 
 
 def _ratio(text: str | float) -> Ratio | None:
-    if isinstance(text, str) and text.strip().lower().endswith(("x", "×")):
+    if isinstance(text, str) and text.strip().lower().endswith(("x", "×")) and _NUMBER.match(text):
         factor, _ = _split(text.strip()[:-1], "the reduction", '"8x"')
-        if not math.isfinite(factor) or factor <= 0:
+        if not 0 < float(factor) < math.inf:
             raise UnitsError(f"the reduction {text!r} must be above zero, like '8x'.")
-        return Ratio(factor)
+        return Ratio(float(factor))
     return None
 
 
@@ -77,11 +86,14 @@ def parse_size(text: str | int | float) -> int | Ratio:
         >>> parse_size("134 KB"), parse_size("131 KiB"), parse_size("8x")
         (134000, 134144, Ratio(factor=8.0))
     """
-    table = {unit: float(factor) for unit, factor in _BYTES.items()}
     ratio = _ratio(text)
     if ratio is not None:
         return ratio
-    size = math.floor(_scaled(text, table, "the size", '"180 KB" or "8x"', bare=True))
+    if isinstance(text, str) and text.rstrip().endswith("%"):
+        raise UnitsError(
+            f'the size {text!r} is a share. Write it like "180 KB" or "8x"; an accuracy goes by accuracy=.'
+        )
+    size = math.floor(_scaled(text, _BYTES, "the size", '"180 KB" or "8x"', bare=True))
     if size < 1:
         raise UnitsError(f'the size {text!r} is less than one byte. Write it like "180 KB" or "8x".')
     return size
@@ -152,7 +164,7 @@ def parse_accuracy(text: str | float) -> AccuracyTarget:
     number, unit = _split(text.strip().replace("−", "-"), "the accuracy", '"-1 %" or "90 %"')
     if unit not in ("", "%"):
         raise UnitsError(f"the accuracy {text!r} has the unknown unit {unit!r}. Write it like '-1 %', '90 %' or '0.9'.")
-    return AccuracyTarget(abs(number) / (100 if unit == "%" else 1), relative)
+    return AccuracyTarget(float(abs(number) / (100 if unit == "%" else 1)), relative)
 
 
 def format_bytes(count: float) -> str:

@@ -377,8 +377,6 @@ def test_state_round_trips_and_rolls_the_trajectory_back(tmp_path: Path) -> None
         assert torch.equal(tensors["w"], torch.full((2, 2), math.pi))
         assert torch.equal(tensors["rng"], torch.get_rng_state())
         assert run.read_trajectory() == [{"step": 0}, {"step": 1}]
-        run.clear_state()
-        assert run.load_state() is None
 
 
 def test_state_without_tensors_and_without_steps(tmp_path: Path) -> None:

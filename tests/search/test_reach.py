@@ -1,12 +1,29 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from search_cases import every_plan, problems, size_problem
 
+from sigmaquant.budget import RESOURCES
 from sigmaquant.errors import UnreachableBudgetError
 from sigmaquant.search.problem import SearchProblem
-from sigmaquant.search.reach import check_reachable, format_cost, lowest_that_fits, smallest_reachable, unreachable
+from sigmaquant.search.reach import (
+    check_reachable,
+    format_cost,
+    format_limit,
+    lowest_that_fits,
+    smallest_reachable,
+    unreachable,
+)
+from sigmaquant.units import parse_count, parse_energy_pj, parse_latency_ms, parse_size
+
+
+def parsers():
+    bytes_of = dict.fromkeys(("size_bytes", "ram_bytes"), parse_size)
+    return {**bytes_of, "energy_pj": parse_energy_pj, "latency_ms": parse_latency_ms, "bops": parse_count}
 
 
 @settings(max_examples=40, deadline=None)
@@ -45,6 +62,15 @@ def test_the_message_gives_the_smallest_cost_and_every_remedy():
 def test_at_two_bits_throughout_only_the_limit_can_be_raised():
     with pytest.raises(UnreachableBudgetError, match=r"size is 2\.0 KB\. Raise the limit to 2\.0 KB or more\.$"):
         check_reachable(size_problem({"conv": 1000}, 1500.0))
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+@given(value=st.floats(1e-3, 1e13))
+def test_what_a_limit_is_raised_to_is_enough(resource, value):
+    """What is advised can be typed in, and is then no less than what is needed."""
+    whole = resource not in ("energy_pj", "latency_ms")
+    value = math.ceil(value) if whole else value
+    assert value <= parsers()[resource](format_limit(resource, value)) <= 1.1 * value + whole
 
 
 def test_what_no_bitwidth_changes_is_named():

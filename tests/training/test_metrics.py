@@ -22,6 +22,12 @@ def test_top1():
             top1(outputs, targets)
 
 
+@pytest.mark.parametrize(("targets", "told"), [([1, 2, 3, 1], "target 3"), ([0, -100, 2, 0], "target -100")])
+def test_top1_knows_no_other_classes(targets, told):
+    with pytest.raises(MetricError, match=rf"{told}, but the network has 3 outputs, classes 0 to 2\. Number the cl"):
+        top1(X, torch.tensor(targets))
+
+
 @pytest.mark.parametrize("value", [0.5, torch.tensor(0.5), np.float32(0.5), torch.tensor([0.5])])
 def test_anything_that_is_one_number_is_a_score(value):
     assert score(lambda outputs, targets: value, X, Y) == 0.5

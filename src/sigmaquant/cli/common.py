@@ -29,11 +29,13 @@ MetricOption = Annotated[str, typer.Option(help="top1, or a callable as package.
 
 def named_values(items: list[str], option: str) -> dict[str, str]:
     """``NAME=VALUE`` of a repeatable option."""
-    result = {}
+    result: dict[str, str] = {}
     for item in items:
         name, separator, value = item.rpartition("=")
         if not separator or not name or not value:
             raise SigmaQuantError(f"{option} {item!r} is not NAME=VALUE, like {option} conv1=8.")
+        if result.get(name, value) != value:
+            raise SigmaQuantError(f"{option} gives {name!r} twice, as {result[name]} and as {value}. Give it once.")
         result[name] = value
     return result
 

@@ -32,9 +32,10 @@ from sigmaquant.errors import SigmaQuantError
 from sigmaquant.frontends.factories import load_data, load_inputs, load_model, load_object
 from sigmaquant.hardware.profile import load_profile
 from sigmaquant.inspection import inspect_model
-from sigmaquant.loading import batch_size_of, evaluate_run
+from sigmaquant.loading import batch_size_of, evaluate_run, metric_of
 from sigmaquant.runs import RunFiles, make_progress
 from sigmaquant.statistics import SigmaVariant
+from sigmaquant.training.metrics import metric_name
 
 
 def quantize_command(
@@ -162,23 +163,27 @@ def evaluate_command(
     model: Annotated[str, typer.Option(help="the float model: package.module:factory or path/file.py:factory")],
     data: Annotated[str, typer.Option(help="data: a factory, or cifar10:DIR (its test part)")],
     weights: WeightsOption = None,
-    metric: MetricOption = "top1",
+    metric: Annotated[
+        str | None, typer.Option(help="top1, or package.module:function; that of the run, if not given")
+    ] = None,
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
 ) -> None:
     """Score a run's plan and checkpoint on data, beside the float model."""
     with stdout_is_ours(json_output):
+        config = RunFiles(run).read_config()
+        scorer = metric_of(config, load_object(metric, "the metric") if metric and ":" in metric else metric)
         scores = evaluate_run(
             load_model(model, weights),
-            load_data(data, "test", "the data", batch_size_of(RunFiles(run).read_config())),
+            load_data(data, "test", "the data", batch_size_of(config)),
             run,
-            metric=load_object(metric, "the metric") if ":" in metric else metric,
+            metric=scorer,
             device=device,
         )
     if json_output:
-        print_json({"run": str(run), **scores})
+        print_json({"run": str(run), "metric": metric_name(scorer), **scores})
     else:
-        print_parts(tables.scores(scores))
+        print_parts(tables.scores(scores, metric_name(scorer)))
 
 
 def compare_command(

@@ -15,7 +15,7 @@ Inputs = Tensor | tuple[Tensor, ...]
 """What the model is called with: one tensor ``[batch, …]``, or one per argument."""
 
 Batch = tuple[Inputs, Any]
-"""Inputs and targets. Targets are a tensor ``[batch, …]``, or whatever else the user's loss takes."""
+"""Inputs and targets. Targets are a tensor ``[batch, …]``, or of training data whatever else the user's loss takes."""
 
 _INPUT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int64, torch.bool)
 _PAIR = "Every batch must be a pair (inputs, targets)."

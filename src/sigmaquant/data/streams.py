@@ -28,6 +28,9 @@ _KEPT = (
 )
 """Options that a part of a `DataLoader` has from the whole."""
 
+_MOST_BATCHES = 2**16
+"""Of one pass over what has no length: CIFAR-10's images one by one are fewer, ImageNet's in batches of 32, too."""
+
 
 def _takes_all(loader: DataLoader[Any]) -> bool:
     """Whether one pass gives every example of the data set once."""
@@ -127,6 +130,11 @@ class StreamSource(DataSource):
                 ) from error
             if batch is end:
                 return
+            if index >= _MOST_BATCHES and self.batch_count is None:
+                raise DataError(
+                    f"the {self.name} gave {index} batches in one pass and did not end. If it is endless, end it, such "
+                    "as by itertools.islice in its __iter__; if it is only long, give it a __len__."
+                )
             yield batch
 
     def sizes(self) -> Tensor:

@@ -251,12 +251,6 @@ class RunDirectory(RunFiles):
         state.drop_others(self.path, None if record is None else record.file)
         return None if record is None else (record.step, tensors, record.meta)
 
-    def clear_state(self) -> None:
-        """Delete the saved state, which a finished run does not need any more."""
-        with contextlib.suppress(OSError):
-            self.state_path.unlink(missing_ok=True)
-            state.drop_others(self.path, None)
-
     def _truncate_trajectory(self, lines: int) -> None:
         if not self.trajectory_path.exists() and lines == 0:
             return

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sigmaquant.budget import Limits
+from sigmaquant.errors import RunDirectoryError
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.runs.progress import Progress, task
 from sigmaquant.search.problem import Bits
@@ -18,6 +21,9 @@ from sigmaquant.search.reach import format_cost
 from sigmaquant.search.session import Session
 from sigmaquant.search.state import Progression, Standing
 from sigmaquant.training.student import Judge, Judgement, Student
+
+_SAME = 3e-3
+"""Relative difference of the float network's figures that another machine or thread count may make."""
 
 _log = logging.getLogger("sigmaquant")
 
@@ -49,6 +55,22 @@ class NullRecorder:
         return
 
 
+def _check_same(now: Sequence[float], then: Sequence[float]) -> None:
+    """Whether the float network does on the validation data what it did when the run began.
+
+    Raises:
+        RunDirectoryError: it does not.
+    """
+    slack = _SAME * max(1.0, then[2])  # of outputs near zero only the spread gives the scale
+    if not all(math.isclose(a, b, rel_tol=_SAME, abs_tol=slack) for a, b in zip(now, then, strict=True)):
+        raise RunDirectoryError(
+            "the run was made with other validation data, or another metric of the same name: the float network scores "
+            f"{now[0]:.4f}, in the run {then[0]:.4f}; its outputs have mean and standard deviation {now[1]:.4g} and "
+            f"{now[2]:.4g}, in the run {then[1]:.4g} and {then[2]:.4g}. Resume it with its own, or begin anew with "
+            "overwrite."
+        )
+
+
 class Bench:
     """A network under search, with all that its stages share; they hand it on to each other.
 
@@ -68,7 +90,7 @@ class Bench:
         self.settings, self.problem = session.settings, session.problem
         self.limits, self.aims = session.limits, session.aims
         self.student: Student = session.student()
-        self.state = Progression()
+        self.state = Progression(float_figures=list(session.judge.float_figures))
         self.kept: dict[str, Tensor] = {}
         self._begun = time.perf_counter()
 
@@ -77,8 +99,10 @@ class Bench:
 
         Raises:
             CheckpointError: it is damaged, or another version's.
+            RunDirectoryError: it was made with other validation data, or another metric of the same name.
         """
-        self.state = Progression.from_dict(meta)
+        now, self.state = self.state.float_figures, Progression.from_dict(meta)
+        _check_same(now, self.state.float_figures)
         self._begun = time.perf_counter() - self.state.seconds
         own = {k.removeprefix("now."): v for k, v in tensors.items() if k.startswith("now.")}
         self.kept = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}

@@ -74,8 +74,9 @@ def _segments(bench: Bench, extra_examples: int) -> tuple[int, int]:
     """Number of segments (two for each pass over the data) and examples in each."""
     if bench.settings.post_training:
         return 0, 0
-    source = bench.session.data.train
-    known = source.examples if source.examples is not None else sum(len(t) for _, t in source.batches())
+    if not bench.settings.final_epochs and not extra_examples:
+        return 0, 0
+    known = bench.session.train_examples
     examples = round(bench.settings.final_epochs * known) + extra_examples
     segments = max(1, round(2 * examples / known)) if examples else 0
     return segments, -(-examples // segments) if segments else 0

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
+from sigmaquant.budget import LABELS
 from sigmaquant.errors import UnreachableBudgetError
 from sigmaquant.search.problem import SearchProblem
-from sigmaquant.units import format_bytes, format_count
+from sigmaquant.units import format_bytes, format_count, parse_count, parse_energy_pj, parse_latency_ms, parse_size
 
-_LABELS = {
-    "size_bytes": "size",
-    "energy_pj": "energy",
-    "latency_ms": "latency",
-    "bops": "bit operations",
-    "ram_bytes": "activation memory",
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "size_bytes": parse_size,
+    "energy_pj": parse_energy_pj,
+    "latency_ms": parse_latency_ms,
+    "bops": parse_count,
+    "ram_bytes": parse_size,
 }
 _ENERGY = ((1e12, "J"), (1e9, "mJ"), (1e6, "uJ"), (1e3, "nJ"), (1.0, "pJ"))
 _TIME = ((1e3, "s"), (1.0, "ms"), (1e-3, "us"), (1e-6, "ns"))
@@ -33,6 +36,19 @@ def format_cost(resource: str, value: float) -> str:
         factor, unit = next((entry for entry in scale if abs(value) >= entry[0]), scale[-1])
         return f"{value / factor:.4g} {unit}"
     return format_count(value)
+
+
+def format_limit(resource: str, value: float) -> str:
+    """A limit for people that the value fits into: what `format_cost` rounds down is rounded up.
+
+    Example:
+        >>> format_limit("size_bytes", 1231), format_limit("bops", 65520)
+        ('1.3 KB', '65.52 k')
+    """
+    raised = value
+    while _PARSERS[resource](text := format_cost(resource, raised)) < value:
+        raised *= 1.005
+    return text
 
 
 def _distinct(resource: str, smallest: float, limit: float) -> tuple[str, str]:
@@ -85,7 +101,7 @@ def _each_for_itself(problem: SearchProblem) -> str:
 
 
 def _explain(problem: SearchProblem, resource: str, smallest: float) -> str:
-    label, limit = _LABELS.get(resource, resource), problem.upper[resource]
+    label, limit = LABELS[resource], problem.upper[resource]
     reachable, allowed = _distinct(resource, smallest, limit)
     said = f"the {label} limit of {allowed} cannot be met: the smallest reachable {label} is {reachable}."
     fixed = problem.fixed.get(resource, 0.0)
@@ -101,7 +117,7 @@ def _explain(problem: SearchProblem, resource: str, smallest: float) -> str:
         pinned.sort(key=lambda name: -problem.price(resource, name, problem.choices[name][0]))
         shown = ", ".join(f"{name!r} ({problem.choices[name][0]} bits)" for name in pinned[:3])
         remedies.append(f"unpin {shown}{' or others' if len(pinned) > 3 else ''}")
-    remedies.append(f"raise the limit to {reachable} or more")
+    remedies.append(f"raise the limit to {format_limit(resource, smallest)} or more")
     text = ", or ".join(remedies)
     return f"{said} {text[0].upper()}{text[1:]}."
 
@@ -114,8 +130,7 @@ def unreachable(problem: SearchProblem, found: str) -> UnreachableBudgetError:
         found: what was found, as a full sentence; used where each limit for itself could be met.
     """
     costs = ", ".join(
-        f"{_LABELS.get(resource, resource)} {format_cost(resource, smallest)} "
-        f"(limit {format_cost(resource, problem.upper[resource])})"
+        f"{LABELS[resource]} {format_cost(resource, smallest)} (limit {format_cost(resource, problem.upper[resource])})"
         for resource, smallest in smallest_reachable(problem).items()
     )
     return UnreachableBudgetError(

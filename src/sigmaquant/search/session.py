@@ -13,23 +13,24 @@ from typing import Any
 import torch
 from torch import fx
 
-from sigmaquant.budget import Budget, Cost, Limits
+from sigmaquant.budget import LABELS, Budget, Cost, Limits
 from sigmaquant.data import DataSource
 from sigmaquant.data.indexed import IndexedSource
 from sigmaquant.errors import BudgetError, ModelError, PlanError, UnreachableBudgetError
 from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.hardware.costs import CostModel
-from sigmaquant.plan import BitwidthPlan, check_bitwidth, check_names
+from sigmaquant.plan import BitwidthPlan, check_names
 from sigmaquant.search.problem import Bits, SearchProblem, Sensitivity
 from sigmaquant.search.reach import check_reachable, format_cost
 from sigmaquant.search.settings import Settings
 from sigmaquant.statistics import sensitivity
 from sigmaquant.training.devices import Device
 from sigmaquant.training.losses import Distillation, TaskLoss
-from sigmaquant.training.metrics import Metric
+from sigmaquant.training.metrics import Metric, top1
 from sigmaquant.training.qat import Recipe
 from sigmaquant.training.student import Judge, Student
 from sigmaquant.training.teacher import make_teacher
+from sigmaquant.units import AccuracyTarget
 
 log = logging.getLogger("sigmaquant")
 
@@ -108,6 +109,9 @@ class Session:
         self.midrise_up_to: int = costs.midrise_up_to if chosen is None else chosen
         self.reference: Cost = costs.reference()
         self.check(budget)
+        for source in (data.validation, data.test):
+            if source is not None and source.batch_count is None:
+                _counted(source)  # what never ends is better told now than by a network that never returns
         self.teacher: fx.GraphModule = make_teacher(graph)
         device.put_module(self.teacher)
         self.judge = Judge.of(self.teacher, data.validation, metric, device, settings.outputs)
@@ -117,6 +121,8 @@ class Session:
                 "Check its BatchNorm statistics, and the data's preprocessing for extreme values."
             )
         self.float_accuracy = self.judge.float_accuracy
+        if settings.final_epochs and not settings.post_training:
+            _ = self.train_examples  # likewise, and not after the search
         self.recipe = Recipe(
             lr=settings.lr,
             scale_lr=settings.scale_lr,
@@ -136,6 +142,8 @@ class Session:
                 "the objective 'smallest' shrinks the network until its accuracy falls below the floor, but the budget "
                 "has no accuracy. Give one, such as accuracy='-1 %', or use the objective 'accurate'."
             )
+        if budget.accuracy is not None and self.metric is top1:
+            _check_share(budget.accuracy)
         if budget.accuracy is None:
             check_reachable(self._problem(budget.resolve(self.reference, None)))
 
@@ -177,6 +185,16 @@ class Session:
             return self.judge  # all of them: the float network need not run again
         examples = some(self.data.validation, self.settings.search_examples, self.seed("search"))
         return Judge.of(self.teacher, examples, self.metric, self.device, self.judge.outputs)
+
+    @cached_property
+    def train_examples(self) -> int:
+        """Examples of one pass over the training data; read once to count them where that is not known.
+
+        Raises:
+            DataError: the data do not end.
+        """
+        known = self.data.train.examples
+        return _counted(self.data.train) if known is None else known
 
     @property
     def objective(self) -> str:
@@ -284,12 +302,42 @@ class Session:
         free = any(len(allowed) > 1 for allowed in self.choices.values())  # pins are told by `check_reachable`
         for resource, limit in limits.upper.items():
             if free and resource not in problem.movable and ratios[resource] > 1:
+                smallest = format_cost(resource, problem.total(problem.lowest, resource))
                 raise UnreachableBudgetError(
-                    f"{resource} is {format_cost(resource, problem.total(problem.lowest, resource))}, the limit is "
-                    f"{format_cost(resource, limit)}, and no weight bitwidth changes it. "
+                    f"the {LABELS[resource]} is {smallest}, the limit is {format_cost(resource, limit)}, and no "
+                    "weight bitwidth changes it. "
                     "Raise the limit, or lower the activation bitwidths."
                 )
         return problem
+
+
+def _counted(source: DataSource) -> int:
+    """Examples of one pass, read.
+
+    Raises:
+        DataError: it does not end.
+    """
+    log.info("the %s have no length: counting their examples", source.name)
+    return sum(len(targets) for _, targets in source.batches())
+
+
+def _check_share(accuracy: AccuracyTarget) -> None:
+    """Raise for what no share of examples can be: it would be met by all networks, or by none.
+
+    Raises:
+        BudgetError: a floor outside 0..1, or a drop to nothing.
+    """
+    value = accuracy.value
+    if accuracy.relative and value >= 1:
+        raise BudgetError(
+            f"an accuracy of at most {value:g} less than the float network's excludes nothing, since top1 lies between "
+            "0 and 1. Write '-1 %' or -0.01 for one point."
+        )
+    if not accuracy.relative and not 0 < value <= 1:
+        raise BudgetError(
+            f"the accuracy floor {value:g} cannot be: top1 lies between 0 and 1. Write '90 %' or 0.9, or '-1 %' for "
+            "one point less than the float network's."
+        )
 
 
 def some(source: DataSource, count: int, seed: int) -> DataSource:
@@ -317,7 +365,7 @@ def layer_choices(graph: QuantGraph, settings: Settings) -> dict[str, tuple[int,
     for name, allowed in settings.allowed.items():
         if not allowed:
             raise PlanError(f"layer {name!r} has no allowed bitwidth. Give it at least one of 2..8.")
-        choices[name] = tuple(sorted({check_bitwidth(bits, f"allowed of {name!r}") for bits in allowed}))
+        choices[name] = allowed
     choices.update({name: (bits,) for name, bits in settings.pin.items()})
     return choices
 

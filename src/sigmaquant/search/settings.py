@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from sigmaquant.errors import SigmaQuantError, near_matches
@@ -102,17 +104,20 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.bitwidths:
+        for item in fields(self):
+            object.__setattr__(self, item.name, _typed(getattr(self, item.name), str(item.type), item.name))
+        bitwidths = _bitwidths(self.bitwidths, "bitwidths")
+        if not bitwidths:
             raise SigmaQuantError(f"bitwidths is empty. Give at least one of {BITWIDTHS[0]}..{BITWIDTHS[-1]}.")
-        unique = {check_bitwidth(bits, "bitwidths") for bits in self.bitwidths}
-        object.__setattr__(self, "bitwidths", tuple(sorted(unique)))
-        for name in ("pin", "allowed", "activation_pin"):  # a plan's own tables cannot be copied, let alone changed
-            object.__setattr__(self, name, dict(getattr(self, name)))
+        object.__setattr__(self, "bitwidths", bitwidths)
+        for name in ("pin", "activation_pin"):  # new tables: a plan's own cannot be copied, let alone changed
+            pins = {layer: check_bitwidth(bits, f"{name} of {layer!r}") for layer, bits in getattr(self, name).items()}
+            object.__setattr__(self, name, pins)
+        allowed = {layer: _bitwidths(several, f"allowed of {layer!r}") for layer, several in self.allowed.items()}
+        object.__setattr__(self, "allowed", allowed)
         check_bitwidth(self.activation_bits, "activation_bits")
         if self.midrise_up_to is not None:
             check_midrise(self.midrise_up_to)
-        for layer, bits in self.pin.items():
-            check_bitwidth(bits, f"pin of {layer!r}")
         for name, least in (
             ("max_cycles", 0),
             ("phase1_cycles", 1),
@@ -131,7 +136,7 @@ class Settings:
         for name in ("lr", "cycle_lr", "scale_lr", "temperature", *minutes):
             if not 0 < getattr(self, name) < math.inf:
                 raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be finite and above zero.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+        if not 0 <= self.seed < 2**63:
             raise SigmaQuantError(f"seed is {self.seed!r}; it must be a whole number of at least 0 and below 2^63.")
         if not 0 <= self.distill <= 1:
             raise SigmaQuantError(f"distill is {self.distill!r}; it must lie between 0 and 1.")
@@ -156,3 +161,37 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+
+def _typed(value: Any, kind: str, name: str) -> Any:
+    """A field's value as its annotation says; NumPy's numbers become Python's.
+
+    Raises:
+        SigmaQuantError: it is something else.
+    """
+    if kind == "bool" and not isinstance(value, bool):
+        raise SigmaQuantError(f"{name} is {value!r}; it must be True or False.")
+    if kind == "int":
+        return _whole(value, name)
+    if kind == "float" or (kind == "float | None" and value is not None):
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise SigmaQuantError(f"{name} is {value!r}; it must be a number.")
+        return float(value)
+    if kind.startswith("Mapping") and not isinstance(value, Mapping):
+        raise SigmaQuantError(f"{name} is {value!r}; it must be a mapping from names, like {{'conv1': …}}.")
+    return value
+
+
+def _whole(value: Any, name: str) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise SigmaQuantError(f"{name} is {value!r}; it must be a whole number.") from None
+
+
+def _bitwidths(several: Any, what: str) -> tuple[int, ...]:
+    if isinstance(several, str) or not isinstance(several, Iterable):
+        raise SigmaQuantError(f"{what} is {several!r}; it must be several bitwidths, like (4, 8). One alone is a pin.")
+    return tuple(sorted({check_bitwidth(bits, what) for bits in several}))

@@ -85,6 +85,7 @@ class Progression:
         trained_examples: training examples seen so far.
         search_examples: those that the search used.
         seconds: wall time of all sessions of the run.
+        float_figures: `Judge.float_figures` of the run's validation data.
     """
 
     stage: Literal["phase1", "phase2", "final", "done"] = "phase1"
@@ -104,6 +105,7 @@ class Progression:
     trained_examples: int = 0
     search_examples: int = 0
     seconds: float = 0.0
+    float_figures: list[float] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

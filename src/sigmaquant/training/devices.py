@@ -72,7 +72,7 @@ def choose_device(name: str = "auto", bf16: bool | None = None) -> Device:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
         raise SigmaQuantError(
-            f"the device {name!r} cannot be used: {str(error).splitlines()[0]} Use device='cpu'."
+            f"the device {name!r} cannot be used: {str(error).splitlines()[0].rstrip('.')}. Use device='cpu'."
         ) from None
     if bf16 is None:
         kind = torch.device(name).type

@@ -26,7 +26,7 @@ def top1(outputs: Tensor, targets: Tensor) -> float:
         targets: [N] integer classes.
 
     Raises:
-        MetricError: other shapes.
+        MetricError: other shapes, or a target that is none of the C classes.
 
     Example:
         >>> top1(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
@@ -36,6 +36,12 @@ def top1(outputs: Tensor, targets: Tensor) -> float:
         raise MetricError(
             f"top1 needs outputs [N, C] and targets [N], got {tuple(outputs.shape)} and {tuple(targets.shape)}. "
             "Pass your own metric=callable(outputs, targets) -> float."
+        )
+    low, high, classes = targets.min().item(), targets.max().item(), outputs.shape[1]
+    if low < 0 or high >= classes:
+        raise MetricError(
+            f"top1 found the target {low if low < 0 else high}, but the network has {classes} outputs, classes 0 to "
+            f"{classes - 1}. Number the classes from 0, or pass a metric of yours."
         )
     return float((outputs.argmax(1) == targets).double().mean())
 
@@ -116,10 +122,9 @@ def score(metric: Metric, outputs: Tensor, targets: Tensor) -> float:
     except MetricError:
         raise
     except Exception as error:
-        name = getattr(metric, "__name__", "metric")
         raise MetricError(
-            f"the metric {name!r} failed on outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}: "
-            f"{type(error).__name__}: {error}"
+            f"the metric {metric_name(metric)!r} failed on outputs {tuple(outputs.shape)} and targets "
+            f"{tuple(targets.shape)}: {type(error).__name__}: {error}"
         ) from error
     try:
         if isinstance(value, str | bytes):
@@ -147,14 +152,24 @@ METRICS: dict[str, Metric] = {"top1": top1}
 """Metrics by name."""
 
 
+def metric_name(metric: Metric | str) -> str:
+    """What a metric is called in files and tables."""
+    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
+
+
 def find_metric(metric: Metric | str) -> Metric:
     """The metric itself, or the one of that name.
 
     Raises:
-        SigmaQuantError: no such metric.
+        SigmaQuantError: no such metric, or neither a name nor a callable.
     """
-    if not isinstance(metric, str):
+    if callable(metric):
         return metric
+    if not isinstance(metric, str):
+        raise SigmaQuantError(
+            f"the metric is a {type(metric).__name__}. Pass a name, {', '.join(METRICS)}, or a "
+            "callable(outputs, targets)."
+        )
     if metric not in METRICS:
         raise SigmaQuantError(f"there is no metric {metric!r}. {near_matches(metric, METRICS)} Or pass a callable.")
     return METRICS[metric]

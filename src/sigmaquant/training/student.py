@@ -96,6 +96,15 @@ class Judge:
         """The float network's metric."""
         return score(self.metric, self.reference, self.targets)
 
+    @property
+    def float_figures(self) -> tuple[float, float, float]:
+        """Metric, mean and standard deviation of the float network's outputs: what tells other data or metrics.
+
+        The order of the examples does not matter, and the last digits may be another machine's.
+        """
+        outputs = self.reference.double()
+        return self.float_accuracy, float(outputs.mean()), float(outputs.std(correction=0))
+
     def standard_error(self, accuracy: float) -> float:
         """By how much an accuracy that is a share of the examples is off by chance; 0 for what can be no share."""
         return math.sqrt(accuracy * (1 - accuracy) / len(self.targets)) if 0 <= accuracy <= 1 else 0.0
