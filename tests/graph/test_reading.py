@@ -90,6 +90,20 @@ def test_what_torch_compile_wraps_has_the_users_names(nested: bool) -> None:
     assert not any(p is q for p in copied.parameters() for q in plain.parameters())
 
 
+def test_a_users_own_wrapper_is_no_wrapper_of_torch_compile() -> None:
+    class Doubled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self._orig_mod = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * self._orig_mod(x)
+
+    model = Doubled()
+    assert readable(model) is model
+    assert list(trace(model, torch.zeros(2, 4)).layer) == ["_orig_mod"]
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("how", ["trace", "script"])

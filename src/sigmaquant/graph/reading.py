@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from sigmaquant.errors import ModelError
 
-_WRAPPED = "_orig_mod"  # where the wrapper of `torch.compile` keeps the module; asking for its class imports a compiler
+_WRAPPED = "_orig_mod"  # where the wrapper of `torch.compile` keeps the module
 
 
 def readable(model: nn.Module) -> nn.Module:
@@ -21,7 +21,7 @@ def readable(model: nn.Module) -> nn.Module:
     """
     check_readable(model)
     plain = _unwrapped(model)
-    wrapped = any(_WRAPPED in module._modules for module in plain.modules())
+    wrapped = any(_unwrapped(module) is not module for module in plain.modules())
     return read_copy(plain) if wrapped or precision_note(plain) else plain
 
 
@@ -79,7 +79,8 @@ def check_readable(model: object) -> None:
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    while (inner := module._modules.get(_WRAPPED)) is not None:
+    # the wrapper's class by its name, since importing it imports a compiler
+    while type(module).__name__ == "OptimizedModule" and (inner := module._modules.get(_WRAPPED)) is not None:
         module = inner
     return module
 
