@@ -87,6 +87,14 @@ def no_layers() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.ReLU())
 
 
+def scripted() -> nn.Module:
+    return torch.jit.script(tiny.single())
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(6))
+
+
 def small() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
 

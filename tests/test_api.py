@@ -15,6 +15,8 @@ from torch import nn
 import tiny
 from sigmaquant import Budget, QuantizationResult
 from sigmaquant.errors import UnreachableBudgetError
+from sigmaquant.exporting import export_run
+from sigmaquant.loading import evaluate_run
 from sigmaquant.quant.numerics import weight_qmax
 from sigmaquant.training import student
 
@@ -265,6 +267,23 @@ def test_the_same_seed_gives_the_same_network_and_another_one_another(tmp_path: 
     assert results[0].plan == results[1].plan
     assert files[0] != files[2]
     assert lines[0] != lines[2]
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_a_network_in_another_precision_and_its_data(tmp_path: Path, kind: torch.dtype) -> None:
+    model, (inputs, targets) = tiny.single().to(kind), tiny.train_data()
+    pair = (inputs.to(kind), targets)
+    result = tiny.run("4x", model, train_data=pair, validation_data=pair, post_training=True, run_dir=tmp_path / "run")
+    assert result.notes == (
+        f"the network was read as float32, because its parameter '1.weight' is {str(kind).removeprefix('torch.')}; "
+        "floating inputs are given to it as float32",
+    )
+    assert {tensor.dtype for tensor in result.network.parameters()} == {torch.float32}
+    assert model[1].weight.dtype == kind
+    again = evaluate_run(model, pair, tmp_path / "run")
+    assert again["quantized"] == result.scores.validation
+    verdict = export_run(model, tmp_path / "run", pair, to=("packed",), examples=50)
+    assert verdict[0].passed
 
 
 def test_the_network_comes_back_ready_to_be_used() -> None:

@@ -174,6 +174,8 @@ def test_no_data_may_be_misshaped(tmp_path: Path, option: str, factory: str, mes
         ("no_layers", "Sequential has no quantizable layer"),
         ("Branching", "torch.export cannot turn the model into a graph"),
         ("Speechless", "the model cannot run on the training data: a batch of (2, 1, 8, 8) torch.float32 gives Not"),
+        ("scripted", "the model is TorchScript (RecursiveScriptModule), whose Python modules are gone. Pass the"),
+        ("lazy", "'1.weight' has no shape yet: it belongs to a lazy module that has never run."),
         ("text", "gives a str, not a torch.nn.Module."),
         ("raises", "failed: OSError: the server is down"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import logging
 import shutil
@@ -20,6 +19,7 @@ from sigmaquant.data import DataSource, as_source
 from sigmaquant.errors import ExportError, StorageError, near_matches
 from sigmaquant.export.targets import TARGETS, ExportOptions, Source
 from sigmaquant.export.verification import Reference, Runner, Verification, Watch, latency_ms
+from sigmaquant.graph.reading import read_copy
 from sigmaquant.hardware.costs import IdealCosts
 from sigmaquant.loading import load_quantized
 from sigmaquant.lowering import lower
@@ -113,7 +113,7 @@ def _loaded(
 ) -> tuple[QuantizedNetwork, Reference, Source]:
     """A run's network, what its files are compared with, and what they need to run."""
     inputs, batches, targets = _inputs(data, examples)
-    model = copy.deepcopy(model).cpu().eval()  # the user's stays as it is
+    model = read_copy(model).cpu().eval()  # the user's stays as it is
     network = load_quantized(model, inputs, run)
     reference = Reference(lower(network), batches, targets=targets)
     edge = reference.model.edges[reference.model.inputs[0]]

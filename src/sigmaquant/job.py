@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -18,8 +17,9 @@ from sigmaquant._version import __version__
 from sigmaquant.budget import Budget, Cost
 from sigmaquant.data import DataSource, as_source, split
 from sigmaquant.data.batch import describe_inputs
-from sigmaquant.errors import DataError, ModelError, SigmaQuantError, UnreachableBudgetError, near_matches
+from sigmaquant.errors import DataError, SigmaQuantError, UnreachableBudgetError, near_matches
 from sigmaquant.graph import QuantGraph, trace
+from sigmaquant.graph.reading import precision_note, read_copy
 from sigmaquant.hardware.profile import HardwareProfile, load_profile, shipped_profiles
 from sigmaquant.hardware.profiled import ProfiledCosts
 from sigmaquant.loading import weights_digest
@@ -79,6 +79,8 @@ class Job:
             self.notes += ("the loss was not used: the networks learn from the float network alone (distill=1)",)
         profile = hardware if isinstance(hardware, HardwareProfile) else load_profile(hardware)
         self.graph = trace_copy(model, self.data, self.device)
+        if note := precision_note(model):
+            self.notes += (note,)
         self.costs = ProfiledCosts(self.graph, profile)
         self.config: dict[str, Any] = {
             "settings": self.settings.to_dict(),
@@ -225,24 +227,22 @@ def own_random_state(device: Device) -> AbstractContextManager[None]:
 
 
 def trace_copy(model: nn.Module, data: Data, device: Device) -> QuantGraph:
-    """The graph of a copy of the model on the device; the user's model is not touched.
+    """The graph of a copy of the model, in float32, on the device; the user's model is not touched.
 
     Raises:
         DataError: the data do not fit the model.
         ModelError: see `sigmaquant.graph.trace`.
     """
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"the model is a {type(model).__name__}, not a torch.nn.Module.")
-    twin = copy.deepcopy(model).cpu().eval()
-    example = _fitting_example(twin, data.train)
+    twin, note = read_copy(model).cpu().eval(), precision_note(model)
+    example = _fitting_example(twin, data.train, note)
     for source in (data.validation, data.test):
         if source is not None:
-            _fitting_example(twin, source)
+            _fitting_example(twin, source, note)
     device.put_module(twin)
     return trace(twin, tuple(device.put(x) for x in example))
 
 
-def _fitting_example(model: nn.Module, data: DataSource) -> tuple[Tensor, ...]:
+def _fitting_example(model: nn.Module, data: DataSource, note: str | None) -> tuple[Tensor, ...]:
     """Two examples on the CPU, which the model has been run on."""
     example = data.example()
     inputs = example if isinstance(example, tuple) else (example,)
@@ -254,7 +254,7 @@ def _fitting_example(model: nn.Module, data: DataSource) -> tuple[Tensor, ...]:
         raise DataError(
             f"the model cannot run on the {data.name}: a batch of {describe_inputs(small)} gives "
             f"{type(error).__name__}: {str(error).partition(chr(10))[0]}. "
-            "Check the data's shape, dtype and preprocessing."
+            f"Check the data's shape, dtype and preprocessing.{f' Mind: {note}.' if note else ''}"
         ) from error
     return small
 

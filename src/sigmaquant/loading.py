@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sigmaquant.data import as_source
 from sigmaquant.errors import CheckpointError, MetricError
 from sigmaquant.graph import trace
+from sigmaquant.graph.reading import readable
 from sigmaquant.quant import QuantizedNetwork, prepare, restore_plan_
 from sigmaquant.runs import RunFiles
 from sigmaquant.search.settings import Settings
@@ -26,9 +27,13 @@ log = logging.getLogger("sigmaquant")
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and values of all parameters and buffers."""
+    """SHA-256 over names, types, shapes and values of all parameters and buffers, as the program reads them.
+
+    Raises:
+        ModelError: see `sigmaquant.graph.reading.check_readable`.
+    """
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in readable(model).state_dict().items():
         if isinstance(tensor, Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

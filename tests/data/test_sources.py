@@ -227,6 +227,15 @@ def test_uint8_images_with_a_transform() -> None:
     assert source.example().dtype == torch.float32  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_floating_inputs_come_as_float32(kind: torch.dtype) -> None:
+    tokens = torch.arange(20).reshape(20, 1)
+    inputs = as_source(((X.to(kind), tokens), Y)).example()
+    assert [x.dtype for x in inputs] == [torch.float32, torch.int64]
+    assert torch.equal(inputs[0], X.to(kind).float())
+    assert as_source((X, Y), transform=lambda inputs: inputs.to(kind)).example().dtype == torch.float32  # type: ignore
+
+
 def test_a_source_is_given_back() -> None:
     source = as_source((X, Y), batch_size=8, name="a")
     assert as_source(source).name == "a"

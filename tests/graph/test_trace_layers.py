@@ -78,15 +78,46 @@ def test_transposed_convolutions(check, kind, shape):
     assert graph.layers[0].macs == 3 * positions * 4 * 2**dims
 
 
-def test_circular_padding_stays_an_operator(check):
-    graph = check(
-        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), nn.BatchNorm2d(4)),
-        torch.zeros(2, 3, 6, 6),
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_padding_with_copies(check, train_one_step, mode):
+    model = nn.Sequential(
+        nn.Conv2d(4, 8, 3, padding=(1, 2), stride=2, groups=2, padding_mode=mode),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 4, 3, padding=0, padding_mode=mode),
+        nn.Flatten(2),
+        nn.Conv1d(4, 6, 4, padding="same", padding_mode=mode),
     )
-    spec = graph.layers[0]
-    assert (spec.name, spec.kind, spec.has_bias, spec.batch_norm) == ("0.weight", "parameter", True, "1")
-    assert spec.macs == 4 * 36 * 27
-    assert "aten.conv2d.default" in targets(graph)
+    example = torch.zeros(2, 4, 8, 8)
+    graph = check(model, example)
+    assert [(spec.name, spec.kind, spec.groups) for spec in graph.layers] == [
+        ("0", "conv2d", 2), ("2", "conv2d", 1), ("4", "conv1d", 1)
+    ]  # fmt: skip
+    first, _, last = graph.layers
+    assert (first.macs, first.input_shape, first.output_shape) == (8 * 20 * 18, (4, 8, 8), (8, 4, 5))
+    assert (first.batch_norm, first.has_bias, last.macs) == ("1", True, 6 * 6 * 16)
+    assert not any("pad" in target for target in targets(graph))
+    train_one_step(graph, example)
+
+
+def test_padding_of_volumes_with_copies(check):
+    graph = check(nn.Conv3d(2, 3, 3, padding=1, padding_mode="replicate"), torch.zeros(2, 2, 3, 3, 3))
+    assert graph.layers[0].kind == "parameter"  # the model itself, which is no module of it
+    graph = check(nn.Sequential(nn.Conv3d(2, 3, 3, padding=1, padding_mode="replicate")), torch.zeros(2, 2, 3, 3, 3))
+    assert (graph.layers[0].kind, graph.layers[0].macs) == ("conv3d", 3 * 27 * 2 * 27)
+
+
+def test_padding_by_hand_is_that_of_a_module_only_where_it_is_the_same(check):
+    def forward(m, x):
+        same = F.pad(x, (1, 1, 1, 1), "reflect")
+        wider = F.pad(x, (2, 2, 2, 2), "reflect")
+        other = F.pad(x, (1, 1, 1, 1), "circular")
+        padded = (same, wider, other, x)
+        return [F.conv2d(y, m.layers[i].weight, m.layers[i].bias) for i, y in enumerate(padded)], same.sum()
+
+    layers = nn.ModuleList(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect") for _ in range(4))
+    graph = check(Model(forward, layers=layers), torch.zeros(2, 3, 6, 6))
+    assert [spec.kind for spec in graph.layers] == ["conv2d", "parameter", "parameter", "parameter"]
+    assert targets(graph).count("aten.pad.default") == 3  # the first one's values are read elsewhere, too
 
 
 def test_modules_with_hooks_stay_operators(check):

@@ -45,6 +45,13 @@ CASES = {
     "grouped": (Call(lambda m, x: m.a(x), a=conv(o=6, groups=2, dilation=2)), (4, 8, 8)),
     "depthwise": (Call(lambda m, x: m.n(m.a(x)), a=conv(o=8, groups=4, bias=False), n=nn.BatchNorm2d(8)), (4, 6, 6)),
     "same padding": (Call(lambda m, x: m.a(x), a=conv(k=4, padding="same")), (4, 6, 6)),
+    "reflected": (Call(lambda m, x: m.a(x), a=conv(padding=(1, 2), padding_mode="reflect")), (4, 6, 6)),
+    "replicated": (
+        Call(lambda m, x: m.n(m.a(x)), a=conv(k=4, padding="same", padding_mode="replicate"), n=nn.BatchNorm2d(4)),
+        (4, 6, 6),
+    ),
+    "wound": (Call(lambda m, x: m.a(x), a=nn.Conv1d(3, 5, 3, padding=1, padding_mode="circular")), (3, 9)),
+    "reflected by hand": (Call(lambda m, x: m.a(F.pad(x, (1, 1, 1, 1), "reflect")), a=conv()), (4, 6, 6)),
     "convolution 1d": (Call(lambda m, x: m.n(m.a(x)), a=nn.Conv1d(3, 5, 3), n=nn.BatchNorm1d(5)), (3, 9)),
     "convolution 3d": (Call(lambda m, x: m.a(x), a=nn.Conv3d(2, 3, 2)), (2, 4, 4, 4)),
     "transposed": (
@@ -171,6 +178,10 @@ def test_kinds_of_operators():
     moves = [op for op in lower(quantized(CASES["slices and pads"][0], 4, 8, 8)).operators if isinstance(op, Move)]
     assert [move.kind for move in moves] == ["slice", "slice", "slice", "pad"]
     assert moves[-1].parameters == {"before": (0, 2, 0), "after": (0, 0, 1)}
+    for case, kind in (("reflected", "reflect_pad"), ("replicated", "replicate_pad"), ("wound", "circular_pad")):
+        move, layer = lower(quantized(CASES[case][0], *CASES[case][1])).operators
+        assert (move.name, move.kind, layer.name) == (f"a.{kind}", kind, "a")
+    assert lower(quantized(CASES["reflected by hand"][0], 4, 6, 6)).operators[0].kind == "reflect_pad"
     same = lower(quantized(CASES["same padding"][0], 4, 6, 6)).weighted[0]
     assert isinstance(same, Convolution)
     assert same.padding == ((1, 2), (1, 2))

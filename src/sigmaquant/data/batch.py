@@ -123,6 +123,13 @@ def as_batch(value: Any, where: str) -> Batch:
     return inputs, targets
 
 
+def in_float32(inputs: Inputs) -> Inputs:
+    """The inputs, the floating ones as float32, which is what networks are read in."""
+    if isinstance(inputs, Tensor):
+        return inputs.float() if inputs.is_floating_point() else inputs
+    return tuple(x.float() if x.is_floating_point() else x for x in inputs)
+
+
 def check_inputs(inputs: Inputs, where: str) -> None:
     """Raise for what no model can be trained on.
 

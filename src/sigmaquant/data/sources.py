@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import torch
 
-from sigmaquant.data.batch import Batch, Inputs, as_batch, check_inputs, example_shapes
+from sigmaquant.data.batch import Batch, Inputs, as_batch, check_inputs, example_shapes, in_float32
 from sigmaquant.data.rng import augment_generator
 from sigmaquant.errors import DataError
 
@@ -78,6 +78,8 @@ class DataSource(ABC):
     def batches(self, shuffle: bool = False, seed: int = 0) -> Iterator[Batch]:
         """One pass over the data, the same for the same arguments. Global random states are left alone.
 
+        Floating inputs come as float32, integers as they are.
+
         Args:
             shuffle: another order (where the source can), and augmentation: for training.
             seed: of order, augmentation, and random transforms in the user's own data set.
@@ -94,6 +96,7 @@ class DataSource(ABC):
                 inputs = self.augment(inputs, generator)
             if self.transform is not None:
                 inputs = self.transform(inputs)
+            inputs = in_float32(inputs)  # here, not in memory, where whole data sets may be kept as float16
             if index < _CHECKED_BATCHES:
                 check_inputs(inputs, where)
             shapes = example_shapes(inputs)

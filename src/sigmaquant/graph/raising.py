@@ -19,7 +19,8 @@ def raise_modules_(graph: fx.Graph, model: nn.Module, tensors: Mapping[str, Tens
 
     An operator is raised when its weight is that of a module that computes as a stock class does (that class, or a
     subclass without a forward of its own), the module has no hooks, and the operator's arguments are the module's
-    attributes (stride, padding, eps, …). All others stay operators, for instance a convolution with circular padding.
+    attributes (stride, padding, eps, …). A convolution that pads otherwise than with zeros is two operators, of which
+    the module's call takes the place. All others stay operators.
 
     Args:
         graph: exported graph; parameters and buffers are ``get_attr`` nodes.
@@ -43,7 +44,7 @@ def raise_modules_(graph: fx.Graph, model: nn.Module, tensors: Mapping[str, Tens
         for owner in _candidates(node, bound, model, tensors, owners):
             name = names[id(owner)]
             if name and _has_no_extras(owner) and rule(owner, bound) and _same_tensors(owner, bound, tensors):
-                _replace_(graph, node, name, bound)
+                _replace_(graph, node, name, owner, bound)
                 raised[name] = owner
                 break
     graph.eliminate_dead_code()
@@ -87,8 +88,10 @@ def _same_tensors(owner: nn.Module, bound: Arguments, tensors: Mapping[str, Tens
     return all(_tensor(bound[slot], tensors) is getattr(owner, slot) for slot in slots)
 
 
-def _replace_(graph: fx.Graph, node: fx.Node, name: str, bound: Arguments) -> None:
+def _replace_(graph: fx.Graph, node: fx.Node, name: str, owner: nn.Module, bound: Arguments) -> None:
     source = bound["indices"] if "indices" in bound else bound["input"]
+    if getattr(owner, "padding_mode", "zeros") != "zeros":
+        source = arguments(source)["self"]  # of the padding, which the module does itself
     with graph.inserting_before(node):
         call = graph.create_node("call_module", name, (source,))
     call.meta = dict(node.meta)
@@ -103,12 +106,24 @@ def _sizes(value: Any, dims: int) -> tuple[Any, ...]:
 
 def _convolution(kind: type[nn.Module], dims: int) -> Callable[[nn.Module, Arguments], bool]:
     def agrees(owner: Any, bound: Arguments) -> bool:
-        if not _computes_as(owner, kind) or owner.padding_mode != "zeros":
+        if not _computes_as(owner, kind):
             return False
-        keys = [k for k in ("stride", "padding", "output_padding", "dilation", "groups") if k in bound]
-        return all(_sizes(bound[key], dims) == _sizes(getattr(owner, key), dims) for key in keys)
+        keys = [k for k in ("stride", "output_padding", "dilation", "groups") if k in bound]
+        same = all(_sizes(bound[key], dims) == _sizes(getattr(owner, key), dims) for key in keys)
+        padding = _sizes(bound["padding"], dims)
+        if owner.padding_mode == "zeros":
+            return same and padding == _sizes(owner.padding, dims)
+        return same and padding == (0,) * dims and _is_padding_of(owner, bound["input"])
 
     return agrees
+
+
+def _is_padding_of(owner: Any, node: object) -> bool:
+    """Whether a node pads as a convolution does before it, where it pads otherwise than with zeros."""
+    if not isinstance(node, fx.Node) or operator(node) != "pad":
+        return False
+    bound = arguments(node)
+    return (bound["mode"], list(bound["pad"])) == (owner.padding_mode, list(owner._reversed_padding_repeated_twice))
 
 
 def _linear(owner: Any, bound: Arguments) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import torch
@@ -18,7 +19,10 @@ from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.graph.nodes import tensor_value
 from sigmaquant.graph.parameters import constant_nodes, follow
 from sigmaquant.graph.raising import raise_modules_
+from sigmaquant.graph.reading import precision_note, readable
 from sigmaquant.graph.shapes import example_shape
+
+_log = logging.getLogger(__name__)
 
 
 def trace(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> QuantGraph:
@@ -31,14 +35,19 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Quan
     that no stock module owns (``nn.MultiheadAttention.in_proj_weight``, an LSTM's matrices) sits in a new module, a
     `ParameterLayer` with that same parameter, named like it.
 
+    A graph is float32. Of a model with parameters of another floating type, or with parts that `torch.compile` has
+    wrapped, a copy is read: in float32, under the names without wrappers.
+
     Args:
         model: any module that `torch.export` accepts.
         example_inputs: the positional inputs, with the batch as dimension 0; values do not matter, any batch size of
-            at least one will do. An input whose dimension 0 has another size than the first input's has no batch.
+            at least one will do, and floating ones are read as float32. An input whose dimension 0 has another size
+            than the first input's has no batch.
 
     Raises:
         GraphExportError: the model cannot be exported for every batch size; names the user's line and the remedy.
-        ModelError: no quantizable layer, a weight that is NaN or infinite, or a name that the graph needs itself.
+        ModelError: no quantizable layer, a weight that is NaN or infinite, a name that the graph needs itself, a
+            TorchScript module, or a lazy one that has never run.
 
     Example:
         >>> graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()), torch.zeros(1, 3, 8, 8))
@@ -48,6 +57,10 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Quan
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     if not inputs or not all(isinstance(x, Tensor) for x in inputs):
         raise ModelError("the example must be a tensor, or a tuple of tensors: the model's positional inputs.")
+    model, own = readable(model), model
+    if note := precision_note(own):
+        _log.info(note)
+    inputs = tuple(x.float() if x.is_floating_point() else x for x in inputs)  # as data sources give them
     _check_finite(model)
     check_names_free(model)
     exported = export_graph(model, inputs)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sigmaquant.errors import LoweringError
@@ -187,8 +188,11 @@ class _Lowering:
         weight = module.weight
         if isinstance(module, nn.Linear):
             geometry: dict[str, Any] = {}
-        elif isinstance(module, nn.modules.conv._ConvNd) and module.padding_mode == "zeros":
+        elif isinstance(module, nn.modules.conv._ConvNd):
             geometry = geometry_of(module)
+            if module.padding_mode != "zeros":
+                value = self._padded(node, value, geometry["padding"], module.padding_mode)
+                geometry["padding"] = ((0, 0),) * len(geometry["padding"])
         else:
             return None
         channels = int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)
@@ -209,6 +213,18 @@ class _Lowering:
             scale=scale,
             bias=bias,
         )
+
+    def _padded(self, node: fx.Node, edge: Edge, sides: tuple[tuple[int, int], ...], mode: str) -> Edge:
+        """A convolution's input with what the convolution itself pads it with: copies of codes, not zeros."""
+        pads = [side for pair in reversed(sides) for side in pair]
+        channels, *places = edge.shape
+        shape = (channels, *(size + sum(pair) for size, pair in zip(places, sides, strict=True)))
+        kind = f"{mode}_pad"
+        output = replace(edge, name=free_name(f"{edge.name}.{node.name}.{kind}", self.edges), shape=shape)
+        self.edges[output.name] = output
+        name = free_name(f"{node.target}.{kind}", self.names)
+        self._emit(Move(name, (edge.name,), output.name, kind, {}, lambda codes: F.pad(codes, pads, mode)))
+        return output
 
     def _function(self, node: fx.Node) -> Any:
         name = operator_name(node)
@@ -288,7 +304,9 @@ class _Lowering:
             if axes[0] != 0:
                 return None
             kind, parameters = "permute", {"axes": tuple(a - 1 for a in axes[1:])}
-        elif name in ("pad", "constant_pad_nd") and (bound.get("mode") or "constant") == "constant":
+        elif name == "pad" and bound["mode"] != "constant":
+            kind, parameters = f"{bound['mode']}_pad", {}
+        elif name in ("pad", "constant_pad_nd"):
             pads = [int(p) for p in bound["pad"]]
             pairs = [(pads[i], pads[i + 1]) for i in range(0, len(pads), 2)][::-1]
             pairs = [(0, 0)] * (inner - len(pairs)) + pairs

@@ -231,11 +231,11 @@ class Lookup(Operator):
 
 @dataclass(frozen=True)
 class Move(Operator):
-    """Codes that only change their place: reshape, slice, transpose, padding with the zero-point.
+    """Codes that only change their place: reshape, slice, transpose, padding with the zero-point or with copies.
 
     Attributes:
-        kind: ``"reshape"``, ``"slice"``, ``"permute"``, ``"pad"``, or the torch operator's name where exporters have
-            no form of their own.
+        kind: ``"reshape"``, ``"slice"``, ``"permute"``, ``"pad"`` (with the zero-point), or the torch operator's name
+            where exporters have no form of their own; other paddings are ``"reflect_pad"``, ``"circular_pad"``, ….
         parameters: reshape {shape}, slice {axis, start, stop, step}, permute {axes}, pad {before, after}; axes and
             shapes without the batch dimension.
         apply: the operator on a floating-point tensor of codes with the batch dimension.

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import fx
@@ -33,6 +33,7 @@ from sigmaquant.training.teacher import make_teacher
 from sigmaquant.units import AccuracyTarget
 
 log = logging.getLogger("sigmaquant")
+_Value = TypeVar("_Value")
 
 
 @dataclass
@@ -353,21 +354,35 @@ def layer_choices(graph: QuantGraph, settings: Settings) -> dict[str, tuple[int,
 
     Raises:
         UnknownLayerError: a pin or restriction names no layer.
-        PlanError: a layer is left without a bitwidth.
+        PlanError: a layer is left without a bitwidth, or given two by the names of modules that share its weight.
     """
-    names = list(graph.layer)
-    check_names(settings.pin, names, "the pin")
-    check_names(settings.allowed, names, "the allowed bitwidths")
-    both = set(settings.pin) & set(settings.allowed)
+    pins = _by_layer(graph, settings.pin, "the pin")
+    restrictions = _by_layer(graph, settings.allowed, "the allowed bitwidths")
+    both = set(pins) & set(restrictions)
     if both:
         raise PlanError(f"layer {sorted(both)[0]!r} is both pinned and restricted. Give only one of the two.")
-    choices = dict.fromkeys(names, settings.bitwidths)
-    for name, allowed in settings.allowed.items():
+    choices = dict.fromkeys(graph.layer, settings.bitwidths)
+    for name, allowed in restrictions.items():
         if not allowed:
             raise PlanError(f"layer {name!r} has no allowed bitwidth. Give it at least one of 2..8.")
         choices[name] = allowed
-    choices.update({name: (bits,) for name, bits in settings.pin.items()})
+    choices.update({name: (bits,) for name, bits in pins.items()})
     return choices
+
+
+def _by_layer(graph: QuantGraph, table: Mapping[str, _Value], what: str) -> dict[str, _Value]:
+    """A user's table by layer name; a module may stand for the layer that it shares its weight with."""
+    layer_of = {name: spec.name for spec in graph.layers for name in (spec.name, *spec.tied)}
+    check_names(table, layer_of, what)
+    found: dict[str, _Value] = {}
+    for name, value in table.items():
+        layer = layer_of[name]
+        if found.setdefault(layer, value) != value:
+            raise PlanError(
+                f"{what} gives both {found[layer]} and {value} for the one weight that {layer!r} shares with other "
+                f"modules. Name only {layer!r}."
+            )
+    return found
 
 
 def activation_bits(graph: QuantGraph, settings: Settings) -> dict[str, int]:

@@ -30,7 +30,7 @@ class Settings:
         midrise_up_to: weights of at most so many bits lie on a mid-rise grid, without a zero but with one level more
             (`BitwidthPlan.midrise_up_to`), 0..4; None: 2, or 0 on hardware whose cost depends on the weights' digits,
             where zeros are what is cheap.
-        pin: fixed weight bitwidths, by layer name.
+        pin: fixed weight bitwidths, by layer name; of tied weights any module's name will do, here and in `allowed`.
         allowed: allowed bitwidths of single layers, by layer name.
         objective: ``"feasible"`` stops when the budget is met; ``"smallest"`` then keeps shrinking until the accuracy
             floor says no; ``"accurate"`` looks for the most accurate network within the cost limits. ``"auto"``:

@@ -140,6 +140,11 @@ REFUSED = {
         (2, 3, 3, 4),
         "has shape .* at most two dimensions of space",
     ),
+    "padding with copies": (
+        Call(lambda m, x: m.a(x), a=conv(padding=1, padding_mode="reflect")),
+        (4, 6, 6),
+        r"'a\.reflect_pad': the operator 'reflect_pad' is not exported",
+    ),
     "softmax": (
         Call(lambda m, x: torch.softmax(m.a(x), 1), a=nn.Linear(4, 4)),
         (4,),

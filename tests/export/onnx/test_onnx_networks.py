@@ -77,6 +77,18 @@ def test_a_network_of_many_operators(tmp_path: Path) -> None:
     assert names.issuperset({"stem.0", "deep.0", "head", "up"})
 
 
+def test_padding_with_copies(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = noise(16, 3, 6, 6)
+    layers = (nn.CircularPad2d(1), nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"))
+    model = integers(nn.Sequential(*layers), images)
+    export_onnx(model, tmp_path / "model.onnx")
+    (expected,), (found,) = (
+        codes_of(runner(images), model) for runner in (IntegerExecutor(model), OnnxRunner(tmp_path / "model.onnx"))
+    )
+    assert (found - expected).abs().max() <= 1
+
+
 def test_a_trained_network(shared_loader: Any, tmp_path: Path) -> None:
     network, _ = shared_loader.network("akamaster_resnet20_cifar10")
     images = noise(48, 3, 32, 32)

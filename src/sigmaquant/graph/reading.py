@@ -1,0 +1,89 @@
+"""What is read of a user's model: its own modules, without the wrappers of `torch.compile`, in float32."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from sigmaquant.errors import ModelError
+
+_WRAPPED = "_orig_mod"  # where the wrapper of `torch.compile` keeps the module
+
+
+def readable(model: nn.Module) -> nn.Module:
+    """The model as the program reads it: the user's very module where nothing has to change, else `read_copy` of it.
+
+    Raises:
+        ModelError: see `check_readable`.
+    """
+    check_readable(model)
+    plain = _unwrapped(model)
+    wrapped = any(_unwrapped(module) is not module for module in plain.modules())
+    return read_copy(plain) if wrapped or precision_note(plain) else plain
+
+
+def read_copy(model: nn.Module) -> nn.Module:
+    """A copy under the names that the user wrote, whose parameters and buffers are float32 where they are floating.
+
+    A model with float32 parameters keeps every buffer as it is.
+
+    Raises:
+        ModelError: see `check_readable`.
+    """
+    check_readable(model)
+    twin = _unwrapped(copy.deepcopy(model))
+    for module in twin.modules():
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = _unwrapped(child)
+    return twin.float() if precision_note(twin) else twin
+
+
+def precision_note(model: nn.Module) -> str | None:
+    """What to tell the user about a model whose parameters are not all float32; None where they are."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            return (
+                f"the network was read as float32, because its parameter {_own_name(name)!r} is {kind}; "
+                "floating inputs are given to it as float32"
+            )
+    return None
+
+
+def check_readable(model: object) -> None:
+    """Raise for what holds no modules or weights that can be read.
+
+    Raises:
+        ModelError: no module, a TorchScript module, or a lazy module that has never run.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is a {type(model).__name__}, not a torch.nn.Module.")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and (not name or any(True for _ in module.parameters())):
+            what = f"the model's module {_own_name(name)!r}" if name else "the model"
+            raise ModelError(
+                f"{what} is TorchScript ({type(module).__name__}), whose Python modules are gone. Pass the module that "
+                "was given to torch.jit.trace or torch.jit.script: build it from its class and load the weights with "
+                "model.load_state_dict(scripted.state_dict())."
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ModelError(
+                f"{_own_name(name)!r} has no shape yet: it belongs to a lazy module that has never run. Run the model "
+                "once on an example, model(inputs), and train it or load its weights, before it is quantized."
+            )
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    # the wrapper's class by its name, since importing it imports a compiler
+    while type(module).__name__ == "OptimizedModule" and (inner := module._modules.get(_WRAPPED)) is not None:
+        module = inner
+    return module
+
+
+def _own_name(name: str) -> str:
+    return name.replace(f"{_WRAPPED}.", "")
