@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
+import sigmaquant
 from sigmaquant.errors import DataError
-from sigmaquant.outputs import are_logits, output_kind, scored_tensor
+from sigmaquant.outputs import are_logits, output_kind, outputs_note, scored_tensor
 
 X, Y = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])
 
@@ -45,3 +47,25 @@ def test_the_scored_tensor_of_any_usual_output():
     for output in (None, {}, (), {"scores": X}, ("a",), 3.0):
         with pytest.raises(DataError, match="Wrap the model"):
             scored_tensor(output)
+
+
+class Pair(nn.Module):
+    def __init__(self, as_mapping):
+        super().__init__()
+        self.features, self.head, self.as_mapping = nn.Linear(6, 32), nn.Linear(32, 3), as_mapping
+
+    def forward(self, x):
+        features = self.features(x).relu()
+        logits = self.head(features)
+        return {"features": features, "logits": logits} if self.as_mapping else (features, logits)
+
+
+@pytest.mark.parametrize(("as_mapping", "which"), [(False, "the first"), (True, "'logits'")])
+def test_that_only_one_output_counts_is_said(as_mapping, which):
+    inputs, targets = torch.randn(40, 6), torch.randint(3, (40,))
+    result = sigmaquant.quantize(Pair(as_mapping), (inputs, targets), budget="2x", post_training=True)
+    assert any(note.startswith(f"of the network's 2 outputs only {which} is scored") for note in result.notes)
+
+
+def test_of_one_output_nothing_is_said():
+    assert all(outputs_note(one) is None for one in (torch.zeros(2), (torch.zeros(2),), {"logits": torch.zeros(2)}))

@@ -23,6 +23,7 @@ from sigmaquant.graph.reading import precision_note, read_copy
 from sigmaquant.hardware.profile import HardwareProfile, load_profile, shipped_profiles
 from sigmaquant.hardware.profiled import ProfiledCosts
 from sigmaquant.loading import weights_digest
+from sigmaquant.outputs import outputs_note
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant.coverage import coverage
 from sigmaquant.report import LayersDocument, describe_layers, refresh_report
@@ -79,8 +80,8 @@ class Job:
             self.notes += ("the loss was not used: the networks learn from the float network alone (distill=1)",)
         profile = hardware if isinstance(hardware, HardwareProfile) else load_profile(hardware)
         self.graph = trace_copy(model, self.data, self.device)
-        if note := precision_note(model):
-            self.notes += (note,)
+        returned = self.graph.module.graph.output_node().args[0]
+        self.notes += tuple(note for note in (precision_note(model), outputs_note(returned)) if note)
         self.costs = ProfiledCosts(self.graph, profile)
         self.config: dict[str, Any] = {
             "settings": self.settings.to_dict(),

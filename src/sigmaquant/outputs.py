@@ -34,6 +34,21 @@ def scored_tensor(output: Any) -> Tensor:
     )
 
 
+def outputs_note(returned: Any) -> str | None:
+    """What to tell the user about a network that returns more than `scored_tensor` takes; None where it does not.
+
+    Args:
+        returned: what the network returns, or a graph's nodes in the same containers.
+    """
+    if not isinstance(returned, dict | tuple | list) or len(returned) < 2:
+        return None
+    which = "'logits'" if isinstance(returned, dict) else "the first"
+    return (
+        f"of the network's {len(returned)} outputs only {which} is scored, compared and trained; wrap the model if "
+        "that is not the one that counts"
+    )
+
+
 def are_logits(outputs: Tensor, kind: OutputKind = "auto") -> bool:
     """Whether outputs are class logits [N, C] or plain values.
 
