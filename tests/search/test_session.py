@@ -14,7 +14,7 @@ from sigmaquant import Budget, Settings
 from sigmaquant.errors import PlanError
 from sigmaquant.graph import QuantGraph, trace
 from sigmaquant.search import session as session_module
-from sigmaquant.search.session import layer_choices
+from sigmaquant.search.choices import layer_choices
 from sigmaquant.search.uniform import uniform
 
 EIGHT = Budget(size="8x")

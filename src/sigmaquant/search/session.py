@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import fx
@@ -16,10 +16,11 @@ from torch import fx
 from sigmaquant.budget import LABELS, Budget, Cost, Limits
 from sigmaquant.data import DataSource
 from sigmaquant.data.indexed import IndexedSource
-from sigmaquant.errors import BudgetError, ModelError, PlanError, UnreachableBudgetError
+from sigmaquant.errors import BudgetError, ModelError, UnreachableBudgetError
 from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.hardware.costs import CostModel
-from sigmaquant.plan import BitwidthPlan, check_names
+from sigmaquant.plan import BitwidthPlan
+from sigmaquant.search.choices import activation_bits, layer_choices
 from sigmaquant.search.problem import Bits, SearchProblem, Sensitivity
 from sigmaquant.search.reach import check_reachable, format_cost
 from sigmaquant.search.settings import Settings
@@ -33,7 +34,6 @@ from sigmaquant.training.teacher import make_teacher
 from sigmaquant.units import AccuracyTarget
 
 log = logging.getLogger("sigmaquant")
-_Value = TypeVar("_Value")
 
 
 @dataclass
@@ -306,8 +306,7 @@ class Session:
                 smallest = format_cost(resource, problem.total(problem.lowest, resource))
                 raise UnreachableBudgetError(
                     f"the {LABELS[resource]} is {smallest}, the limit is {format_cost(resource, limit)}, and no "
-                    "weight bitwidth changes it. "
-                    "Raise the limit, or lower the activation bitwidths."
+                    "weight bitwidth changes it. Raise the limit, or lower the activation bitwidths."
                 )
         return problem
 
@@ -347,49 +346,3 @@ def some(source: DataSource, count: int, seed: int) -> DataSource:
         return source.take(count)
     drawn = torch.randperm(source.examples, generator=torch.Generator().manual_seed(seed))[:count]
     return source.select(drawn.sort().values)
-
-
-def layer_choices(graph: QuantGraph, settings: Settings) -> dict[str, tuple[int, ...]]:
-    """Allowed bitwidths of every layer.
-
-    Raises:
-        UnknownLayerError: a pin or restriction names no layer.
-        PlanError: a layer is left without a bitwidth, or given two by the names of modules that share its weight.
-    """
-    pins = _by_layer(graph, settings.pin, "the pin")
-    restrictions = _by_layer(graph, settings.allowed, "the allowed bitwidths")
-    both = set(pins) & set(restrictions)
-    if both:
-        raise PlanError(f"layer {sorted(both)[0]!r} is both pinned and restricted. Give only one of the two.")
-    choices = dict.fromkeys(graph.layer, settings.bitwidths)
-    for name, allowed in restrictions.items():
-        if not allowed:
-            raise PlanError(f"layer {name!r} has no allowed bitwidth. Give it at least one of 2..8.")
-        choices[name] = allowed
-    choices.update({name: (bits,) for name, bits in pins.items()})
-    return choices
-
-
-def _by_layer(graph: QuantGraph, table: Mapping[str, _Value], what: str) -> dict[str, _Value]:
-    """A user's table by layer name; a module may stand for the layer that it shares its weight with."""
-    layer_of = {name: spec.name for spec in graph.layers for name in (spec.name, *spec.tied)}
-    check_names(table, layer_of, what)
-    found: dict[str, _Value] = {}
-    for name, value in table.items():
-        layer = layer_of[name]
-        if found.setdefault(layer, value) != value:
-            raise PlanError(
-                f"{what} gives both {found[layer]} and {value} for the one weight that {layer!r} shares with other "
-                f"modules. Name only {layer!r}."
-            )
-    return found
-
-
-def activation_bits(graph: QuantGraph, settings: Settings) -> dict[str, int]:
-    """Bitwidth of every activation.
-
-    Raises:
-        UnknownLayerError: a pin names no activation.
-    """
-    check_names(settings.activation_pin, graph.activation_names, "the activation pin")
-    return {**dict.fromkeys(graph.activation_names, settings.activation_bits), **settings.activation_pin}
