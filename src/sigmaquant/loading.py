@@ -96,8 +96,6 @@ def metric_of(config: Mapping[str, Any], metric: Metric | str | None) -> Metric 
             f"the run was scored by {own!r}, a function that is not part of it. Give it: metric=, or --metric "
             f"path/file.py:{own}. Other metrics go the same way, such as 'top1'."
         )
-    if metric is not None and metric_name(metric) != own:
-        log.warning("the run was scored by %r, not by %r: the two cannot be compared", own, metric_name(metric))
     return own if metric is None else metric
 
 
@@ -120,7 +118,10 @@ def evaluate_run(
         SigmaQuantError: bad input.
     """
     where, config = choose_device(device), RunFiles(run).read_config()
-    scorer = find_metric(metric_of(config, metric))
+    chosen = metric_of(config, metric)
+    scorer = find_metric(chosen)
+    if metric_name(chosen) != config.get("metric", "top1"):
+        log.warning("the run was scored by %r, not by %r: do not compare the two", config["metric"], metric_name(chosen))
     source = as_source(data, batch_size=batch_size_of(config), name="evaluation data")
     example = source.example()
     small = tuple(x[:2] for x in (example if isinstance(example, tuple) else (example,)))
