@@ -121,7 +121,9 @@ def evaluate_run(
     chosen = metric_of(config, metric)
     scorer = find_metric(chosen)
     if metric_name(chosen) != config.get("metric", "top1"):
-        log.warning("the run was scored by %r, not by %r: do not compare the two", config["metric"], metric_name(chosen))
+        log.warning(
+            "the run was scored by %r, not by %r: do not compare the two", config["metric"], metric_name(chosen)
+        )
     source = as_source(data, batch_size=batch_size_of(config), name="evaluation data")
     example = source.example()
     small = tuple(x[:2] for x in (example if isinstance(example, tuple) else (example,)))

@@ -27,7 +27,18 @@ def test_a_state_comes_back() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("stage", "foo"), ("best", 3), ("best", {}), ("seconds", "x"), ("weights", [1]), ("tabu", [3]), ("step", None)],
+    [
+        *(
+            ("stage", "foo"),
+            ("best", 3),
+            ("best", {}),
+            ("seconds", "x"),
+            ("weights", [1]),
+            ("tabu", [3]),
+            ("step", None),
+        ),
+        ("float_figures", [0.5, 1.0]),
+    ],
 )
 def test_values_of_other_types_are_refused(key: str, value: Any) -> None:
     with pytest.raises(CheckpointError, match=f"the run's state is damaged, at '{key}.*Begin anew with overwrite"):

@@ -90,7 +90,7 @@ class Bench:
         self.settings, self.problem = session.settings, session.problem
         self.limits, self.aims = session.limits, session.aims
         self.student: Student = session.student()
-        self.state = Progression(float_figures=list(session.judge.float_figures))
+        self.state = Progression(float_figures=session.judge.float_figures)
         self.kept: dict[str, Tensor] = {}
         self._begun = time.perf_counter()
 

@@ -105,7 +105,7 @@ class Progression:
     trained_examples: int = 0
     search_examples: int = 0
     seconds: float = 0.0
-    float_figures: list[float] = field(default_factory=list)
+    float_figures: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
