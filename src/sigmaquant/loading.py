@@ -80,6 +80,12 @@ def batch_size_of(config: Mapping[str, Any]) -> int:
     return size
 
 
+def _own_metric(config: Mapping[str, Any]) -> str:
+    """The name of the metric that a run was scored by."""
+    name: str = config.get("metric", "top1")
+    return name
+
+
 def metric_of(config: Mapping[str, Any], metric: Metric | str | None) -> Metric | str:
     """The metric that is asked for, or else the one that a run was scored by.
 
@@ -90,7 +96,7 @@ def metric_of(config: Mapping[str, Any], metric: Metric | str | None) -> Metric 
     Raises:
         MetricError: nothing is asked for, and the run's metric was a function that its name does not lead to.
     """
-    own: str = config.get("metric", "top1")
+    own = _own_metric(config)
     if metric is None and own not in METRICS:
         raise MetricError(
             f"the run was scored by {own!r}, a function that is not part of it. Give it: metric=, or --metric "
@@ -120,10 +126,9 @@ def evaluate_run(
     where, config = choose_device(device), RunFiles(run).read_config()
     chosen = metric_of(config, metric)
     scorer = find_metric(chosen)
-    if metric_name(chosen) != config.get("metric", "top1"):
-        log.warning(
-            "the run was scored by %r, not by %r: do not compare the two", config["metric"], metric_name(chosen)
-        )
+    own, other = _own_metric(config), metric_name(chosen)
+    if other != own:
+        log.warning("the run was scored by %r, not by %r: do not compare the two", own, other)
     source = as_source(data, batch_size=batch_size_of(config), name="evaluation data")
     example = source.example()
     small = tuple(x[:2] for x in (example if isinstance(example, tuple) else (example,)))

@@ -13,18 +13,20 @@ from decimal import Decimal
 
 from sigmaquant.errors import UnitsError
 
-_BYTES: dict[str, int | Decimal] = {
+_Units = dict[str, int | Decimal]
+
+_BYTES: _Units = {
     "": 1, "b": 1, "byte": 1, "bytes": 1,
     "kb": 10**3, "mb": 10**6, "gb": 10**9,
     "kib": 2**10, "mib": 2**20, "gib": 2**30,
 }  # fmt: skip
-_PICOJOULES: dict[str, int | Decimal] = {
+_PICOJOULES: _Units = {
     "pj": 1, "nj": 10**3, "uj": 10**6, "µj": 10**6, "μj": 10**6, "mj": 10**9, "j": 10**12,
 }  # fmt: skip
-_MILLISECONDS: dict[str, int | Decimal] = {
+_MILLISECONDS: _Units = {
     "ns": Decimal("1e-6"), "us": Decimal("1e-3"), "µs": Decimal("1e-3"), "μs": Decimal("1e-3"), "ms": 1, "s": 10**3,
 }  # fmt: skip
-_COUNTS: dict[str, int | Decimal] = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_COUNTS: _Units = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 _NUMBER = re.compile(r"^\s*([-+]?\d+(?:[_,]\d{3})*(?:\.\d*)?(?:[eE][-+]?\d+)?|[-+]?\.\d+)\s*(.*?)\s*$")
 
@@ -47,7 +49,7 @@ def _split(text: str, what: str, example: str) -> tuple[Decimal, str]:
     return number, match.group(2)
 
 
-def _scaled(text: str | float, table: dict[str, int | Decimal], what: str, example: str, bare: bool) -> float:
+def _scaled(text: str | float, table: _Units, what: str, example: str, bare: bool) -> float:
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise UnitsError(f"{what} must be a number or a text like {example}, not {type(text).__name__}.")
     if isinstance(text, int | float):

@@ -29,7 +29,7 @@ from sigmaquant.cli.common import (
 from sigmaquant.cli.options import DEFAULTS
 from sigmaquant.data import as_source
 from sigmaquant.errors import SigmaQuantError
-from sigmaquant.frontends.factories import load_data, load_inputs, load_model, load_object
+from sigmaquant.frontends.factories import load_data, load_inputs, load_metric, load_model
 from sigmaquant.hardware.profile import load_profile
 from sigmaquant.inspection import inspect_model
 from sigmaquant.loading import batch_size_of, evaluate_run, metric_of
@@ -172,7 +172,7 @@ def evaluate_command(
     """Score a run's plan and checkpoint on data, beside the float model."""
     with stdout_is_ours(json_output):
         config = RunFiles(run).read_config()
-        scorer = metric_of(config, load_object(metric, "the metric") if metric and ":" in metric else metric)
+        scorer = metric_of(config, None if metric is None else load_metric(metric))
         scores = evaluate_run(
             load_model(model, weights),
             load_data(data, "test", "the data", batch_size_of(config)),

@@ -118,6 +118,15 @@ def load_model(spec: str, weights: Path | None = None) -> nn.Module:
     return model.eval()
 
 
+def load_metric(spec: str) -> Any:
+    """The function that a text names, or the name of a metric as it is.
+
+    Raises:
+        SigmaQuantError: see `load_object`.
+    """
+    return load_object(spec, "the metric") if ":" in spec else spec
+
+
 def load_data(spec: str, split: Literal["train", "test"], what: str, batch_size: int = 128) -> Any:
     """Data for `sigmaquant.data.as_source`.
 
@@ -197,6 +206,6 @@ def load_inputs(
         "train_data": load_data(train, "train", "the training data", batch_size),
         "validation_data": None if val is None else load_data(val, "train", "the validation data", batch_size),
         "test_data": None if test is None else load_data(test, "test", "the test data", batch_size),
-        "metric": load_object(metric, "the metric") if ":" in metric else metric,
+        "metric": load_metric(metric),
         "loss": None if loss is None else load_object(loss, "the loss"),
     }

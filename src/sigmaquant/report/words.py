@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sigmaquant.budget import LABELS
 from sigmaquant.report.document import Costs, LayerRow, RunReport, Scores
 from sigmaquant.report.gather import cost_of
 
@@ -45,14 +46,7 @@ _UNITS = {
     "latency_ms": ((1e3, "s"), (1.0, "ms"), (1e-3, "µs"), (1e-6, "ns")),
 }
 """Units of each resource, as in the page's own ``format.js``."""
-_LIMITS = {
-    "size_bytes": "size",
-    "energy_pj": "energy",
-    "latency_ms": "latency",
-    "bops": "bit operations",
-    "ram_bytes": "activation memory",
-    "accuracy": "accuracy",
-}
+_LIMITS = {**LABELS, "accuracy": "accuracy"}
 
 
 def cost_text(value: float | None, resource: str) -> str:

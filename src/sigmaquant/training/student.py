@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -91,12 +92,12 @@ class Judge:
         reference, targets = outputs_of(teacher, source.batches(), device)
         return cls(source, metric, device, reference, targets, output_kind(reference, targets, outputs))
 
-    @property
+    @cached_property
     def float_accuracy(self) -> float:
         """The float network's metric."""
         return score(self.metric, self.reference, self.targets)
 
-    @property
+    @cached_property
     def float_figures(self) -> tuple[float, float, float]:
         """Metric, mean and standard deviation of the float network's outputs: what tells other data or metrics.
 
