@@ -121,7 +121,7 @@ def overflow(page: Any) -> int:
     return int(page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
 
-@pytest.mark.parametrize(("width", "scheme"), zip(WIDTHS, ("dark", "light", "dark"), strict=True))
+@pytest.mark.parametrize(("width", "scheme"), list(zip(WIDTHS, ("dark", "light", "dark"), strict=True)))
 def test_every_chart_is_drawn_and_nothing_is_wider_than_the_window(
     open_page: Open, single: Path, several: Path, width: int, scheme: str
 ) -> None:
