@@ -117,6 +117,19 @@ def test_accurate_goes_on_where_feasible_stops() -> None:
     assert near[1] < near[0]
 
 
+def test_the_precision_of_training_can_be_chosen_and_is_written(tmp_path: Path) -> None:
+    results = {}
+    for bf16 in (False, True):
+        path = tmp_path / str(bf16)
+        results[bf16] = tiny.run("5x", strategy="uniform", bf16=bf16, run_dir=path)
+        written = json.loads((path / "result.json").read_text())
+        assert (written["bf16"], written["threads"], written["device"]) == (bf16, torch.get_num_threads(), "cpu")
+        assert f"training runs in {'bfloat16' if bf16 else 'float32'} on cpu" in (path / "log.txt").read_text()
+    assert not torch.equal(*(validation_outputs(result.network) for result in results.values()))
+    tiny.run("5x", strategy="uniform", bf16=True, post_training=True, run_dir=tmp_path / "untrained")
+    assert json.loads((tmp_path / "untrained" / "result.json").read_text())["bf16"] is False
+
+
 @pytest.mark.parametrize("rounding", ["nearest", "compensated"])
 def test_post_training_trains_nothing(monkeypatch: pytest.MonkeyPatch, rounding: str) -> None:
     monkeypatch.setattr(student, "train_", lambda *_, **__: pytest.fail("trained"))

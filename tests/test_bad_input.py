@@ -284,6 +284,8 @@ def test_settings_that_contradict() -> None:
         ("max_cycles", 2.5, "max_cycles is 2.5; it must be a whole number"),
         ("cycle_examples", None, "cycle_examples is None; it must be a whole number"),
         ("control", "yes", "control is 'yes'; it must be True or False"),
+        ("control", None, "control is None; it must be True or False"),
+        ("bf16", "auto", "bf16 is 'auto'; it must be True or False"),
     ],
 )
 def test_settings_of_wrong_types(field: str, value: object, message: str) -> None:

@@ -165,7 +165,7 @@ def test_options_in_the_prose_exist() -> None:
     for page in PAGES:
         prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
         spans = [span for span in re.findall(r"`([^`\n]+)`", prose) if not span.startswith("python ")]
-        named = set(re.findall(r"(?<!\S)--[a-z][a-z-]*", " ".join(spans)))
+        named = set(re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", " ".join(spans)))
         assert named <= known, f"{page.name} names {sorted(named - known)}"
 
 

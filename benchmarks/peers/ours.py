@@ -45,6 +45,9 @@ def quantize(task: Task, strategy: str = "sigma") -> Outcome:
             final_epochs=task.epochs,
             lr=task.lr,
             seed=task.seed,
+            # user code: end
+            bf16=False,  # all others train in float32, on every processor
+            # user code: begin
         ),
     )
     # user code: end

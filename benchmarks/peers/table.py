@@ -143,7 +143,7 @@ def adopted(cifar: Iterable[Row], rows: list[Row], date: str, settings: str = '{
     for row in cifar:
         if (row["mode"], row["network"], row["settings"]) != ("trained", "resnet20", settings):
             continue
-        if row["strategy"] not in STRATEGIES:
+        if row["strategy"] not in STRATEGIES or row["bf16"]:  # the others train in float32
             continue
         peer = STRATEGIES[row["strategy"]]
         key = (peer, "trained", row["size"], row["seed"], row["epochs"])

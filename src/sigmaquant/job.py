@@ -72,7 +72,7 @@ class Job:
             raise SigmaQuantError(f"there is no strategy {self.settings.strategy!r}. {known}")
         if loss is not None and not callable(loss):
             raise SigmaQuantError(f"the loss is a {type(loss).__name__}. Pass a callable(outputs, targets).")
-        self.loss, self.scorer, self.device = loss, find_metric(metric), choose_device(device)
+        self.loss, self.scorer, self.device = loss, find_metric(metric), choose_device(device, self.settings.bf16)
         self.data, self.notes = gather_data(train_data, validation_data, test_data, self.settings)
         if loss is not None and not self.settings.trains:
             self.notes += ("the loss was not used: nothing is trained",)
@@ -132,6 +132,8 @@ class Job:
             notes = self.notes if start is None else (*self.notes, start.note)
             for note in notes:
                 log.info(note)
+            if self.settings.trains:
+                log.info("training runs in %s on %s", "bfloat16" if self.device.bf16 else "float32", self.device.name)
             with task(progress, "float network"):
                 session = self.session(budget)
                 float_test = self.float_test
@@ -148,7 +150,8 @@ class Job:
             result = _result(session, driver, control, float_test, notes, recorder)
             result = replace(result, seconds=state.seconds + control_seconds)
             if recorder is not None:
-                write_run(recorder, result, describe_layers(result.network, self.costs, self.settings.sigma))
+                layers = describe_layers(result.network, self.costs, self.settings.sigma)
+                write_run(recorder, result, layers, self.environment)
             for name, excess in result.violations.items():
                 log.warning("the budget is not met: %s is off by %.2f %% of its limit", name, 100 * excess)
             if recorder is not None:
@@ -175,6 +178,17 @@ class Job:
             )
             return self._session
         return self._session.for_budget(budget)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What the figures of a result depend on besides its configuration."""
+        return {
+            "sigmaquant": __version__,
+            "torch": torch.__version__,
+            "device": self.device.name,
+            "threads": torch.get_num_threads(),
+            "bf16": self.settings.trains and self.device.bf16,
+        }
 
     @property
     def float_test(self) -> float | None:
@@ -337,7 +351,9 @@ def _result(
     )
 
 
-def write_run(directory: RunDirectory, result: QuantizationResult, layers: LayersDocument) -> None:
+def write_run(
+    directory: RunDirectory, result: QuantizationResult, layers: LayersDocument, environment: Mapping[str, Any]
+) -> None:
     """Plan, checkpoint, layers and result, in this order: a result exists only when everything else does.
 
     Raises:
@@ -352,5 +368,4 @@ def write_run(directory: RunDirectory, result: QuantizationResult, layers: Layer
     }
     digest = directory.write_checkpoint(result.network.state(), metadata)
     directory.write_layers(layers.to_dict())
-    versions = {"sigmaquant": __version__, "torch": torch.__version__}
-    directory.write_result({**versions, "checkpoint_sha256": digest, **result.to_dict()})
+    directory.write_result({**environment, "checkpoint_sha256": digest, **result.to_dict()})

@@ -153,6 +153,7 @@ class TestTable:
             "seed": 0,
             "epochs": 1.7,
             "settings": '{"lr": 0.03}',
+            "bf16": False,
             "test_top1": 0.914,
             "weight_bytes": 134000,
             "weights": {"conv1": 4},
@@ -164,6 +165,7 @@ class TestTable:
         }
         own = row(peer="sigmaquant", files={"model.onnx": 5})
         others = [{**cifar, "mode": "post-training"}, {**cifar, "settings": "{}"}, {**cifar, "strategy": "greedy"}]
+        others.append({**cifar, "bf16": True, "test_top1": 0.9})
         (found,) = peers["table"].adopted([cifar, *others], [own], "2026-11-21")
         assert (found["peer"], found["stage"], found["test_top1"]) == ("sigmaquant", "trained", 0.914)
         assert found["files"] == {"model.onnx": 5}

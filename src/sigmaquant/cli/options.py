@@ -64,6 +64,12 @@ SearchMinutes = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(help="examples in a batch, where the data have no batches of their own")]
 LearningRate = Annotated[float, typer.Option(help="peak learning rate of the final training")]
+Bf16 = Annotated[
+    bool | None,
+    typer.Option(
+        "--bf16/--no-bf16", help="train in bfloat16, or in float32; default: bfloat16 where the hardware has it"
+    ),
+]
 Distill = Annotated[float, typer.Option(help="weight of the float network in the loss, 0..1")]
 OutputsName = Annotated[str, typer.Option(help="what the network returns: logits, values, or auto: by the targets")]
 Loss = Annotated[str | None, typer.Option(help="task loss as package.module:function")]
@@ -105,6 +111,7 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
         "post_training",
         "batch_size",
         "lr",
+        "bf16",
         "distill",
         "control",
         "seed",

@@ -71,6 +71,7 @@ def quantize_command(
     search_minutes: options.SearchMinutes = DEFAULTS.search_minutes,
     batch_size: options.BatchSize = DEFAULTS.batch_size,
     lr: options.LearningRate = DEFAULTS.lr,
+    bf16: options.Bf16 = DEFAULTS.bf16,
     distill: options.Distill = DEFAULTS.distill,
     outputs: options.OutputsName = DEFAULTS.outputs,
     metric: MetricOption = "top1",

@@ -56,6 +56,8 @@ class Settings:
         weight_decay: of weights with two or more dimensions.
         distill: weight of the float network's outputs in the loss, 0..1; the rest is the task's loss.
         temperature: of the distillation.
+        bf16: train in bfloat16 autocast; None: where the processor or GPU multiplies bfloat16 in hardware, see
+            `sigmaquant.training.devices.choose_device`. Evaluation and calibration are always in float32.
         outputs: ``"logits"`` [N, C] are compared as distributions, ``"values"`` by their squared difference;
             ``"auto"``: logits where every example's target is a class, an integer.
         sensitivity_examples: training examples for the sensitivities that need data.
@@ -94,6 +96,7 @@ class Settings:
     weight_decay: float = 1e-4
     distill: float = 1.0
     temperature: float = 2.0
+    bf16: bool | None = None
     outputs: OutputKind = "auto"
     sensitivity_examples: int = 512
     calibration_examples: int = 1024
@@ -169,7 +172,7 @@ def _typed(value: Any, kind: str, name: str) -> Any:
     Raises:
         SigmaQuantError: it is something else.
     """
-    if kind == "bool" and not isinstance(value, bool):
+    if kind.startswith("bool") and not isinstance(value, bool) and not (value is None and kind == "bool | None"):
         raise SigmaQuantError(f"{name} is {value!r}; it must be True or False.")
     if kind == "int":
         return _whole(value, name)
