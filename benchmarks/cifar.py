@@ -39,27 +39,43 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ALL_WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 
 
-def settings(
-    mode: str, strategy: str, seed: int, epochs: float, bf16: bool | None, changes: dict[str, Any]
-) -> Settings:
+def settings(args: argparse.Namespace, strategy: str, seed: int) -> Settings:
     """What all strategies share: every width, the same sensitivity, the same training."""
     base: dict[str, Any] = {
         "strategy": strategy,
         "bitwidths": ALL_WIDTHS,
         "sensitivity": "curvature",
         "sensitivity_examples": 256,
-        "post_training": mode == "post-training",
+        "post_training": args.mode == "post-training",
         "cycle_examples": 0,
         "max_cycles": 3,
-        "final_epochs": epochs,
+        "final_epochs": args.epochs,
         "search_examples": 512,
         "seed": seed,
-        "bf16": bf16,
+        "bf16": args.bf16,
     }
-    return Settings(**{**base, **changes})
+    return Settings(**{**base, **json.loads(args.settings)})
 
 
-def run(args: argparse.Namespace, strategy: str, size: float, seed: int) -> dict[str, Any]:
+KEY = ("network", "mode", "strategy", "size", "seed", "epochs", "settings", "bf16")
+
+
+def key_of(args: argparse.Namespace, chosen: Settings, size: float) -> dict[str, Any]:
+    """What tells a row from others, by the names of `KEY`."""
+    return {
+        "network": args.network,
+        "mode": args.mode,
+        "strategy": chosen.strategy,
+        "size": size,
+        "seed": chosen.seed,
+        "epochs": args.epochs if args.mode == "trained" else 0,
+        "settings": args.settings,
+        "bf16": chosen.trains and choose_device(bf16=chosen.bf16).bf16,
+    }
+
+
+def run(args: argparse.Namespace, chosen: Settings, key: dict[str, Any]) -> dict[str, Any]:
+    strategy, size, seed = key["strategy"], key["size"], key["seed"]
     sys.path.insert(0, str(args.data))
     import load  # the data folder's own reader
 
@@ -73,23 +89,15 @@ def run(args: argparse.Namespace, strategy: str, size: float, seed: int) -> dict
         train,
         budget=Budget(size=f"{size!r}x", size_counts="weights"),
         validation_data=validation,
-        settings=settings(args.mode, strategy, seed, args.epochs, args.bf16, json.loads(args.settings)),
+        settings=chosen,
         run_dir=None if args.runs is None else args.runs / f"{args.network}-{args.mode}-{strategy}-{size:.4g}-{seed}",
         overwrite=args.runs is not None,
         progress=make_progress(show=not args.quiet),
     )
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    device = choose_device()
     return {
-        "network": args.network,
-        "mode": args.mode,
-        "strategy": strategy,
-        "size": size,
-        "seed": seed,
-        "epochs": args.epochs if args.mode == "trained" else 0,
-        "settings": args.settings,
-        "bf16": trains_in_bf16(args),
-        "test_top1": evaluate(result.network, data.test.batches(), top1, device),
+        **key,
+        "test_top1": evaluate(result.network, data.test.batches(), top1, choose_device()),
         "validation_top1": result.scores.validation,
         "weight_bytes": result.cost.weight_bytes,
         "scale_bytes": result.cost.scale_bytes,
@@ -102,13 +110,6 @@ def run(args: argparse.Namespace, strategy: str, size: float, seed: int) -> dict
         "sigmaquant": sigmaquant.__version__,
         "torch": torch.__version__,
     }
-
-
-KEY = ("network", "mode", "strategy", "size", "seed", "epochs", "settings", "bf16")
-
-
-def trains_in_bf16(args: argparse.Namespace) -> bool:
-    return args.mode == "trained" and choose_device(bf16=args.bf16).bf16
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -165,14 +166,14 @@ def main() -> None:
     if args.data is None:
         parser.error("--data is needed")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    epochs = args.epochs if args.mode == "trained" else 0
     for seed in (int(s) for s in args.seeds.split(",")):
         for size in (float(Fraction(s)) for s in args.sizes.split(",")):
             for strategy in args.strategies.split(","):
-                wanted = (args.network, args.mode, strategy, size, seed, epochs, args.settings, trains_in_bf16(args))
-                if wanted in {tuple(row[k] for k in KEY) for row in read(args.out)}:
+                chosen = settings(args, strategy, seed)
+                key = key_of(args, chosen, size)
+                if any(key.items() <= row.items() for row in read(args.out)):
                     continue
-                row = run(args, strategy, size, seed)
+                row = run(args, chosen, key)
                 with args.out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(

@@ -28,15 +28,13 @@ def test_a_state_comes_back() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(
-            ("stage", "foo"),
-            ("best", 3),
-            ("best", {}),
-            ("seconds", "x"),
-            ("weights", [1]),
-            ("tabu", [3]),
-            ("step", None),
-        ),
+        ("stage", "foo"),
+        ("best", 3),
+        ("best", {}),
+        ("seconds", "x"),
+        ("weights", [1]),
+        ("tabu", [3]),
+        ("step", None),
         ("float_figures", [0.5, 1.0]),
     ],
 )

@@ -172,11 +172,13 @@ def _typed(value: Any, kind: str, name: str) -> Any:
     Raises:
         SigmaQuantError: it is something else.
     """
-    if kind.startswith("bool") and not isinstance(value, bool) and not (value is None and kind == "bool | None"):
+    if value is None and kind.endswith(" | None"):
+        return None
+    if kind.startswith("bool") and not isinstance(value, bool):
         raise SigmaQuantError(f"{name} is {value!r}; it must be True or False.")
     if kind == "int":
         return _whole(value, name)
-    if kind == "float" or (kind == "float | None" and value is not None):
+    if kind.startswith("float"):
         if isinstance(value, bool) or not isinstance(value, Real):
             raise SigmaQuantError(f"{name} is {value!r}; it must be a number.")
         return float(value)
