@@ -53,16 +53,32 @@ def test_layers_without_element_counts_are_an_error():
         replace(TWO, elements={"conv": 1})
 
 
-def test_the_cheaper_bitwidth_passes_over_a_plateau_and_over_what_raises_another_limited_cost():
-    costs = {
+UNEVEN = SearchProblem(
+    {"conv": (2, 3, 4, 8)},
+    {
         "size_bytes": {"conv": {2: 1.0, 3: 2.0, 4: 2.0, 8: 4.0}},
         "latency_ms": {"conv": {2: 1.0, 3: 9.0, 4: 2.0, 8: 4.0}},
-    }
-    problem = SearchProblem({"conv": (2, 3, 4, 8)}, costs, {}, {"size_bytes": 9.0, "latency_ms": 9.0}, {"conv": 1})
-    assert problem.cheaper("conv", 8, "size_bytes") == 4
-    assert problem.cheaper("conv", 4, "size_bytes") == 2
-    assert problem.cheaper("conv", 3, "latency_ms") == 2
-    assert problem.cheaper("conv", 2, "size_bytes") is None
+    },
+    {},
+    {"size_bytes": 9.0, "latency_ms": 8.0},
+    {"conv": 1},
+)
+
+
+def test_the_cheaper_bitwidths_pass_over_a_plateau():
+    assert UNEVEN.cheaper("conv", 8, "size_bytes") == [4, 3, 2]
+    assert UNEVEN.cheaper("conv", 4, "size_bytes") == [2]
+    assert UNEVEN.cheaper("conv", 3, "latency_ms") == [2]
+    assert UNEVEN.cheaper("conv", 2, "size_bytes") == []
+
+
+def test_a_change_that_takes_another_cost_over_its_limit_does_not_spare_it():
+    ledger = Ledger(UNEVEN, {"conv": 8})
+    assert [ledger.spares("conv", bits) for bits in (4, 3, 2)] == [True, False, True]
+    loose = Ledger(replace(UNEVEN, upper={"size_bytes": 9.0, "latency_ms": 9.0}), {"conv": 8})
+    assert loose.spares("conv", 3)
+    beyond = Ledger(replace(UNEVEN, upper={"size_bytes": 9.0, "latency_ms": 3.0}), {"conv": 8})
+    assert beyond.spares("conv", 4) and not beyond.spares("conv", 3)
 
 
 @settings(max_examples=40, deadline=None)

@@ -67,8 +67,8 @@ def propose(
     """The next move of phase 2, or None when all is met or every move is tabu.
 
     A demotion goes to the next lower bitwidth that saves the binding cost (the limited one with the largest cost/limit
-    ratio, looked up anew after every step) and raises no limited cost; over the limit it goes on until everything fits
-    or `count` layers have moved, and then gives back what turned out not to be needed. A promotion goes to the next
+    ratio, looked up anew after every step) and takes no other over its limit; over the limit it goes on until everything
+    fits or `count` layers have moved, and then gives back what turned out not to be needed. A promotion goes to the next
     higher bitwidth with less harm. What a promotion exceeds is paid for by demoting other layers; the exchange must
     lower the summed sensitivity. When nothing is limited, a layer's cost is its weight bits.
 
@@ -127,6 +127,10 @@ class _Step:
     bits: int
 
 
+_Entry = tuple[float, int, str, int, int]
+"""A demotion in a queue: harm per unit saved, the layer's index and name, bitwidth before and after."""
+
+
 class _Decision:
     """One call of `propose`: its inputs and what is computed once for all candidates."""
 
@@ -139,7 +143,7 @@ class _Decision:
         self.harm = harm
         self.tabu = tabu
         self._index = {name: index for index, name in enumerate(problem.choices)}
-        self._downs: dict[tuple[str, int, str | None], tuple[float, int] | None] = {}
+        self._downs: dict[tuple[str, int, str | None], list[tuple[float, int]]] = {}
 
     def demote_to_fit(self, count: int) -> Iterator[Move]:
         """Moves from a plan that exceeds a limit."""
@@ -153,7 +157,9 @@ class _Decision:
         """Moves from a plan that meets everything: one step for each layer."""
         ranked = self._ranked_demotions()
         for size in _halving(min(count, len(ranked))):
-            yield from self._moves(self._after(ranked[:size]))
+            ledger = self._after(ranked[:size])
+            if ledger.fits():  # each step alone does
+                yield from self._moves(ledger)
         yield from self._single_demotions()
 
     def promote(self, count: int) -> Iterator[Move]:
@@ -174,7 +180,7 @@ class _Decision:
     def _ranked_demotions(self) -> list[_Step]:
         """The next demotion of every layer that has one, least harm per unit of the binding cost first."""
         resource = self.start.binding()
-        downs = ((name, self._down(name, bits, resource)) for name, bits in self.origin.items())
+        downs = ((name, self._down(self.start, name, resource)) for name in self.origin)
         ranked = sorted((down[0], self._index[name], name, down[1]) for name, down in downs if down is not None)
         return [_Step(name, lower) for _, _, name, lower in ranked]
 
@@ -195,32 +201,36 @@ class _Decision:
             ranked.append((-worth(gain, cost), -gain, target, self._index[name], name))
         return [_Step(name, target) for *_, target, _, name in sorted(ranked)]
 
-    def _down(self, name: str, bits: int, resource: str | None) -> tuple[float, int] | None:
-        """The layer's next demotion as (harm per unit saved, bitwidth); remembered, since every candidate asks."""
+    def _down(self, ledger: Ledger, name: str, resource: str | None) -> tuple[float, int] | None:
+        """The layer's next demotion from where `ledger` has it: (harm per unit saved, bitwidth)."""
+        bits = ledger.bits[name]
         key = (name, bits, resource)
-        if key not in self._downs:
-            lower = self.problem.cheaper(name, bits, resource)
-            self._downs[key] = None
-            if lower is not None:
-                saved = self.problem.price(resource, name, bits) - self.problem.price(resource, name, lower)
-                gain = self.harm[name][bits] - self.harm[name][lower]
-                # A demotion that the table calls an improvement is ranked by the same rule: most gain per unit saved.
-                self._downs[key] = (-gain / saved, lower)
-        return self._downs[key]
+        if key not in self._downs:  # remembered, since every candidate asks
+            # A demotion that the table calls an improvement is ranked by the same rule: most gain per unit saved.
+            self._downs[key] = [
+                ((self.harm[name][lower] - self.harm[name][bits]) / self._saved(name, bits, lower, resource), lower)
+                for lower in self.problem.cheaper(name, bits, resource)
+            ]
+        return next((down for down in self._downs[key] if ledger.spares(name, down[1])), None)
+
+    def _saved(self, name: str, bits: int, lower: int, resource: str | None) -> float:
+        return self.problem.price(resource, name, bits) - self.problem.price(resource, name, lower)
 
     def _demote(self, ledger: Ledger, most_layers: float, keep: AbstractSet[str] = frozenset()) -> None:
         """Demote in place until everything fits, `most_layers` have moved, or nothing is left to demote."""
-        queues: dict[str | None, list[tuple[float, int, str, int, int]]] = {}
+        queues: dict[str | None, list[_Entry]] = {}
         moved: set[str] = set()
         while not ledger.fits():
             resource = ledger.binding()
-            if resource not in queues:
-                names = (name for name in self.origin if name not in keep)
-                queues[resource] = [entry for name in names if (entry := self._entry(ledger, name, resource))]
-                heapq.heapify(queues[resource])
-            queue = queues[resource]
-            while queue and ledger.bits[queue[0][2]] != queue[0][3]:
-                heapq.heappop(queue)  # the layer has moved since
+            queue = queues.setdefault(resource, [])
+            while queue and not self._stands(ledger, queue[0]):
+                name, bits = heapq.heappop(queue)[2:4]
+                if ledger.bits[name] == bits:  # the step would take another cost over its limit by now
+                    self._push(queue, ledger, name, resource)
+            if not queue:  # not begun, or the steps that are left were ruled out when there was less slack
+                for name in self.origin:
+                    if name not in keep:
+                        self._push(queue, ledger, name, resource)
             if not queue:
                 break
             _, _, name, _, lower = queue[0]
@@ -229,15 +239,18 @@ class _Decision:
             ledger.set(name, lower)
             moved.add(name)
             for other, entries in queues.items():
-                if entry := self._entry(ledger, name, other):
-                    heapq.heappush(entries, entry)
+                self._push(entries, ledger, name, other)
         if ledger.fits():
             self._give_back(ledger, moved)
 
-    def _entry(self, ledger: Ledger, name: str, resource: str | None) -> tuple[float, int, str, int, int] | None:
-        bits = ledger.bits[name]
-        down = self._down(name, bits, resource)
-        return None if down is None else (down[0], self._index[name], name, bits, down[1])
+    def _stands(self, ledger: Ledger, entry: _Entry) -> bool:
+        _, _, name, bits, lower = entry
+        return ledger.bits[name] == bits and ledger.spares(name, lower)
+
+    def _push(self, queue: list[_Entry], ledger: Ledger, name: str, resource: str | None) -> None:
+        down = self._down(ledger, name, resource)
+        if down is not None:
+            heapq.heappush(queue, (down[0], self._index[name], name, ledger.bits[name], down[1]))
 
     def _give_back(self, ledger: Ledger, moved: AbstractSet[str]) -> None:
         """Undo the demotions that a later, larger one has made unnecessary; the most harmful first."""
@@ -250,8 +263,7 @@ class _Decision:
             # Slack only shrinks here, so that one look at each layer is enough.
             origin = self.origin[name]
             for bits in reversed(self.problem.choices[name]):
-                between = ledger.bits[name] < bits <= origin and self.problem.raises_none(name, origin, bits)
-                if between and ledger.fits_with(name, bits):
+                if ledger.bits[name] < bits <= origin and ledger.fits_with(name, bits):
                     if harm[name][bits] < harm[name][ledger.bits[name]]:
                         ledger.set(name, bits)
                     break

@@ -147,23 +147,13 @@ class SearchProblem:
         above = [b for b in self.choices[name] if b > bits]
         return above[0] if above else None
 
-    def cheaper(self, name: str, bits: int, resource: str | None) -> int | None:
-        """The next lower allowed bitwidth that saves `resource` and raises no limited one, or None.
+    def cheaper(self, name: str, bits: int, resource: str | None) -> list[int]:
+        """The lower allowed bitwidths of a layer that save `resource`, the highest first.
 
         On a plateau (3 bits stored as 4) the next lower bitwidth saves nothing, so it is passed over.
         """
         price = self.price(resource, name, bits)
-        for lower in reversed(self.choices[name]):
-            if lower < bits and self.price(resource, name, lower) < price and self.raises_none(name, bits, lower):
-                return lower
-        return None
-
-    def raises_none(self, name: str, bits: int, other: int) -> bool:
-        """Whether the layer costs at `other` no more of any limited resource than at `bits`.
-
-        A cost need not fall with the bits: a device may have no fast path for 3 bits.
-        """
-        return all(self.costs[resource][name][other] <= self.costs[resource][name][bits] for resource in self.upper)
+        return [b for b in reversed(self.choices[name]) if b < bits and self.price(resource, name, b) < price]
 
 
 class Ledger:
@@ -217,6 +207,18 @@ class Ledger:
             return self.fits()
         finally:
             self.bits[name], self._totals = old, totals
+
+    def spares(self, name: str, bits: int) -> bool:
+        """Whether one layer's change takes no limited cost over its limit, and none that is over it further up.
+
+        A cost need not fall with the bits: a device may have no fast path for 3 bits.
+        """
+        for resource, limit in self.problem.upper.items():
+            table = self.problem.costs[resource][name]
+            added = table[bits] - table[self.bits[name]]
+            if added > 0 and self._totals[resource] + added > limit:
+                return False
+        return True
 
     def binding(self) -> str | None:
         """The limited resource with the largest cost/limit ratio of those that bitwidths change, or None."""
