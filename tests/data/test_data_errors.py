@@ -74,6 +74,8 @@ CASES = {
     "no inputs": ([(None, Y)], r"the input is a NoneType, not a tensor"),
     "single examples": ([(X[0], 1), (X[1], 0)], r"the targets are 1, not a tensor\. .*wrap them in a torch Dataset"),
     "missing targets": ([(X, None)], "the targets are None"),
+    "targets in a dictionary": ([(X, {"boxes": Y})], r"the targets are a dict, not a tensor\. Give one tensor"),
+    "several targets": ([(X, (Y, Y[:2]))], r"the targets are a tuple, not a tensor\. Give one tensor"),
     "array of text": ((np.array(["a", "b"]), np.zeros(2)), r"has the dtype <U1, which holds no numbers"),
     "array of objects": ((np.array([X, None], dtype=object), np.zeros(2)), "has the dtype object"),
     "complex": ((X.to(torch.complex64), Y), "the inputs are complex64"),
@@ -125,13 +127,6 @@ def test_nan_in_an_early_batch_of_a_stream_is_found_when_it_comes() -> None:
     source = as_source([(X, Y), (bad(float("nan")), Y)])
     with pytest.raises(DataError, match="batch 1: 1 of 12 input values are NaN"):
         list(source.batches())
-
-
-def test_targets_of_a_users_own_kind_stay() -> None:
-    source = as_source([(X, {"boxes": Y})])
-    assert next(source.batches())[1] == {"boxes": Y}
-    with pytest.raises(DataError, match="cannot be taken, because its targets are a dict"):
-        source.take(3)
 
 
 def test_conversions() -> None:

@@ -15,7 +15,7 @@ from sigmaquant.quant import SamplingError, prepare, reestimate_batch_norm_
 
 
 def test_batch_norm_is_reestimated_as_by_hand(fresh):
-    batches = [images(6, seed=s) for s in (1, 2, 3)]
+    batches = [images(6, seed=1), images(6, seed=2), images(2, seed=3)]
     fresh.body.bn2.momentum = None
     seen = {"bn1": [], "bn2": []}
     hooks = [
@@ -28,8 +28,9 @@ def test_batch_norm_is_reestimated_as_by_hand(fresh):
         hook.remove()
     for name, inputs in seen.items():
         norm = fresh.body.get_submodule(name)
-        mean = torch.stack([x.double().mean((0, 2, 3)) for x in inputs]).mean(0)
-        var = torch.stack([x.double().var((0, 2, 3), correction=1) for x in inputs]).mean(0)
+        weights = torch.tensor([6.0, 6.0, 2.0], dtype=torch.double)[:, None] / 14
+        mean = (torch.stack([x.double().mean((0, 2, 3)) for x in inputs]) * weights).sum(0)
+        var = (torch.stack([x.double().var((0, 2, 3), correction=1) for x in inputs]) * weights).sum(0)
         assert torch.allclose(norm.running_mean.double(), mean, atol=1e-6)
         assert torch.allclose(norm.running_var.double(), var, rtol=1e-5)
     assert (fresh.body.bn1.momentum, fresh.body.bn2.momentum) == (0.1, None)
@@ -92,6 +93,21 @@ def test_without_quantization_any_batch_gives_the_trained_statistics():
     assert distance(network, model) > 0.1
     SamplingError(network, few).remove_(network)
     assert distance(network, model) < 1e-8
+
+
+@pytest.mark.parametrize("variance", [1e-6, 1e-3, 1.0])
+def test_channels_with_hardly_any_variance_in_the_batches_get_their_trained_statistics_too(variance):
+    """Where the batches' variance is not far above eps, a factor between (variance + eps) is none between variances."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3, eps=1e-3)).eval()
+    model[1].running_var.fill_(variance)
+    few = [images(8, seed=5)[:, :2] * 1e-3]
+    network = prepare(trace(model, few[0])).eval()
+    reestimate_batch_norm_(network, few)
+    SamplingError(network, few).remove_(network)
+    found = network.body.get_submodule("1")
+    assert torch.allclose(found.running_var, model[1].running_var, rtol=1e-3, atol=1e-8)
+    assert torch.allclose(found.running_mean, model[1].running_mean, atol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [3, 4, 8])

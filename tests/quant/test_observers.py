@@ -52,6 +52,18 @@ def test_mse_clips_rare_large_values_at_few_bits():
     assert observer.affine(3)[0] < 0.8 * MinMaxObserver.affine(observer, 3)[0]
 
 
+def test_at_eight_bits_the_full_range_is_kept():
+    """Measured: the squared error would fall by clipping, and the network's outputs get worse."""
+    values = torch.cat([torch.randn(10_000, generator=torch.Generator().manual_seed(0)), torch.tensor([40.0])])
+    seen = []
+    for kind in (MinMaxObserver, MseObserver):
+        observer = kind()
+        observer(values)
+        seen.append([observer.affine(bits) for bits in (7, 8)])
+    assert seen[0][1] == seen[1][1]
+    assert seen[0][0] != seen[1][0]
+
+
 def test_mse_keeps_a_bounded_sample():
     observer = MseObserver()
     observer(torch.rand(40, 8, 32, 32))

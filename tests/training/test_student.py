@@ -144,6 +144,19 @@ def test_cycles_and_segments_follow_their_learning_rates(graph):
     assert (report.steps, report.examples) == (4, 64)
 
 
+def test_segments_go_on_along_one_learning_rate_arc(graph):
+    """By how much the weights move: little in warm-up, most after it, hardly at the end."""
+    made = student(graph=graph)
+    total, moved = 64_000, []
+    for before in (0, total // 4, total - 16):
+        made.reset_momentum()
+        start = made.network.weight("3").detach().clone()
+        made.segment(16, 0, before=before, total=total)
+        moved.append(float((made.network.weight("3").detach() - start).norm()))
+    assert moved[1] > 10 * moved[0] > 0
+    assert moved[1] > 1000 * moved[2]
+
+
 def test_the_graph_of_a_student_holds_its_present_weights(graph):
     made = student(graph=graph)
     made.cycle(32, 0, 0.1)

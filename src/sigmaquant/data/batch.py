@@ -14,8 +14,8 @@ from sigmaquant.errors import DataError
 Inputs = Tensor | tuple[Tensor, ...]
 """What the model is called with: one tensor ``[batch, …]``, or one per argument."""
 
-Batch = tuple[Inputs, Any]
-"""Inputs and targets. Targets are a tensor ``[batch, …]``, or of training data whatever else the user's loss takes."""
+Batch = tuple[Inputs, Tensor]
+"""Inputs and targets ``[batch, …]``."""
 
 _INPUT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int64, torch.bool)
 _PAIR = "Every batch must be a pair (inputs, targets)."
@@ -78,24 +78,28 @@ def as_inputs(value: Any, where: str) -> Inputs:
     return tensors if isinstance(value, tuple | list) else tensors[0]
 
 
-def as_targets(value: Any, where: str) -> Any:
-    """Targets as a tensor (integers become int64, as losses want class indices); other containers stay as they are.
+def as_targets(value: Any, where: str) -> Tensor:
+    """Targets as a tensor; integers become int64, as losses want class indices.
 
     Raises:
-        DataError: a bare number, text or nothing.
+        DataError: anything but a tensor, an array or a list of numbers.
     """
-    if is_array(value):
-        tensor = as_tensor(value, f"{where}: the target")
-        narrow = tensor.dtype not in (torch.bool, torch.int64) and not (
-            tensor.is_floating_point() or tensor.is_complex()
-        )
-        return tensor.long() if narrow else tensor
     if value is None or isinstance(value, bool | int | float | str):
         raise DataError(
             f"{where}: the targets are {value!r}, not a tensor. If these are single examples and not batches, wrap "
             "them in a torch Dataset."
         )
-    return value
+    if not is_array(value):
+        try:
+            value = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise DataError(
+                f"{where}: the targets are a {type(value).__name__}, not a tensor. Give one tensor [batch, …]; several "
+                "of them can be joined along a later dimension, which a loss= and a metric= of yours take apart."
+            ) from None
+    tensor = as_tensor(value, f"{where}: the target")
+    narrow = tensor.dtype not in (torch.bool, torch.int64) and not (tensor.is_floating_point() or tensor.is_complex())
+    return tensor.long() if narrow else tensor
 
 
 def examples_in(inputs: Inputs) -> int:
@@ -116,7 +120,7 @@ def as_batch(value: Any, where: str) -> Batch:
     count = examples_in(inputs)
     if count == 0:
         raise DataError(f"{where} has no examples.")
-    if isinstance(targets, Tensor) and (targets.ndim == 0 or len(targets) != count):
+    if targets.ndim == 0 or len(targets) != count:
         raise DataError(
             f"{where}: {count} inputs but targets of shape {tuple(targets.shape)}. The first dimensions must be equal."
         )
@@ -158,6 +162,9 @@ def example_shapes(inputs: Inputs) -> tuple[tuple[int, ...], ...]:
 
 def gather(inputs: Inputs, index: Tensor) -> Inputs:
     """The examples at `index`, in that order, wherever they lie."""
-    if isinstance(inputs, Tensor):
-        return inputs.index_select(0, index.to(inputs.device))
-    return tuple(tensor.index_select(0, index.to(tensor.device)) for tensor in inputs)
+    return rows(inputs, index) if isinstance(inputs, Tensor) else tuple(rows(tensor, index) for tensor in inputs)
+
+
+def rows(tensor: Tensor, index: Tensor) -> Tensor:
+    """The rows at `index`, wherever they lie."""
+    return tensor.index_select(0, index.to(tensor.device))

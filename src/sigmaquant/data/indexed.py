@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from sigmaquant.data.batch import Batch, as_batch, examples_in, gather
+from sigmaquant.data.batch import Batch, as_batch, examples_in, gather, rows
 from sigmaquant.data.rng import OwnRandomness, order_generator
 from sigmaquant.data.sources import Augment, DataSource, Transform
 from sigmaquant.errors import DataError, SigmaQuantError
@@ -79,8 +79,6 @@ class TensorSource(IndexedSource):
     ) -> None:
         super().__init__(name, batch_size, augment, transform)
         self.inputs, self.targets = as_batch((inputs, targets), f"the {name}")
-        if not isinstance(self.targets, Tensor):
-            raise DataError(f"the targets of the {name} are a {type(targets).__name__}. Give one tensor or array.")
 
     @property
     def examples(self) -> int:
@@ -90,7 +88,7 @@ class TensorSource(IndexedSource):
     def select(self, index: Tensor) -> Self:
         """A copy with the examples at `index`."""
         other = self.with_options()
-        other.inputs, other.targets = gather(self.inputs, index), gather(self.targets, index)
+        other.inputs, other.targets = gather(self.inputs, index), rows(self.targets, index)
         return other
 
     def take(self, count: int) -> Self:
@@ -104,7 +102,7 @@ class TensorSource(IndexedSource):
 
     def _batches(self, shuffle: bool, seed: int) -> Iterator[Batch]:
         for index in self._indices(shuffle, seed):
-            yield gather(self.inputs, index), gather(self.targets, index)
+            yield gather(self.inputs, index), rows(self.targets, index)
 
 
 class DatasetSource(IndexedSource):

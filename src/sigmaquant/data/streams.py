@@ -197,18 +197,13 @@ class StreamSource(DataSource):
         """The first `count` examples of a pass with seed 0, read into memory, before augmentation and transform.
 
         Raises:
-            DataError: `count` is below one, or the targets are no tensors.
+            DataError: `count` is below one.
         """
         left = self._checked_count(count)
         inputs: list[tuple[Tensor, ...]] = []
         targets: list[Tensor] = []
         for index, raw in enumerate(self._batches(False, 0)):
             batch, target = as_batch(raw, f"the {self.name}, batch {index}")
-            if not isinstance(target, Tensor):
-                raise DataError(
-                    f"the first {count} examples of the {self.name} cannot be taken, because its targets are a "
-                    f"{type(target).__name__}. Pass a smaller data source instead."
-                )
             inputs.append(tuple(item[:left] for item in ((batch,) if isinstance(batch, Tensor) else batch)))
             targets.append(target[:left])
             single = isinstance(batch, Tensor)

@@ -17,6 +17,8 @@ from sigmaquant.quant.network import QuantizedNetwork
 def reestimate_batch_norm_(network: nn.Module, batches: Iterable[Any]) -> None:
     """Replace every BatchNorm's running statistics by the mean over the batches, with everything else as it is.
 
+    A batch counts by its examples: a last one of two has variances that are worth little.
+
     Quantized weights shift the statistics of what follows; re-estimation costs forward passes only (Peters et al. 2018;
     Sun et al., NeurIPS 2019).
 
@@ -31,13 +33,16 @@ def reestimate_batch_norm_(network: nn.Module, batches: Iterable[Any]) -> None:
     network.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # torch: cumulative mean
         norm.train()
     seen = 0
     try:
         for inputs in batches:
+            given = inputs if isinstance(inputs, tuple | list) else (inputs,)
+            count = len(given[0])
+            for norm in norms:
+                norm.momentum = count / (seen + count)
             try:
-                network(*(inputs if isinstance(inputs, tuple | list) else (inputs,)))
+                network(*given)
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
@@ -45,7 +50,7 @@ def reestimate_batch_norm_(network: nn.Module, batches: Iterable[Any]) -> None:
                     "a batch of a single example has no variance, which BatchNorm needs in training. Give batches of "
                     "two examples or more (batch_size)."
                 ) from error
-            seen += 1
+            seen += count
         if not seen:
             raise DataError("BatchNorm statistics need at least one batch of training data, there was none.")
     except BaseException:
@@ -95,7 +100,8 @@ class SamplingError:
         norms = batch_norms(network.body)
         for name, (shift, factor) in self._corrections.items():
             norms[name].running_mean.add_(shift)
-            norms[name].running_var.mul_(factor)
+            variance, eps = norms[name].running_var, norms[name].eps
+            variance.add_(eps).mul_(factor).sub_(eps).clamp_min_(0)
 
 
 def batch_norms(module: nn.Module) -> dict[str, Any]:

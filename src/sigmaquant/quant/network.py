@@ -60,7 +60,7 @@ class QuantizedNetwork(nn.Module):
 
     def codes(self, name: str) -> Tensor:
         """The layer's integer weight codes, int8, of the weight's shape; the network is at its plan."""
-        return self.weight_quantizers[name].codes(self.weight(name))
+        return _weight_quantizer(self.body, name).codes(self.weight(name))
 
     def scales(self) -> list[nn.Parameter]:
         """All learned scales, of weights and activations; not what the user's own modules call so."""
@@ -112,12 +112,13 @@ class QuantizedNetwork(nn.Module):
         Raises:
             CoverageError: naming the layer, the planned and the present bitwidth.
         """
+        weights, activations = self.weight_quantizers, self.activation_quantizers
         for name, bits in plan.weights.items():
-            present = self.weight_quantizers[name].bits
+            present = weights[name].bits
             if present != bits:
                 raise CoverageError(f"layer {name!r} is planned at {bits} bits but is at {present or 'float'}.")
         for name, bits in plan.activations.items():
-            quantizer = self.activation_quantizers[name]
+            quantizer = activations[name]
             if not quantizer.enabled or quantizer.bits != bits:
                 state = f"{quantizer.bits} bits" if quantizer.enabled else "float (not calibrated)"
                 raise CoverageError(f"activation {name!r} is planned at {bits} bits but is at {state}.")

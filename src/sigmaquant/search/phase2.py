@@ -67,10 +67,10 @@ def propose(
     """The next move of phase 2, or None when all is met or every move is tabu.
 
     A demotion goes to the next lower bitwidth that saves the binding cost (the limited one with the largest cost/limit
-    ratio, looked up anew after every step) and takes no other over its limit; over the limit it goes on until everything
-    fits or `count` layers have moved, and then gives back what turned out not to be needed. A promotion goes to the next
-    higher bitwidth with less harm. What a promotion exceeds is paid for by demoting other layers; the exchange must
-    lower the summed sensitivity. When nothing is limited, a layer's cost is its weight bits.
+    ratio, looked up anew after every step) and takes no other over its limit; over the limit it goes on until
+    all fits or `count` layers have moved, and then gives back what turned out not to be needed. A promotion goes
+    to the next higher bitwidth with less harm. What a promotion exceeds is paid for by demoting other layers; the
+    exchange must lower the summed sensitivity. When nothing is limited, a layer's cost is its weight bits.
 
     Where a proposal is tabu, in this order: the same with half as many layers, down to one; then one layer at a time
     down the ranking, and for an exchange a few other ways of paying. None means that all of these are used up.

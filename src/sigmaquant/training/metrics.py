@@ -66,11 +66,11 @@ def call(network: nn.Module, inputs: Any) -> Tensor:
 
 
 @torch.inference_mode()
-def outputs_of(network: nn.Module, batches: Iterable[tuple[Any, Any]], device: Device) -> tuple[Tensor, Tensor]:
+def outputs_of(network: nn.Module, batches: Iterable[tuple[Any, Tensor]], device: Device) -> tuple[Tensor, Tensor]:
     """All outputs and targets of a data set, on the CPU, in evaluation mode and float32.
 
     Raises:
-        DataError: no batches, targets that are no tensors, or batches that do not fit together.
+        DataError: no batches, or batches that do not fit together.
     """
     training = network.training
     network.eval()
@@ -78,21 +78,12 @@ def outputs_of(network: nn.Module, batches: Iterable[tuple[Any, Any]], device: D
     try:
         for inputs, target in batches:
             outputs.append(call(network, device.put(inputs)).float().cpu())
-            targets.append(_tensor(target).cpu())
+            targets.append(torch.as_tensor(target).cpu())
     finally:
         network.train(training)
     if not outputs:
         raise DataError("the evaluation data are empty.")
     return _joined(outputs, "outputs"), _joined(targets, "targets")
-
-
-def _tensor(target: Any) -> Tensor:
-    try:
-        return torch.as_tensor(target)
-    except (TypeError, ValueError, RuntimeError):
-        raise DataError(
-            f"the targets are a {type(target).__name__}, which is no tensor. Give tensors, such as one class each."
-        ) from None
 
 
 def _joined(parts: list[Tensor], what: str) -> Tensor:

@@ -124,7 +124,7 @@ def cosine_with_warmup(position: float, total: float, warmup: float) -> float:
 def train_(
     network: QuantizedNetwork,
     teacher: nn.Module | None,
-    batches: Iterable[tuple[Any, Any]],
+    batches: Iterable[tuple[Any, Tensor]],
     optimizer: torch.optim.Optimizer,
     recipe: Recipe,
     device: Device,
@@ -159,7 +159,7 @@ def train_(
             factor = schedule(examples + count / 2)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-            inputs, targets = device.put(inputs), device.put(torch.as_tensor(targets))
+            inputs, targets = device.put(inputs), device.put(targets)
             with device.autocast():
                 student = call(network, inputs)
                 with torch.no_grad():
