@@ -157,6 +157,26 @@ def test_an_accepted_move_is_kept_and_sensitivities_are_measured_anew(monkeypatc
     assert len(measured) == 1 + len(steps)
 
 
+@pytest.mark.parametrize("sensitivity", ["output_kl", "curvature", "fisher"])
+def test_sensitivities_of_a_trained_network_are_those_of_its_float_weights(
+    sensitivity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not seen through the grid that it has now: there 8 bits would be rounded to 2, and be worse than these."""
+    search = driver(Budget(size="16x", size_counts="weights"), sensitivity=sensitivity, phase1_cycles=1, max_cycles=1)
+    plan_stage(search.bench, None)
+    assert search.student.trained_examples
+    tables = []
+    original = search.bench.session.sensitivity
+    monkeypatch.setattr(search.bench.session, "sensitivity", lambda g: tables.append(original(g)) or tables[-1])
+    present = {name: q.bits for name, q in search.student.network.weight_quantizers.items()}
+    refine_stage(search.bench)
+    assert set(present.values()) == {2}
+    table, _ = tables[0]
+    for row in table.values():
+        assert row[2] > row[4] > row[8] >= 0
+    assert {name: q.bits for name, q in search.student.network.weight_quantizers.items()} == present
+
+
 def test_a_strategy_of_the_users_own_must_name_every_layer_and_keep_the_pins() -> None:
     register("forgetful")(lambda problem, evidence: dict(list(problem.lowest.items())[1:]))
     register("unruly")(lambda problem, evidence: dict.fromkeys(problem.choices, 4))

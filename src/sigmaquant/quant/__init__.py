@@ -4,6 +4,7 @@ from sigmaquant.quant.batch_norm import SamplingError, batch_norms, reestimate_b
 from sigmaquant.quant.network import (
     QuantizedNetwork,
     calibrate_,
+    float_weights,
     prepare,
     restore_plan_,
     set_plan_,
@@ -16,6 +17,7 @@ __all__ = [
     "batch_norms",
     "calibrate_",
     "compensate_rounding_",
+    "float_weights",
     "prepare",
     "reestimate_batch_norm_",
     "restore_plan_",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -212,6 +213,19 @@ def restore_plan_(network: QuantizedNetwork, plan: BitwidthPlan, tensors: Mappin
         quantizer.bits, quantizer.midrise = plan.weights[name], plan.is_midrise(name)  # scales came with the tensors
     network.plan = plan
     network.check_coverage(plan)
+
+
+@contextmanager
+def float_weights(network: QuantizedNetwork) -> Iterator[None]:
+    """While active, the network computes with the float weights behind its codes; its activations stay quantized."""
+    bits = {quantizer: quantizer.bits for quantizer in network.weight_quantizers.values()}
+    for quantizer in bits:
+        quantizer.bits = None
+    try:
+        yield
+    finally:
+        for quantizer, present in bits.items():
+            quantizer.bits = present
 
 
 @torch.no_grad()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from sigmaquant.quant import float_weights
 from sigmaquant.runs.progress import task
 from sigmaquant.search.bench import Bench
 from sigmaquant.search.phase2 import Move, propose
+from sigmaquant.search.problem import Sensitivity
 
 
 def refine_stage(bench: Bench) -> None:
@@ -14,9 +16,7 @@ def refine_stage(bench: Bench) -> None:
     state, settings = bench.state, bench.settings
     with task(bench.progress, "phase 2", settings.max_cycles):
         bench.progress.advance(state.cycle)
-        # Without training the weights are still the float network's.
-        graph = bench.student.graph if bench.student.trained_examples else bench.session.graph
-        table, per_element = bench.session.sensitivity(graph)
+        table, per_element = _sensitivity(bench)
         while True:
             move = _propose(bench, table, per_element)
             if move is None:
@@ -26,9 +26,18 @@ def refine_stage(bench: Bench) -> None:
             accepted = _try(bench, move)
             bench.progress.advance()
             if accepted and bench.student.trained_examples:
-                table, per_element = bench.session.sensitivity(bench.student.graph)
+                table, per_element = _sensitivity(bench)
     state.stage, state.search_examples = "final", bench.student.trained_examples
     bench.save()
+
+
+def _sensitivity(bench: Bench) -> tuple[Sensitivity, bool]:
+    """Harm by layer and bitwidth of the present weights, and whether it is per weight."""
+    if not bench.student.trained_examples:  # the weights are still the float network's
+        return bench.session.sensitivity(bench.session.graph)
+    # Through the present grid every other bitwidth would be rounded twice, and clipped weights had no gradient.
+    with float_weights(bench.student.network):
+        return bench.session.sensitivity(bench.student.graph)
 
 
 def _spent(bench: Bench) -> bool:
