@@ -11,6 +11,10 @@ networks were trained on all 50,000 training images, so 2,000 of those serve for
 test images, whose top-1 is computed once a run, after the clock has stopped. Sizes are reductions of the packed weights
 against float32; scales, biases and unquantized parameters are shown beside. Runs that are already in the results file
 are skipped. Run with GOMP_SPINCOUNT=10000.
+
+The strategies other than ``sigma`` search alike with and without training. ``--reuse-plans`` takes the plan that the
+results file has of the same network, strategy, size and seed in the other mode; the row says so, and its seconds are
+those without the search.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -60,6 +65,17 @@ def settings(args: argparse.Namespace, strategy: str, seed: int) -> Settings:
 KEY = ("network", "mode", "strategy", "size", "seed", "epochs", "settings", "bf16")
 
 
+def known_plan(key: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, int] | None:
+    """What the same search found in the other mode; `sigma` may train while it searches, so it has no such row."""
+
+    def search(row: dict[str, Any]) -> list[Any]:
+        chosen = {name: value for name, value in json.loads(row["settings"]).items() if name != "lr"}
+        return [row["network"], row["strategy"], row["size"], row["seed"], chosen]
+
+    same = (row for row in rows if search(row) == search(key) and row["mode"] != key["mode"])
+    return None if key["strategy"] == "sigma" else next((row["weights"] for row in same), None)
+
+
 def key_of(args: argparse.Namespace, chosen: Settings, size: float) -> dict[str, Any]:
     """What tells a row from others, by the names of `KEY`."""
     return {
@@ -83,6 +99,9 @@ def run(args: argparse.Namespace, chosen: Settings, key: dict[str, Any]) -> dict
     network, _ = load.network(NETWORKS[args.network])
     data = cifar10_data(args.data / "cifar10", mean=MEAN, std=STD, batch_size=args.batch_size)
     train, validation = split(data.train, size=2000, seed=0)
+    plan = known_plan(key, read(args.out)) if args.reuse_plans else None
+    if plan is not None:
+        chosen = replace(chosen, pin=plan)
     wall, cpu = time.perf_counter(), time.process_time()
     result = sigmaquant.quantize(
         network,
@@ -103,6 +122,7 @@ def run(args: argparse.Namespace, chosen: Settings, key: dict[str, Any]) -> dict
         "scale_bytes": result.cost.scale_bytes,
         "other_bytes": result.cost.other_bytes,
         "weights": dict(result.plan.weights),
+        "plan_reused": plan is not None,
         "wall_s": round(wall, 1),
         "cpu_s": round(cpu, 1),
         "threads": torch.get_num_threads(),
@@ -154,6 +174,7 @@ def main() -> None:
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="default: where the processor has it")
     parser.add_argument("--settings", default="{}", help="JSON of other fields of sigmaquant.Settings")
     parser.add_argument("--out", type=Path, default=Path("results/cifar.jsonl"))
+    parser.add_argument("--reuse-plans", action="store_true", help="search once for both modes")
     parser.add_argument("--runs", type=Path, help="keep the run directories in this folder, for export and verify")
     parser.add_argument("--table", type=Path, help="only print the table of a results file")
     parser.add_argument("--quiet", action="store_true")
