@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,3 +137,9 @@ def test_dictionary_round_trip(**options: object) -> None:
         reference = FLOAT.resource("size_bytes", budget.size_counts)
         assert reference is not None
         assert limit == (reference / expected.factor if isinstance(expected, Ratio) else expected)
+
+
+def test_numpys_numbers_are_written_as_pythons() -> None:
+    budget = Budget(size=np.int64(500), accuracy=np.float32(0.5))
+    assert json.dumps(budget.to_dict()) == '{"size": 500, "accuracy": 0.5, "size_counts": "total"}'
+    assert budget == Budget(size=500, accuracy=0.5)

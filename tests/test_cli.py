@@ -146,6 +146,10 @@ def test_compare_shows_the_uniform_control_beneath_its_run(tmp_path: Path) -> No
     rows = json.loads(main("compare", *paths, "--json").out)
     control = rows[0]["control"]
     assert rows[1]["control"] is None
+    own = tmp_path / "with" / "control"
+    for command in (("compare", *paths, own), ("evaluate", own, "--model", SINGLE, "--data", TEST)):
+        refused = main(*command)
+        assert (refused.code, "whose result has its figures beside its own. Give" in refused.err) == (2, True)
     ((layer, bits),) = control["weights"].items()
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in main("compare", *paths).out.splitlines()]
     uniform = [line for line in lines if line and line[0] == f"uniform {bits} b"]

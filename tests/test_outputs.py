@@ -69,3 +69,9 @@ def test_that_only_one_output_counts_is_said(as_mapping, which):
 
 def test_of_one_output_nothing_is_said():
     assert all(outputs_note(one) is None for one in (torch.zeros(2), (torch.zeros(2),), {"logits": torch.zeros(2)}))
+
+
+@pytest.mark.parametrize("returned", [torch.tensor(0.5), (torch.tensor(0.5), X), {"logits": torch.tensor(0.5)}])
+def test_a_single_number_for_a_batch_cannot_be_scored(returned):
+    with pytest.raises(DataError, match="a single number for a whole batch"):
+        scored_tensor(returned)

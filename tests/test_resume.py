@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import sigmaquant
 import tiny
 from resume_cases import CASES, work
+from sigmaquant.runs import RunDirectory
 from sigmaquant.training import student
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
@@ -197,3 +201,39 @@ def test_a_resumed_run_must_have_the_same_validation_data_and_metric(tmp_path: P
         assert (tmp_path / "result.json").read_bytes() == before
     turned = (images.flip(0), labels.flip(0))  # the same examples in another order
     tiny.run("8x", **{**options, "validation_data": turned}, resume=True)
+
+
+class Drawing(nn.Module):
+    """A network that draws random numbers in evaluation, too: ``F.dropout`` does so unless it is told not to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = tiny.trained()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(F.dropout(x, 0.1))
+
+
+def test_a_network_that_draws_random_numbers_gives_the_same_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"model": Drawing(), "max_cycles": 2}
+    whole = tiny.run("8x", run_dir=tmp_path / "whole", **options)
+
+    class StopError(Exception):
+        pass
+
+    def save(self: RunDirectory, *args: Any, original: Any = RunDirectory.save_state) -> None:
+        original(self, *args)
+        raise StopError
+
+    monkeypatch.setattr(RunDirectory, "save_state", save)
+    for stops in range(3):
+        torch.manual_seed(stops)  # the caller's random numbers are none of the run's
+        with pytest.raises(StopError):
+            tiny.run("8x", run_dir=tmp_path / "broken", resume=stops > 0, **options)
+    monkeypatch.undo()
+    torch.manual_seed(9)
+    resumed = tiny.run("8x", run_dir=tmp_path / "broken", resume=True, **options)
+    assert dict(resumed.plan.weights) == dict(whole.plan.weights)
+    assert tiny.same_tensors(resumed.network.state(), whole.network.state())

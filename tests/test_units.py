@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -252,3 +253,12 @@ def test_format_count(count: float, text: str) -> None:
 )
 def test_format_seconds(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+def test_numbers_of_other_libraries_are_numbers() -> None:
+    assert parse_size(np.int64(500)) == 500
+    assert PARSERS["count"](np.float32(2.5)) == 2.5
+    assert parse_accuracy(np.float32(-0.5)) == parse_accuracy(-0.5)
+    for parser in (parse_size, parse_accuracy):
+        with pytest.raises(UnitsError, match="finite"):
+            parser(10**400)

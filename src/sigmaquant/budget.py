@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from sigmaquant.errors import BudgetError
@@ -127,6 +128,13 @@ class Limits:
         return max(ratios, key=lambda name: ratios[name]) if ratios else None
 
 
+def _plain(value: object) -> object:
+    """NumPy's numbers as Python's, which JSON can hold."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
 class Budget:
     """What the user allows. A constraint that is not given does not bind.
 
@@ -164,7 +172,7 @@ class Budget:
         if size_counts not in ("total", "weights"):
             raise BudgetError(f"size_counts must be 'total' or 'weights', not {size_counts!r}.")
         self._given: dict[str, Any] = {
-            name: value
+            name: _plain(value)
             for name, value in (
                 ("size", size),
                 ("energy", energy),

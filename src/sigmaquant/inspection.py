@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sigmaquant.graph import LayerSpec, QuantGraph, trace
+from sigmaquant.graph.copying import copied
 from sigmaquant.hardware.costs import packed_bytes
 from sigmaquant.hardware.profile import HardwareProfile
 from sigmaquant.hardware.profiled import HardwareCost, LayerCost, ProfiledCosts
@@ -93,7 +93,7 @@ def inspect_model(
         DataError: an unknown variant of sigma.
     """
     widths = tuple(sorted({check_bitwidth(bits, "bitwidths") for bits in bitwidths}))
-    graph = trace(copy.deepcopy(model).eval(), example_inputs)
+    graph = trace(copied(model).eval(), example_inputs)
     costs: dict[int, HardwareCost] = {}
     midrise_up_to = 2
     if hardware is not None:

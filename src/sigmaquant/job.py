@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -128,7 +127,7 @@ class Job:
             elif resume or overwrite:
                 raise SigmaQuantError("resume and overwrite need a run directory: run_dir=, or --out.")
             stack.enter_context(logging_to(recorder.log_path if recorder else None))
-            stack.enter_context(own_random_state(self.device))
+            stack.enter_context(self.device.random_state(self.settings.seed))
             notes = self.notes if start is None else (*self.notes, start.note)
             for note in notes:
                 log.info(note)
@@ -233,12 +232,6 @@ def gather_data(train: Any, validation: Any, test: Any, settings: Settings) -> t
         held_out = as_source(validation, batch_size=size, name="validation data")
     tested = None if test is None else as_source(test, batch_size=size, name="test data")
     return Data(source, held_out, tested), notes
-
-
-def own_random_state(device: Device) -> AbstractContextManager[None]:
-    """While active, seeds set here are not seen by the caller, whose random numbers go on afterwards as before."""
-    used = torch.device(device.name)
-    return torch.random.fork_rng([used] if used.type == "cuda" else [])
 
 
 def trace_copy(model: nn.Module, data: Data, device: Device) -> QuantGraph:

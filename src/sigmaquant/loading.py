@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from sigmaquant.data import as_source
 from sigmaquant.errors import CheckpointError, MetricError
 from sigmaquant.graph import trace
+from sigmaquant.graph.copying import copied
 from sigmaquant.graph.reading import readable
 from sigmaquant.quant import QuantizedNetwork, prepare, restore_plan_
 from sigmaquant.runs import RunFiles
@@ -59,7 +59,7 @@ def load_quantized(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
     if metadata.get("format") != "sigmaquant.checkpoint":
         raise CheckpointError(f"{files.checkpoint_path} is no checkpoint of this program: its metadata do not say so.")
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
-    graph = trace(copy.deepcopy(model).cpu(), tuple(x.cpu() for x in inputs))
+    graph = trace(copied(model).cpu(), tuple(x.cpu() for x in inputs))
     plan.check(graph.layer, graph.activation_names, graph.fingerprint)  # first: it can name what was misspelt
     if metadata.get("plan") != plan.to_json():
         raise CheckpointError(

@@ -21,17 +21,24 @@ def scored_tensor(output: Any) -> Tensor:
         DataError: none of these.
     """
     if isinstance(output, Tensor):
-        return output
-    if isinstance(output, dict) and isinstance(output.get("logits"), Tensor):
-        return output["logits"]  # type: ignore[no-any-return]
-    if isinstance(getattr(output, "logits", None), Tensor):
-        return output.logits  # type: ignore[no-any-return]
-    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
-        return output[0]
-    raise DataError(
-        f"the model returns {type(output).__name__}; a tensor, a mapping with 'logits' or a tuple is needed. "
-        "Wrap the model so that it returns the tensor to be scored."
-    )
+        found: Any = output
+    elif isinstance(output, dict):
+        found = output.get("logits")
+    elif isinstance(output, tuple | list) and not hasattr(output, "logits"):
+        found = output[0] if output else None
+    else:
+        found = getattr(output, "logits", None)
+    if not isinstance(found, Tensor):
+        raise DataError(
+            f"the model returns {type(output).__name__}; a tensor, a mapping with 'logits' or a tuple is needed. "
+            "Wrap the model so that it returns the tensor to be scored."
+        )
+    if found.dim() == 0:
+        raise DataError(
+            "the model returns a single number for a whole batch, such as a loss. Wrap the model so that it returns "
+            "the tensor to be scored, with a row for each example."
+        )
+    return found
 
 
 def outputs_note(returned: Any) -> str | None:

@@ -11,7 +11,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from sigmaquant.budget import Cost
-from sigmaquant.errors import RunDirectoryError
 from sigmaquant.export.verification import Verification
 from sigmaquant.hardware.profile import Compute, HardwareProfile
 from sigmaquant.inspection import ModelReport
@@ -276,10 +275,7 @@ def read_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
         files = RunFiles(path)
         config = files.read_config()
         parse(Config, config, files.config_path)
-        if not files.finished:
-            raise RunDirectoryError(
-                f"the run in {path} is not finished. Continue it with: sigmaquant quantize … --resume"
-            )
+        files.check_finished()
         document = files.read_result()
         result = parse(Result, document, files.result_path)
         rows.append({"run": str(path), "config": config, **document, **result.model_dump(mode="json")})

@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+from numbers import Real
 
 from sigmaquant.errors import UnitsError
 
@@ -49,14 +50,21 @@ def _split(text: str, what: str, example: str) -> tuple[Decimal, str]:
     return number, match.group(2)
 
 
-def _scaled(text: str | float, table: _Units, what: str, example: str, bare: bool) -> float:
-    if isinstance(text, bool) or not isinstance(text, str | int | float):
-        raise UnitsError(f"{what} must be a number or a text like {example}, not {type(text).__name__}.")
-    if isinstance(text, int | float):
-        if not bare:
-            raise UnitsError(f"{what} {text!r} has no unit. Write it like {example}.")
-        value = float(text)
-    else:
+def _text_or_number(value: object, what: str, example: str) -> str | float:
+    """What the user gave, a number of any library's as Python's own."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise UnitsError(f"{what} must be a number or a text like {example}, not {type(value).__name__}.")
+    try:
+        return float(value)
+    except OverflowError:  # Python's integers know no bounds
+        return math.inf
+
+
+def _scaled(given: object, table: _Units, what: str, example: str, bare: bool) -> float:
+    text = _text_or_number(given, what, example)
+    if isinstance(text, str):
         number, unit = _split(text, what, example)
         if unit.lower() not in table:
             known = ", ".join(sorted({u for u in table if u}))
@@ -64,8 +72,12 @@ def _scaled(text: str | float, table: _Units, what: str, example: str, bare: boo
                 f"{what} {text!r} has the unknown unit {unit!r}. Known units: {known}. Example: {example}."
             )
         value = float(number * table[unit.lower()])
+    elif bare:
+        value = text
+    else:
+        raise UnitsError(f"{what} {given} has no unit. Write it like {example}.")
     if not math.isfinite(value) or value <= 0:
-        raise UnitsError(f"{what} {text!r} must be a finite number above zero.")
+        raise UnitsError(f"{what} {given!r} must be a finite number above zero.")
     return value
 
 
@@ -156,12 +168,11 @@ def parse_accuracy(text: str | float) -> AccuracyTarget:
         >>> parse_accuracy("-1 %"), parse_accuracy("90.5 %")
         (AccuracyTarget(value=0.01, relative=True), AccuracyTarget(value=0.905, relative=False))
     """
-    if isinstance(text, bool) or not isinstance(text, str | int | float):
-        raise UnitsError(f"the accuracy must be a number or a text like '-1 %', not {type(text).__name__}.")
+    text = _text_or_number(text, "the accuracy", "'-1 %'")
     if not isinstance(text, str):
         if not math.isfinite(text):
             raise UnitsError(f"the accuracy {text!r} must be finite.")
-        return AccuracyTarget(abs(float(text)), relative=text < 0)
+        return AccuracyTarget(abs(text), relative=text < 0)
     relative = text.strip().startswith(("-", "−"))
     number, unit = _split(text.strip().replace("−", "-"), "the accuracy", '"-1 %" or "90 %"')
     if unit not in ("", "%"):

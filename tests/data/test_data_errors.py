@@ -65,6 +65,7 @@ CASES = {
     "lengths in a batch": ([(X, Y[:5])], r"batch 0: 6 inputs but targets of shape \(5,\)"),
     "lengths of inputs": (((X, X[:5]), Y), r"the inputs have \[6, 5\] examples"),
     "no batch dimension": ([(torch.tensor(1.0), Y)], "has no batch dimension"),
+    "sparse inputs": ((X.to_sparse(), Y), r"the input is a sparse_coo tensor\. Give its to_dense\(\)"),
     "scalar targets": ([(X, torch.tensor(1))], r"6 inputs but targets of shape \(\)"),
     "no pair": ([X, X, X], r"batch 0 is a Tensor of shape \(6, 2\), not a pair"),
     "triples": ([(X, X, Y)], r"batch 0 is a tuple of 3 items, not a pair"),

@@ -46,6 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "nets_for_test.py").write_text(SOURCE)
     (tmp_path / "wrong.py").write_text("import nowhere_to_be_found")
     (tmp_path / "syntax.py").write_text("def")
+    (tmp_path / "script.py").write_text("import sys\ndef make(): sys.exit(0)\nif __name__ != 'script': sys.exit(0)")
     (tmp_path / "torch_like.py").write_text("import torch.nowhere_either")
     yield tmp_path
     for name in [name for name in sys.modules if "nets_for_test" in name]:
@@ -182,3 +183,11 @@ def test_data_of_one_file_are_told_apart(folder: Path) -> None:
 def test_cifar10_that_cannot_be_read(folder: Path, spec: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_data(spec, "train", "the training data")
+
+
+def test_user_code_that_ends_the_program_is_an_error(folder: Path) -> None:
+    """Or the command line would say with its exit code that the budget is met."""
+    with pytest.raises(SigmaQuantError, match=r"script\.py cannot be imported: SystemExit: 0\. Put .* __name__ == "):
+        load_model("script.py:make")
+    with pytest.raises(SigmaQuantError, match=r"the factory script:make failed: SystemExit: 0"):
+        load_model("script:make")

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from sigmaquant.graph import trace
+from sigmaquant.plan import BitwidthPlan
+from sigmaquant.quant import calibrate_, prepare, set_plan_
 
 IMAGE = torch.zeros(2, 3, 8, 8)
 
@@ -263,3 +265,24 @@ def test_results_of_operators_with_several_outputs():
     found, graph = placed(Of(forward, a=nn.Conv2d(3, 2, 1)))
     assert [name for name, _ in found] == ["input", "a"]
     assert graph.float_operators == ("model: var_mean",)
+
+
+def test_what_is_written_in_place_into_another_tensor_stays_float_and_trains():
+    def forward(m, x):
+        y = m.a(x)
+        y[:, :2] += 1
+        y[:, 2:].relu_()
+        return m.b(torch.relu(y))
+
+    found, graph = placed(Of(forward, a=nn.Linear(3, 4), b=nn.Linear(4, 2)), torch.zeros(2, 3))
+    assert found == [("input", "input"), ("a", "layer"), ("relu", "activation"), ("b", "layer")]
+    assert [name.removeprefix("model: ") for name in graph.float_operators if "add" in name or "relu" in name] == [
+        "add",
+        "relu",
+    ]
+    network = prepare(graph)
+    set_plan_(network, BitwidthPlan({"a": 4, "b": 4}, dict.fromkeys(graph.activation_names, 8), graph.fingerprint))
+    calibrate_(network, [torch.randn(8, 3)])
+    network.train()
+    network(torch.randn(8, 3)).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())

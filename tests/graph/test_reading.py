@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from torch import nn
 
 from sigmaquant.errors import ModelError
 from sigmaquant.graph import trace
+from sigmaquant.graph.copying import copied
 from sigmaquant.graph.reading import read_copy, readable
 from sigmaquant.inspection import inspect_model
 from sigmaquant.loading import weights_digest
+from sigmaquant.quant import prepare
 
 EXAMPLE = torch.zeros(2, 3, 8, 8)
 
@@ -124,3 +127,50 @@ def test_a_lazy_module_that_never_ran_is_refused() -> None:
             door()
     model(EXAMPLE)
     assert list(trace(model, EXAMPLE).layer) == ["1"]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_results_that_a_module_keeps_are_copied_as_constants() -> None:
+    """As one that shows its features, or that normalises its weight before each call."""
+    model = nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(192, 4)), nn.ReLU(), nn.Linear(4, 3)).eval()
+    model[2].kept = {"features": [model[:3](EXAMPLE)]}
+    model[3].register_forward_hook(lambda module, inputs, output: setattr(module, "last", output))
+    model(EXAMPLE)
+    twin = copied(model)
+    assert not twin[2].kept["features"][0].requires_grad
+    assert model[2].kept["features"][0].requires_grad
+    x = torch.randn(5, 3, 8, 8)
+    assert torch.equal(twin(x), model(x))
+    with torch.no_grad():
+        model[1].weight_g.mul_(2)
+    assert not torch.equal(twin(x), model(x)), "the copy has weights of its own"
+    network = prepare(trace(model, EXAMPLE))
+    assert torch.equal(network(x), model(x))
+    assert inspect_model(model, (EXAMPLE,), (4,)).layers[0].spec.name == "3.weight"
+
+
+def test_what_cannot_be_copied_is_named() -> None:
+    model = network()
+    model[4].lock = threading.Lock()
+    with pytest.raises(ModelError, match=r"cannot be copied because of its attribute '4\.lock': TypeError: .*deepcopy"):
+        read_copy(model)
+
+
+def test_weights_without_values_are_refused() -> None:
+    model = network().to("meta")
+    for door in (lambda: trace(model, EXAMPLE), lambda: read_copy(model)):
+        with pytest.raises(ModelError, match=r"'0\.weight' has no values: it is on the meta device"):
+            door()
+
+
+def test_words_of_pythons_grammar_are_no_names_of_modules() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads = nn.ModuleDict({"class": nn.Linear(4, 2)})
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.heads["class"](x)
+
+    with pytest.raises(ModelError, match=r"module 'heads\.class' is named by 'class', a word of Python's grammar"):
+        trace(Heads(), torch.zeros(2, 4))

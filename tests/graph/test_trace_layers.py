@@ -391,3 +391,45 @@ def test_attributes_stored_by_forward_do_not_leak():
     model = Model(forward, a=nn.Linear(3, 4))
     trace(model, torch.zeros(2, 3))
     assert not hasattr(model, "last")
+
+
+def test_layers_without_gradients_are_layers_and_stay_untrained(check):
+    def forward(m, x):
+        with torch.no_grad():
+            frozen = torch.relu(m.norm(m.a(x)))
+            with torch.enable_grad():
+                trained = m.b(x)
+            doubled = frozen * 2
+        return m.c(frozen + trained + doubled)
+
+    parts = {"a": nn.Linear(3, 4), "norm": nn.BatchNorm1d(4), "b": nn.Linear(3, 4), "c": nn.Linear(4, 2)}
+    model = Model(forward, **parts)
+    graph = check(model, torch.zeros(2, 3))
+    assert {spec.name: (spec.macs, spec.batch_norm) for spec in graph.layers} == {
+        "a": (12, "norm"),
+        "b": (12, None),
+        "c": (8, None),
+    }
+    assert graph.float_operators == ()
+    graph.module.train()
+    graph.module(torch.randn(4, 3)).sum().backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained == {"b.weight", "b.bias", "c.weight", "c.bias"}
+
+
+def test_products_in_regions_of_another_precision_are_counted():
+    def forward(m, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = m.a(x)
+        return m.b(inside.float())
+
+    def nested(m, x):
+        with torch.no_grad():
+            return forward(m, x)
+
+    for function in (forward, nested):
+        graph = trace(Model(function, a=nn.Linear(3, 4), b=nn.Linear(4, 2)), torch.zeros(2, 3))
+        assert (graph.weightless_macs, [spec.name for spec in graph.layers]) == (12, ["b"])
+        assert "wrap_with_autocast" in graph.float_operators[0]
+        x = torch.randn(3, 3)
+        copy.deepcopy(graph.module)(x)

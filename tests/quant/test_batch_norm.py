@@ -155,3 +155,27 @@ def test_a_network_without_batch_norm_has_no_sampling_error():
     before = saved(network)
     SamplingError(network, []).remove_(network)
     assert all(torch.equal(value, before[key]) for key, value in network.state().items())
+
+
+class Siamese(nn.Module):
+    """One tower, called for each of two inputs that differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tower, self.norm, self.head = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second = self.norm(self.tower(x)), self.norm(self.tower(3 * x + 1))
+        return self.head(torch.relu(first) * second)
+
+
+@pytest.mark.parametrize("sizes", [(8,), (8, 8), (8, 4, 2)])
+def test_every_call_of_a_batch_norm_counts(sizes):
+    network = quantized(Siamese().eval(), torch.randn(4, 4))
+    for quantizer in network.activation_quantizers.values():
+        quantizer.enabled = False
+    x = torch.randn(sum(sizes), 4, generator=torch.Generator().manual_seed(1))
+    reestimate_batch_norm_(network, x.split(sizes))
+    values = network.body.tower(torch.cat([x, 3 * x + 1]))
+    assert torch.allclose(network.body.norm.running_mean, values.mean(0), atol=1e-5)

@@ -106,6 +106,8 @@ def test_weights_on_the_grid_are_lossless():
         scales = torch.rand(32, 1, generator=generator) + 0.1
         assert weight_divergence(codes * scales, (bits,))[bits] == pytest.approx(0, abs=1e-9)
     assert weight_divergence(torch.zeros(3, 5), ALL) == dict.fromkeys(ALL, 0.0)
+    with_dead = torch.cat([torch.zeros(17, 8), codes[:17, :8]])  # as many channels as a vector unit takes at once
+    assert weight_divergence(with_dead, (8,))[8] >= 0
     assert weight_divergence(torch.ones(40, 1), ALL) == pytest.approx(dict.fromkeys(ALL, 0.0), abs=1e-12)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -34,7 +36,7 @@ def test_anything_that_is_one_number_is_a_score(value):
 
 
 @pytest.mark.parametrize(
-    "value", [None, "high", (0.5, 0.6), {"top1": 0.5}, torch.tensor([0.5, 0.6]), np.array([1, 2]), 1 + 2j]
+    "value", [None, "high", (0.5, 0.6), {"top1": 0.5}, torch.tensor([0.5, 0.6]), np.array([1, 2]), 1 + 2j, 10**400]
 )
 def test_anything_else_is_told(value):
     with pytest.raises(MetricError, match="must return one number"):
@@ -55,6 +57,8 @@ def test_a_metric_that_raises_is_named_with_its_shapes():
         score(broken, X, Y)
     with pytest.raises(MetricError, match=r"outputs \[N, C\]"):
         score(top1, X[0], Y)
+    with pytest.raises(MetricError, match="SystemExit: 0"):
+        score(lambda outputs, targets: sys.exit(0), X, Y)
 
 
 def test_batches_that_do_not_fit_together_are_told():
@@ -97,3 +101,17 @@ def test_evaluate():
         model.bias.zero_()
     x = torch.eye(3)
     assert evaluate(model, [(x, torch.tensor([0, 1, 2])), (x[:1], torch.tensor([1]))], top1, CPU) == 0.75
+
+
+def test_a_network_that_draws_numbers_is_a_function_of_its_inputs():
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return x + torch.randn_like(x)
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first, _ = outputs_of(Noisy(), [(X, Y), (X, Y)], CPU)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(outputs_of(Noisy(), [(X, Y), (X, Y)], CPU)[0], first)
+    assert not torch.equal(first[:4], first[4:])

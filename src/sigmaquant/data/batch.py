@@ -53,6 +53,8 @@ def as_tensor(value: Any, where: str) -> Tensor:
         value = torch.from_numpy(value)
     if not isinstance(value, Tensor):
         raise DataError(f"{where} is a {describe(value)}, not a tensor or NumPy array. {_PAIR}")
+    if value.layout != torch.strided:
+        raise DataError(f"{where} is a {str(value.layout).removeprefix('torch.')} tensor. Give its to_dense().")
     return value.float() if value.dtype == torch.float64 else value
 
 

@@ -7,7 +7,6 @@ it is lowered to, are those of the network that was written.
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from sigmaquant.errors import CheckpointError
 from sigmaquant.export.packing import pack_codes, unpack_codes
 from sigmaquant.graph import trace
+from sigmaquant.graph.copying import copied
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import QuantizedNetwork, prepare, restore_plan_
 from sigmaquant.quant.numerics import dequantize_weight
@@ -70,7 +70,7 @@ def load_packed(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], p
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no packed checkpoint: its metadata do not say so.")
     plan = BitwidthPlan.from_json(metadata.get("plan", ""))
-    network = prepare(trace(copy.deepcopy(model), example_inputs))
+    network = prepare(trace(copied(model), example_inputs))
     plan.check(network.graph.layer, network.graph.activation_names, network.graph.fingerprint)
     for spec in network.graph.layers:
         weight = _weight(tensors, spec.name, spec.weight_shape, spec.channel_axis, plan, path)

@@ -67,8 +67,10 @@ def _import(source: str, what: str) -> ModuleType:
         return module
     except SigmaQuantError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         remedy = ""
+        if isinstance(error, SystemExit):
+            remedy = 'Put what a script does of its own under if __name__ == "__main__".'
         if isinstance(error, ModuleNotFoundError) and error.name is not None:
             named = f"{source}.".startswith(f"{error.name}.")  # by the user, and not by an import in the user's code
             remedy = _FORM if named else f"Install {error.name!r}, or put it beside the file."
@@ -91,7 +93,7 @@ def _call(spec: str, what: str) -> Any:
         return target()
     except SigmaQuantError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SigmaQuantError(f"{what}: the factory {spec} failed: {type(error).__name__}: {error}") from error
 
 

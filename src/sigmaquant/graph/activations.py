@@ -12,7 +12,7 @@ from dataclasses import replace
 from torch import fx
 
 from sigmaquant.graph.layers import ActivationSpec, QuantGraph
-from sigmaquant.graph.nodes import arguments, scope, tensor_value, yields_tensor
+from sigmaquant.graph.nodes import arguments, scope, tensor_value, writes, yields_tensor
 from sigmaquant.graph.operators import (
     FUSED_ACTIVATIONS,
     called_module,
@@ -91,7 +91,9 @@ def _merges_into_user(node: fx.Node, kind: str) -> bool:
     user = readers[0]
     if kind == "layer" and (_is_absorbable_norm(user) or _is_bias_add(user)):
         return True
-    return kind in _CLIPPABLE and user.op == "call_function" and operator_name(user) in FUSED_ACTIVATIONS
+    if user.op != "call_function" or writes(user):
+        return False
+    return kind in _CLIPPABLE and operator_name(user) in FUSED_ACTIVATIONS
 
 
 def _is_absorbable_norm(node: fx.Node) -> bool:

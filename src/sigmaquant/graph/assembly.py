@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from keyword import iskeyword
 from typing import cast
 
 import torch.utils._pytree as pytree
@@ -13,11 +14,17 @@ from sigmaquant.graph.nodes import tensor_value
 
 
 def check_names_free(model: nn.Module) -> None:
-    """Raise where a name at the top of the model is one that `fx.GraphModule` needs for itself.
+    """Raise where a module has a name that Python's grammar needs, or a name at the top one that `fx.GraphModule` does.
 
     Raises:
         ModelError: names the attribute.
     """
+    for path, _ in model.named_modules():
+        for name in filter(iskeyword, path.split(".")):
+            raise ModelError(
+                f"the model's module {path!r} is named by {name!r}, a word of Python's grammar, so no line of a graph "
+                "can name it. Rename it."
+            )
     empty = fx.GraphModule(nn.Module(), fx.Graph())
     for name in (*model._modules, *model._parameters, *model._buffers):
         if hasattr(empty, name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -209,4 +210,13 @@ def _batch_norm(call: _Call, raised: Mapping[str, nn.Module], graph: fx.Graph) -
 
 
 def _weightless_macs(graph: fx.Graph, covered: set[fx.Node]) -> int:
-    return sum(product.macs for node in graph.nodes if node not in covered for product in products(node))
+    own = sum(product.macs for node in graph.nodes if node not in covered for product in products(node))
+    return own + sum(_weightless_macs(region.graph, covered) for region in _regions(graph))
+
+
+def _regions(graph: fx.Graph) -> list[fx.GraphModule]:
+    """The graphs inside this one: under ``torch.autocast``, or the branches of ``torch.cond``."""
+    owner = graph.owning_module
+    assert owner is not None, "an exported graph has its modules"
+    values = [attrgetter(str(node.target))(owner) for node in graph.nodes if node.op == "get_attr"]
+    return [value for value in values if isinstance(value, fx.GraphModule)]

@@ -26,6 +26,11 @@ def operator(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
+def writes(node: fx.Node) -> bool:
+    """Whether the operator writes into one of its operands."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
 def arguments(node: fx.Node) -> dict[str, Any]:
     """Arguments of an operator by the names of its schema; arguments left out have the schema's defaults.
 

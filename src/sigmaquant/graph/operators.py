@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from sigmaquant.graph.nodes import arguments, operator
+from sigmaquant.graph.nodes import arguments, operator, writes
 
 PASS_THROUGH = {
     "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
@@ -97,7 +97,7 @@ def producer_kind(node: fx.Node) -> str | None:
         if isinstance(module, _LAYERS):
             return "layer"
         return "norm" if isinstance(module, _NORMS) else None
-    if node.op != "call_function":
+    if node.op != "call_function" or writes(node):  # what is still in place may write into what others read
         return None
     return PRODUCERS.get(operator_name(picked_from(node)))
 

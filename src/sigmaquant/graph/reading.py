@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from sigmaquant.errors import ModelError
+from sigmaquant.graph.copying import copied
 
 _WRAPPED = "_orig_mod"  # where the wrapper of `torch.compile` keeps the module
 
@@ -34,7 +33,7 @@ def read_copy(model: nn.Module) -> nn.Module:
         ModelError: see `check_readable`.
     """
     check_readable(model)
-    twin = _unwrapped(copy.deepcopy(model))
+    twin = _unwrapped(copied(model))
     for module in twin.modules():
         for name, child in module._modules.items():
             if child is not None:
@@ -71,6 +70,11 @@ def check_readable(model: object) -> None:
                 "model.load_state_dict(scripted.state_dict())."
             )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise ModelError(
+                f"{_own_name(name)!r} has no values: it is on the meta device. Make the model on the CPU, or give it "
+                "memory with model.to_empty(device='cpu'), and load its weights."
+            )
         if is_lazy(tensor):
             raise ModelError(
                 f"{_own_name(name)!r} has no shape yet: it belongs to a lazy module that has never run. Run the model "

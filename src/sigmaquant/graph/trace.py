@@ -20,6 +20,7 @@ from sigmaquant.graph.nodes import tensor_value
 from sigmaquant.graph.parameters import constant_nodes, follow
 from sigmaquant.graph.raising import raise_modules_
 from sigmaquant.graph.reading import precision_note, readable
+from sigmaquant.graph.regions import inline_gradient_modes_
 from sigmaquant.graph.shapes import example_shape
 
 _log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Quan
     _check_finite(model)
     check_names_free(model)
     exported = export_graph(model, inputs)
+    inline_gradient_modes_(exported)
     graph = exported.graph
     drop_assertions_(graph)
     drop_inactive_dropout_(graph)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmaquant.errors import DataError
+from sigmaquant.graph.copying import copied
 from sigmaquant.quant.network import QuantizedNetwork
 
 
@@ -17,7 +18,8 @@ from sigmaquant.quant.network import QuantizedNetwork
 def reestimate_batch_norm_(network: nn.Module, batches: Iterable[Any]) -> None:
     """Replace every BatchNorm's running statistics by the mean over the batches, with everything else as it is.
 
-    A batch counts by its examples: a last one of two has variances that are worth little.
+    A batch counts by its examples: a last one of two has variances that are worth little. Of a module that is called
+    several times in a network, every call counts.
 
     Quantized weights shift the statistics of what follows; re-estimation costs forward passes only (Peters et al. 2018;
     Sun et al., NeurIPS 2019).
@@ -31,16 +33,15 @@ def reestimate_batch_norm_(network: nn.Module, batches: Iterable[Any]) -> None:
     training, momenta = network.training, [norm.momentum for norm in norms]
     kept = [{key: value.clone() for key, value in norm.state_dict().items()} for norm in norms]
     network.eval()
+    weigh = _ByExamples()
     for norm in norms:
         norm.reset_running_stats()
         norm.train()
-    seen = 0
+    hooks = [norm.register_forward_pre_hook(weigh) for norm in norms]
+    seen = False
     try:
         for inputs in batches:
             given = inputs if isinstance(inputs, tuple | list) else (inputs,)
-            count = len(given[0])
-            for norm in norms:
-                norm.momentum = count / (seen + count)
             try:
                 network(*given)
             except ValueError as error:
@@ -50,7 +51,7 @@ def reestimate_batch_norm_(network: nn.Module, batches: Iterable[Any]) -> None:
                     "a batch of a single example has no variance, which BatchNorm needs in training. Give batches of "
                     "two examples or more (batch_size)."
                 ) from error
-            seen += count
+            seen = True
         if not seen:
             raise DataError("BatchNorm statistics need at least one batch of training data, there was none.")
     except BaseException:
@@ -58,9 +59,22 @@ def reestimate_batch_norm_(network: nn.Module, batches: Iterable[Any]) -> None:
             norm.load_state_dict(state)
         raise
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum, hook in zip(norms, momenta, hooks, strict=True):
             norm.momentum = momentum
+            hook.remove()
         network.train(training)
+
+
+class _ByExamples:
+    """Before each call of a BatchNorm in training, the momentum that makes its statistics a mean over the examples."""
+
+    def __init__(self) -> None:
+        self._seen: dict[nn.Module, int] = defaultdict(int)
+
+    def __call__(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        count = len(inputs[0])
+        self._seen[norm] += count
+        norm.momentum = count / self._seen[norm]
 
 
 class SamplingError:
@@ -86,7 +100,7 @@ class SamplingError:
         if not trained:
             return
         device = next(network.parameters()).device
-        twin = copy.deepcopy(network.graph.module).to(device)
+        twin = copied(network.graph.module).to(device)
         reestimate_batch_norm_(twin, batches)
         seen = batch_norms(twin)
         for name, norm in trained.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sigmaquant.errors import CheckpointError, CoverageError, DataError
+from sigmaquant.graph.copying import copied
 from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant.modules import ActivationQuantizer, WeightQuantizer, quantized_from_float
@@ -160,7 +160,7 @@ def prepare(graph: QuantGraph) -> QuantizedNetwork:
     Args:
         graph: from `sigmaquant.graph.trace`; it is not changed.
     """
-    body = copy.deepcopy(graph.module)
+    body = copied(graph.module)
     for spec in graph.layers:
         first = body.get_submodule(spec.name)
         quantizer = WeightQuantizer(spec.channels, spec.channel_axis).to(first.get_parameter("weight").device)

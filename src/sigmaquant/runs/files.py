@@ -53,6 +53,7 @@ def read_document(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
+        _refuse_control(path.parent)
         raise RunDirectoryError(
             f"{path.parent} has no {path.name}: it is no run directory, or the run has not got that far."
         ) from None
@@ -61,6 +62,20 @@ def read_document(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise RunDirectoryError(f"{path} is damaged: it holds no JSON object.")
     return document
+
+
+def _refuse_control(path: Path) -> None:
+    """Raise where a directory is that of a run's control, which has no result of its own.
+
+    Raises:
+        RunDirectoryError: names the run.
+    """
+    run = RunFiles(path.resolve().parent)
+    if run.control_path.name == path.name and run.config_path.exists():
+        raise RunDirectoryError(
+            f"{path} is the uniform control of the run in {path.parent}, whose result has its figures beside its own. "
+            "Give that run."
+        )
 
 
 def split_lines(data: bytes, path: Path) -> tuple[list[dict[str, Any]], list[int]]:
@@ -159,6 +174,18 @@ class RunFiles:
     def finished(self) -> bool:
         """Whether the run has a result."""
         return self.result_path.exists()
+
+    def check_finished(self) -> None:
+        """Raise where there is no result.
+
+        Raises:
+            RunDirectoryError: the run is not finished, or only another one's control.
+        """
+        if not self.finished:
+            _refuse_control(self.path)
+            raise RunDirectoryError(
+                f"the run in {self.path} is not finished. Continue it with: sigmaquant quantize … --resume"
+            )
 
     @property
     def begun(self) -> bool:

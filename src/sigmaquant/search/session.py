@@ -269,15 +269,16 @@ class Session:
                 )
             )
             batches = [(self.device.put(x), self.device.put(y)) for x, y in batches]
-        table = sensitivity(
-            name,
-            graph,
-            bitwidths,
-            batches,
-            seed=self.seed("labels"),
-            midrise_up_to=self.midrise_up_to,
-            outputs=self.judge.outputs,
-        )
+        with self.device.random_state(self.seed("labels")):
+            table = sensitivity(
+                name,
+                graph,
+                bitwidths,
+                batches,
+                seed=self.seed("labels"),
+                midrise_up_to=self.midrise_up_to,
+                outputs=self.judge.outputs,
+            )
         return table, name == "divergence"
 
     def _problem(self, limits: Limits) -> SearchProblem:

@@ -121,7 +121,8 @@ def channel_maxima(weight: Tensor, axis: int = 0) -> Tensor:
     """
     largest = torch.empty(weight.shape[axis], dtype=torch.float32, device=weight.device)
     for part, rows in channel_chunks(weight, axis):
-        largest[part] = torch.maximum(rows.amax(1), -rows.amin(1))
+        # abs: of a channel of zeros, the negated minimum is -0.0, by which a division gives minus infinity
+        largest[part] = torch.maximum(rows.amax(1), -rows.amin(1)).abs_()
     _check_finite(largest, weight)
     return largest
 
@@ -130,6 +131,6 @@ def _check_finite(values: Tensor, weight: Tensor) -> None:
     # A NaN or an infinity in a channel survives every reduction, so the C results are enough to see it.
     if not bool(values.isfinite().all()):
         raise ModelError(
-            f"a weight of shape {tuple(weight.shape)} contains NaN or infinity, so it has no statistics. "
-            "Check that the checkpoint is intact and that training did not diverge."
+            f"a weight of shape {tuple(weight.shape)} contains NaN or infinity, or numbers whose squares are infinite, "
+            "so it has no statistics. Check that the checkpoint is intact and that training did not diverge."
         )

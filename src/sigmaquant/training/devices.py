@@ -48,6 +48,17 @@ class Device:
         return module
 
     @contextmanager
+    def random_state(self, seed: int) -> Iterator[None]:
+        """While active, PyTorch's random numbers begin at `seed`; afterwards they go on as if nothing had been drawn.
+
+        A network may draw some in evaluation, too. It is then a function of its inputs all the same, whenever it runs.
+        """
+        used = torch.device(self.name)
+        with torch.random.fork_rng([used] if used.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
+
+    @contextmanager
     def autocast(self) -> Iterator[None]:
         """bf16 autocast where it is faster."""
         with torch.autocast(torch.device(self.name).type, torch.bfloat16, enabled=self.bf16):

@@ -76,9 +76,10 @@ def outputs_of(network: nn.Module, batches: Iterable[tuple[Any, Tensor]], device
     network.eval()
     outputs, targets = [], []
     try:
-        for inputs, target in batches:
-            outputs.append(call(network, device.put(inputs)).float().cpu())
-            targets.append(torch.as_tensor(target).cpu())
+        with device.random_state(0):
+            for inputs, target in batches:
+                outputs.append(call(network, device.put(inputs)).float().cpu())
+                targets.append(torch.as_tensor(target).cpu())
     finally:
         network.train(training)
     if not outputs:
@@ -112,7 +113,7 @@ def score(metric: Metric, outputs: Tensor, targets: Tensor) -> float:
         value: Any = metric(outputs, targets)
     except MetricError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # what ends the program would say that the run has ended well
         raise MetricError(
             f"the metric {metric_name(metric)!r} failed on outputs {tuple(outputs.shape)} and targets "
             f"{tuple(targets.shape)}: {type(error).__name__}: {error}"
@@ -121,7 +122,7 @@ def score(metric: Metric, outputs: Tensor, targets: Tensor) -> float:
         if isinstance(value, str | bytes):
             raise TypeError
         number = float(value)
-    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several elements
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor of several elements
         raise MetricError(
             f"the metric must return one number, it returned {type(value).__name__} {str(value)[:60]!r}."
         ) from None

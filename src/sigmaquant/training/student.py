@@ -200,16 +200,20 @@ class Student:
             quantizer.enabled = False
         batches = self._share(share)
         if len(batches) not in self._sampling_errors:
-            self._sampling_errors[len(batches)] = SamplingError(self.network, batches)
-        reestimate_batch_norm_(self.network, batches)
+            with self.device.random_state(self.seed):
+                self._sampling_errors[len(batches)] = SamplingError(self.network, batches)
+        with self.device.random_state(self.seed):  # what a network draws is no difference between it and the float one
+            reestimate_batch_norm_(self.network, batches)
         self._sampling_errors[len(batches)].remove_(self.network)
-        calibrate_(self.network, self._share(0.25))
+        with self.device.random_state(self.seed):
+            calibrate_(self.network, self._share(0.25))
 
     def compensate(self) -> None:
         """Round the weights with error compensation, then find ranges and statistics anew; for untrained weights."""
         # Rounding sees inputs of these batches, which their own statistics normalise best.
-        reestimate_batch_norm_(self.network, self._share(0.5))
-        compensate_rounding_(self.network, self._share(0.25))
+        with self.device.random_state(self.seed):
+            reestimate_batch_norm_(self.network, self._share(0.5))
+            compensate_rounding_(self.network, self._share(0.25))
         self.recalibrate()
 
     def _share(self, share: float) -> list[Any]:
@@ -264,7 +268,9 @@ class Student:
 
     def reestimate(self, examples: int, seed: int) -> None:
         """BatchNorm statistics from fresh training examples, at the end of training."""
-        reestimate_batch_norm_(self.network, (self.device.put(x) for x, _ in stream(self.train_data, examples, seed)))
+        batches = (self.device.put(x) for x, _ in stream(self.train_data, examples, seed))
+        with self.device.random_state(seed):
+            reestimate_batch_norm_(self.network, batches)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything to restore this student, as copies: network and optimizer."""

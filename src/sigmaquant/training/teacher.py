@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from sigmaquant.graph.copying import copied
 from sigmaquant.graph.layers import QuantGraph
 
 
 def make_teacher(graph: QuantGraph) -> fx.GraphModule:
     """A frozen copy of the float network. Folding BatchNorm saves a pass over every activation of each batch."""
-    teacher = copy.deepcopy(graph.module).eval()
+    teacher = copied(graph.module).eval()
     for spec in graph.layers:
         if spec.batch_norm is None or spec.tied or spec.calls != 1:
             continue

@@ -1,0 +1,58 @@
+"""Regions of a graph under a gradient mode of their own (``with torch.no_grad():``) become plain nodes of the graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+
+def inline_gradient_modes_(module: fx.GraphModule) -> None:
+    """Put the nodes of every such region in its place; what leaves one without gradients is detached.
+
+    So the layers inside are layers like others, for costs and for quantization, and what the user froze by ``no_grad``
+    is still not trained.
+
+    Args:
+        module: as exported; changed in place.
+    """
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target is torch.ops.higher_order.wrap_with_set_grad_enabled:
+            _inline_(module, node)
+    graph.eliminate_dead_code()
+
+
+def _inline_(module: fx.GraphModule, node: fx.Node) -> None:
+    enabled, body, *operands = node.args
+    assert isinstance(body, fx.Node)
+    inner = module.get_submodule(str(body.target))
+    assert isinstance(inner, fx.GraphModule)
+    inline_gradient_modes_(inner)
+    graph = module.graph
+    inputs = [source for source in inner.graph.nodes if source.op == "placeholder"]
+    copies: dict[fx.Node, Any] = dict(zip(inputs, operands, strict=True))
+    with graph.inserting_before(node):
+        for source in inner.graph.nodes:
+            if source.op == "get_attr":  # a region of its own, such as an autocast inside
+                name = f"{body.target}_{source.target}"
+                module.add_submodule(name, inner.get_submodule(str(source.target)))
+                copies[source] = graph.get_attr(name)
+        graph.graph_copy(inner.graph, copies)
+        results: Any = inner.graph.output_node().args[0]
+        outputs = [copies[result] if enabled else _detached(graph, copies[result]) for result in results]
+    for user in list(node.users):  # each picks one result
+        index: Any = user.args[1]
+        user.replace_all_uses_with(outputs[index])
+        graph.erase_node(user)
+    graph.erase_node(node)
+
+
+def _detached(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return node
+    result = graph.call_function(torch.ops.aten.detach.default, (node,))
+    result.meta = {"val": value, "nn_module_stack": node.meta.get("nn_module_stack", {})}
+    return result
