@@ -14,7 +14,7 @@ from torch import nn
 
 import tiny
 from sigmaquant import Budget, QuantizationResult
-from sigmaquant.errors import UnreachableBudgetError
+from sigmaquant.errors import TrainingError, UnreachableBudgetError
 from sigmaquant.exporting import export_run
 from sigmaquant.loading import evaluate_run
 from sigmaquant.quant.numerics import weight_qmax
@@ -306,3 +306,18 @@ def test_the_network_comes_back_ready_to_be_used() -> None:
         right = (result.network(inputs).argmax(1) == targets).double().mean().item()
     assert right == pytest.approx(result.scores.test)
     assert not any(module.training for module in result.network.modules())
+
+
+def test_a_network_that_nothing_reaches_is_trained_by_nobody() -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = tiny.trained()
+
+        @torch.no_grad()
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.body(x)
+
+    assert tiny.run("8x", Frozen(), post_training=True).met
+    with pytest.raises(TrainingError, match="nothing can be trained: no gradient reaches a parameter"):
+        tiny.run("8x", Frozen())

@@ -75,3 +75,18 @@ def test_of_one_output_nothing_is_said():
 def test_a_single_number_for_a_batch_cannot_be_scored(returned):
     with pytest.raises(DataError, match="a single number for a whole batch"):
         scored_tensor(returned)
+
+
+def test_the_output_that_counts_is_named_in_the_users_container():
+    named = namedtuple("named", "features logits")
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return named(torch.relu(x), self.layer(x))
+
+    graph = sigmaquant.trace(Net(), X).module.graph
+    assert "'logits'" in outputs_note(graph.process_outputs(graph.output_node().args[0]))

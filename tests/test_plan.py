@@ -7,6 +7,7 @@ import json
 import pickle
 from dataclasses import FrozenInstanceError
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,3 +138,9 @@ def test_malformed_json(text: str, message: str) -> None:
     with pytest.raises(PlanError) as caught:
         BitwidthPlan.from_json(text)
     assert message in str(caught.value)
+
+
+def test_numpys_integers_are_stored_as_pythons() -> None:
+    plan = BitwidthPlan({"a": np.int64(4), "b": 8}, {"input": np.int8(8)}, midrise_up_to=np.int64(2))
+    assert BitwidthPlan.from_json(plan.to_json()) == plan
+    assert hash(plan) == hash(BitwidthPlan({"b": 8, "a": 4}, {"input": 8}, midrise_up_to=2))

@@ -159,7 +159,7 @@ def _artifacts(path: Path) -> tuple[Path, dict[str, Path]]:
     if path.name in kinds:
         if not path.exists():
             raise ExportError(f"there is no file {path}. Write it with `sigmaquant export`.")
-        return path.parent.parent, {kinds[path.name]: path}
+        return path.resolve().parent.parent, {kinds[path.name]: path}
     folder = path if path.name == FOLDER else path / FOLDER
     found = {name: folder / file for file, name in kinds.items() if (folder / file).exists()}
     if not found:

@@ -73,6 +73,7 @@ class ModelReport:
             "float_parameters": [asdict(spec) for spec in self.graph.float_parameters],
             "float_operators": list(self.graph.float_operators),
             "weightless_macs": self.graph.weightless_macs,
+            "float_macs": self.graph.float_macs,
             "hardware": {bits: cost.to_dict() for bits, cost in self.hardware.items()},
         }
 

@@ -79,7 +79,8 @@ class Job:
             self.notes += ("the loss was not used: the networks learn from the float network alone (distill=1)",)
         profile = hardware if isinstance(hardware, HardwareProfile) else load_profile(hardware)
         self.graph = trace_copy(model, self.data, self.device)
-        returned = self.graph.module.graph.output_node().args[0]
+        nodes = self.graph.module.graph
+        returned = nodes.process_outputs(nodes.output_node().args[0])  # in the containers of the user
         self.notes += tuple(note for note in (precision_note(model), outputs_note(returned)) if note)
         self.costs = ProfiledCosts(self.graph, profile)
         self.config: dict[str, Any] = {

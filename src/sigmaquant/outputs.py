@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
+import torch.utils._pytree as pytree
 from torch import Tensor
 
 from sigmaquant.errors import DataError
@@ -47,11 +48,13 @@ def outputs_note(returned: Any) -> str | None:
     Args:
         returned: what the network returns, or a graph's nodes in the same containers.
     """
-    if not isinstance(returned, dict | tuple | list) or len(returned) < 2:
+    count = len(pytree.tree_leaves(returned))
+    if count < 2:
         return None
-    which = "'logits'" if isinstance(returned, dict) else "the first"
+    named = isinstance(returned, dict) or hasattr(returned, "logits")
+    which = "'logits'" if named else "the first"
     return (
-        f"of the network's {len(returned)} outputs only {which} is scored, compared and trained; wrap the model if "
+        f"of the network's {count} outputs only {which} is scored, compared and trained; wrap the model if "
         "that is not the one that counts"
     )
 

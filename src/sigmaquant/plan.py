@@ -37,9 +37,9 @@ def check_midrise(bits: object) -> int:
     Raises:
         PlanError: not an integer in 0..4.
     """
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 0 <= bits <= MIDRISE_LARGEST:
+    if isinstance(bits, bool) or not isinstance(bits, Integral) or not 0 <= int(bits) <= MIDRISE_LARGEST:
         raise PlanError(f"midrise_up_to is {bits!r}; it must be an integer in 0..{MIDRISE_LARGEST}.")
-    return bits
+    return int(bits)
 
 
 def check_names(given: Collection[str], known: Collection[str], what: str) -> None:
@@ -92,15 +92,15 @@ class BitwidthPlan:
     midrise_up_to: int = 0
 
     def __post_init__(self) -> None:
-        for role, table in (("weight", self.weights), ("activation", self.activations)):
-            for name, bits in table.items():
-                check_bitwidth(bits, f"{role} {name!r}")
-        check_midrise(self.midrise_up_to)
-        object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
-        object.__setattr__(self, "activations", MappingProxyType(dict(self.activations)))
+        for role in ("weight", "activation"):
+            table = getattr(self, f"{role}s")
+            checked = {name: check_bitwidth(bits, f"{role} {name!r}") for name, bits in table.items()}
+            object.__setattr__(self, f"{role}s", MappingProxyType(checked))
+        object.__setattr__(self, "midrise_up_to", check_midrise(self.midrise_up_to))
 
     def __hash__(self) -> int:
-        return hash((tuple(self.weights.items()), tuple(self.activations.items()), self.model, self.midrise_up_to))
+        tables = frozenset(self.weights.items()), frozenset(self.activations.items())  # equal in any order
+        return hash((*tables, self.model, self.midrise_up_to))
 
     def __reduce__(self) -> tuple[Any, ...]:  # a mappingproxy cannot be copied or sent to a worker
         return (BitwidthPlan, (dict(self.weights), dict(self.activations), self.model, self.midrise_up_to))

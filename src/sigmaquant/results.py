@@ -54,7 +54,8 @@ class QuantizationResult:
         coverage: every parameter: its bitwidth, or why it is not quantized.
         float_operators: operators whose results are not quantized.
         control: the uniform plan's result, when asked for.
-        seconds: wall time.
+        seconds: wall time of search, training and control; what is measured once before, such as the float
+            network's accuracy, comes on top.
         trained_examples: training examples that the network has seen, with those of a run that it began from.
         notes: what the user should know, such as where validation data came from.
         run_dir: where the files are, or None.

@@ -172,5 +172,5 @@ def test_words_of_pythons_grammar_are_no_names_of_modules() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.heads["class"](x)
 
-    with pytest.raises(ModelError, match=r"module 'heads\.class' is named by 'class', a word of Python's grammar"):
+    with pytest.raises(ModelError, match=r"the model's 'heads\.class' is named by 'class', a word of Python's grammar"):
         trace(Heads(), torch.zeros(2, 4))

@@ -429,7 +429,15 @@ def test_products_in_regions_of_another_precision_are_counted():
 
     for function in (forward, nested):
         graph = trace(Model(function, a=nn.Linear(3, 4), b=nn.Linear(4, 2)), torch.zeros(2, 3))
-        assert (graph.weightless_macs, [spec.name for spec in graph.layers]) == (12, ["b"])
+        assert (graph.weightless_macs, graph.float_macs, [spec.name for spec in graph.layers]) == (0, 12, ["b"])
         assert "wrap_with_autocast" in graph.float_operators[0]
         x = torch.randn(3, 3)
         copy.deepcopy(graph.module)(x)
+
+
+def test_of_two_branches_the_larger_one_counts():
+    def forward(m, x):
+        return m.b(torch.cond(x.sum() > 0, lambda x: x @ m.a.weight @ m.c.weight, lambda x: x @ m.a.weight, (x,)))
+
+    model = Model(forward, a=nn.Linear(4, 4), c=nn.Linear(4, 4), b=nn.Linear(4, 2))
+    assert trace(model, torch.zeros(2, 4)).float_macs == 32

@@ -179,3 +179,8 @@ def test_every_call_of_a_batch_norm_counts(sizes):
     reestimate_batch_norm_(network, x.split(sizes))
     values = network.body.tower(torch.cat([x, 3 * x + 1]))
     assert torch.allclose(network.body.norm.running_mean, values.mean(0), atol=1e-5)
+    parts = [
+        part for batch in x.split(sizes) for part in (network.body.tower(batch), network.body.tower(3 * batch + 1))
+    ]
+    variance = sum(part.var(0) * len(part) for part in parts) / len(values)
+    assert torch.allclose(network.body.norm.running_var, variance, rtol=1e-4)

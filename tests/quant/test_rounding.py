@@ -7,7 +7,7 @@ from quant_cases import Residual, Tied, images, quantized
 from torch import nn
 
 from sigmaquant.quant import compensate_rounding_
-from sigmaquant.quant.rounding import input_vectors
+from sigmaquant.quant.rounding import _compensated, input_vectors
 
 
 def outputs_error(network, x):
@@ -61,3 +61,17 @@ def test_input_vectors_are_what_the_weight_rows_are_multiplied_with():
         products = (rows @ vectors.transpose(1, 2)).flatten(0, 1)
         expected = layer(x) if isinstance(layer, nn.Linear) else layer(x).movedim(1, -1)
         assert torch.allclose(products.T, expected.flatten(0, -2), atol=1e-5), layer
+
+
+def test_inputs_that_hardly_differ_are_rounded_all_the_same():
+    """A moment that rounding errors have made indefinite: more damping, and at last none of it."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(3, 40, generator=generator)
+    scales = torch.full((3,), 0.5)
+    direction = torch.randn(40, 1, generator=generator)
+    for negative in (0.05, 1e4):
+        moment = direction @ direction.T - negative * torch.eye(40)
+        moment.diagonal().clamp_(min=1e-3)
+        rounded = _compensated(rows, scales, moment, 3, midrise=False)
+        assert bool(rounded.isfinite().all())
+        assert torch.equal(rounded, (rounded / 0.5).round() * 0.5)

@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 
 import pytest
@@ -7,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sigmaquant.errors import DataError, ModelError
+from sigmaquant.graph import trace
 from sigmaquant.quant.numerics import dequantize_weight, mse_weight_scales, quantize_weight
 from sigmaquant.statistics import fisher_sensitivities, output_sensitivity, weight_divergence
 from sigmaquant.statistics.fisher import score
@@ -158,3 +160,23 @@ def test_resnet20_ranks_layers_as_their_output_divergence_does(shared_data):
         assert stats.spearmanr(list(reference.values()), list(ranked.values())).statistic > least
     # D knows nothing of the network around a layer; it is another quantity, and no ranking of outputs.
     assert weight_divergence(graph.weight("linear"), (4,))[4] > 0
+
+
+@pytest.mark.parametrize("frozen", ["no_grad", "detach"])
+def test_what_nothing_is_to_learn_is_sensitive_all_the_same(frozen):
+    class Net(nn.Module):
+        def __init__(self, freeze):
+            super().__init__()
+            torch.manual_seed(0)
+            self.freeze, self.a, self.b = freeze, nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            with torch.no_grad() if self.freeze == "no_grad" else contextlib.nullcontext():
+                features = torch.relu(self.a(x))
+            return {"logits": self.b(features.detach() if self.freeze == "detach" else features)}
+
+    x = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
+    expected = fisher_sensitivities(trace(Net(None), x[:2]), (2, 4), [(x, None)])
+    found = fisher_sensitivities(trace(Net(frozen), x[:2]), (2, 4), [(x, None)])
+    assert found.curvature == expected.curvature
+    assert found.curvature["a"][2] > 0

@@ -115,3 +115,9 @@ def test_a_network_that_draws_numbers_is_a_function_of_its_inputs():
     torch.manual_seed(2)
     assert torch.equal(outputs_of(Noisy(), [(X, Y), (X, Y)], CPU)[0], first)
     assert not torch.equal(first[:4], first[4:])
+
+
+def test_top1_takes_no_values_for_classes():
+    with pytest.raises(MetricError, match="integer classes as targets, and found other numbers"):
+        top1(X, torch.tensor([0.2, 0.5, 1.7, 0.3]))
+    assert top1(torch.eye(4)[:, :3], torch.tensor([0.0, 1.0, 2.0, 1.0])) == 0.75

@@ -197,7 +197,7 @@ class StreamSource(DataSource):
         """The first `count` examples of a pass with seed 0, read into memory, before augmentation and transform.
 
         Raises:
-            DataError: `count` is below one.
+            DataError: `count` is below one, or batches of different shapes.
         """
         left = self._checked_count(count)
         inputs: list[tuple[Tensor, ...]] = []
@@ -212,7 +212,10 @@ class StreamSource(DataSource):
                 break
         if not targets:
             raise DataError(f"the {self.name} is empty.")
-        columns = tuple(torch.cat(column) for column in zip(*inputs, strict=True))
+        try:
+            columns = tuple(torch.cat(column) for column in zip(*inputs, strict=True))
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"batches of the {self.name} do not fit together: {error}") from None
         return TensorSource(
             columns[0] if single else columns,
             torch.cat(targets),

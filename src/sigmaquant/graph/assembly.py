@@ -14,15 +14,16 @@ from sigmaquant.graph.nodes import tensor_value
 
 
 def check_names_free(model: nn.Module) -> None:
-    """Raise where a module has a name that Python's grammar needs, or a name at the top one that `fx.GraphModule` does.
+    """Raise where a name is a word of Python's grammar, or at the top of the model one that `fx.GraphModule` needs.
 
     Raises:
         ModelError: names the attribute.
     """
-    for path, _ in model.named_modules():
+    named = (*model.named_modules(), *model.named_parameters(), *model.named_buffers())
+    for path, _ in named:
         for name in filter(iskeyword, path.split(".")):
             raise ModelError(
-                f"the model's module {path!r} is named by {name!r}, a word of Python's grammar, so no line of a graph "
+                f"the model's {path!r} is named by {name!r}, a word of Python's grammar, so no line of a graph "
                 "can name it. Rename it."
             )
     empty = fx.GraphModule(nn.Module(), fx.Graph())

@@ -42,13 +42,14 @@ def _computed(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, list | tuple | set):
-        for item in value:
-            yield from _tensors(item)
+    stack, seen = [value], set()
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, dict | list | tuple | set) and id(item) not in seen:  # it may hold itself
+            seen.add(id(item))
+            stack.extend(item.values() if isinstance(item, dict) else item)
 
 
 def _culprit(module: nn.Module) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 from operator import attrgetter
@@ -53,11 +53,13 @@ class Inventory:
         holders: name of the `ParameterLayer` to be made for each ``get_attr`` node that is a weight.
         weightless_macs: multiply-accumulates, for one example, of products without a layer's weight: between
             activations, or with a weight that is computed anew in each inference.
+        float_macs: `QuantGraph.float_macs`.
     """
 
     layers: tuple[LayerSpec, ...]
     holders: Mapping[fx.Node, str]
     weightless_macs: int
+    float_macs: int
 
 
 def layer_kind(module: nn.Module) -> str | None:
@@ -101,8 +103,8 @@ def take_inventory(
         specs.append((order[uses[0].node], _spec(uses, names[identity], raised, graph)))
     specs.sort(key=lambda item: item[0])
     covered = {call.use.product.node for uses in calls.values() for call in uses if call.use is not None}
-    weightless = _weightless_macs(graph, covered)
-    return Inventory(tuple(spec for _, spec in specs), holders, weightless)
+    layers = tuple(spec for _, spec in specs)
+    return Inventory(layers, holders, _weightless_macs(graph, covered), _float_macs(graph))
 
 
 def install_parameter_layers_(
@@ -209,14 +211,19 @@ def _batch_norm(call: _Call, raised: Mapping[str, nn.Module], graph: fx.Graph) -
     return norm if len(others) == 1 else None
 
 
-def _weightless_macs(graph: fx.Graph, covered: set[fx.Node]) -> int:
-    own = sum(product.macs for node in graph.nodes if node not in covered for product in products(node))
-    return own + sum(_weightless_macs(region.graph, covered) for region in _regions(graph))
+def _weightless_macs(graph: fx.Graph, covered: Collection[fx.Node] = ()) -> int:
+    return sum(product.macs for node in graph.nodes if node not in covered for product in products(node))
 
 
-def _regions(graph: fx.Graph) -> list[fx.GraphModule]:
-    """The graphs inside this one: under ``torch.autocast``, or the branches of ``torch.cond``."""
-    owner = graph.owning_module
+def _float_macs(graph: fx.Graph) -> int:
+    """Multiply-accumulates in the graphs that operators of this one run."""
+    owner, total = graph.owning_module, 0
     assert owner is not None, "an exported graph has its modules"
-    values = [attrgetter(str(node.target))(owner) for node in graph.nodes if node.op == "get_attr"]
-    return [value for value in values if isinstance(value, fx.GraphModule)]
+    for node in graph.nodes:
+        sources = [source for source in node.all_input_nodes if source.op == "get_attr"]
+        values = [attrgetter(str(source.target))(owner) for source in sources]
+        inner = [value.graph for value in values if isinstance(value, fx.GraphModule)]
+        if node.op == "call_function" and inner:
+            costs = [_weightless_macs(region) + _float_macs(region) for region in inner]
+            total += max(costs) if operator(node) == "cond" else sum(costs)
+    return total

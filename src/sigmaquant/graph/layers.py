@@ -116,6 +116,8 @@ class QuantGraph:
         float_parameters: every parameter that is not a layer's weight.
         float_operators: operators whose result stays in float, as ``"scope: operator"``.
         weightless_macs: multiply-accumulates between activations (attention), for one example.
+        float_macs: those in parts of the graph that stay in float as they are: under ``torch.autocast``, or in the
+            branches of ``torch.cond``, of which the larger one counts.
         input_shapes: of one example, for each input.
     """
 
@@ -125,6 +127,7 @@ class QuantGraph:
     float_parameters: tuple[FloatParameter, ...] = ()
     float_operators: tuple[str, ...] = ()
     weightless_macs: int = 0
+    float_macs: int = 0
     input_shapes: tuple[tuple[int, ...], ...] = field(default=())
 
     @cached_property

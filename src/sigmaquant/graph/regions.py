@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from sigmaquant.graph.nodes import operator
+
 
 def inline_gradient_modes_(module: fx.GraphModule) -> None:
     """Put the nodes of every such region in its place; what leaves one without gradients is detached.
@@ -22,6 +24,24 @@ def inline_gradient_modes_(module: fx.GraphModule) -> None:
         if node.op == "call_function" and node.target is torch.ops.higher_order.wrap_with_set_grad_enabled:
             _inline_(module, node)
     graph.eliminate_dead_code()
+
+
+def with_gradients_throughout(module: fx.GraphModule) -> fx.GraphModule:
+    """The same modules, with gradients through what is detached: outputs depend on it, although nothing is to learn it.
+
+    Args:
+        module: stays as it is.
+    """
+    if not any(operator(node) == "detach" for node in module.graph.nodes):
+        return module
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    graph.set_codegen(module.graph._codegen)
+    for node in list(graph.nodes):
+        if operator(node) == "detach":
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    return fx.GraphModule(module, graph)
 
 
 def _inline_(module: fx.GraphModule, node: fx.Node) -> None:

@@ -96,6 +96,7 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Quan
             layers=inventory.layers,
             float_parameters=floats,
             weightless_macs=inventory.weightless_macs,
+            float_macs=inventory.float_macs,
             input_shapes=tuple(example_shape(tensor_value(n)) for n in graph.nodes if n.op == "placeholder"),
         )
     )

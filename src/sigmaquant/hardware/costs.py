@@ -74,7 +74,7 @@ class IdealCosts:
     def reference(self) -> Cost:
         """The float32 network: 4 bytes a weight, 32 x 32 bit operations a MAC."""
         layers = self._graph.layers
-        macs = self._graph.weightless_macs + sum(spec.macs for spec in layers)
+        macs = self._graph.weightless_macs + self._graph.float_macs + sum(spec.macs for spec in layers)
         return Cost(
             weight_bytes=FLOAT_BITS // 8 * sum(spec.elements for spec in layers),
             scale_bytes=0,
@@ -92,7 +92,7 @@ class IdealCosts:
 
     def _weightless_bops(self, plan: BitwidthPlan) -> float:
         widest = max(plan.activations.values(), default=FLOAT_BITS)
-        return float(self._graph.weightless_macs * widest**2)
+        return float(self._graph.weightless_macs * widest**2 + self._graph.float_macs * FLOAT_BITS**2)
 
 
 def output_channels(spec: LayerSpec) -> int:

@@ -57,7 +57,7 @@ def digit_statistics(codes: Tensor, encoding: Encoding, bits: int, rule: CycleRu
         bits: their bitwidth.
         rule: cycles of a single weight.
     """
-    counts = torch.bincount(codes.flatten().to(torch.int64) + 128, minlength=256).double()
+    counts = torch.bincount(codes.flatten().to(torch.int64) + 128, minlength=256).cpu().double()
     share = counts / counts.sum()
     digits, cycles = _tables(encoding, bits, rule)
     return DigitStatistics(float(share @ digits), float(share @ cycles))

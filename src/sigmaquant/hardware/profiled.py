@@ -218,8 +218,11 @@ class ProfiledCosts:
         )
 
     def _products(self, plan: BitwidthPlan) -> LayerCost | None:
-        """The MACs between activations: their wider factor takes the weight's place."""
-        compute, macs = self._profile.compute, self._graph.weightless_macs
+        """The MACs between activations: their wider factor takes the weight's place.
+
+        Those of parts that stay in float are counted as if they were such, since no profile knows float: at the least.
+        """
+        compute, macs = self._profile.compute, self._graph.weightless_macs + self._graph.float_macs
         if compute is None or not macs:
             return None
         widest = _widest(plan)

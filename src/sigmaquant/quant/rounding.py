@@ -125,12 +125,25 @@ def _compensated(rows: Tensor, scales: Tensor, moment: Tensor, qmax: int, midris
     if damping == 0 or not bool(moment.isfinite().all()):  # inputs all zero, or beyond numbers: nothing to go by
         return round_to_codes_(rows / scales[:, None], qmax, midrise) * scales[:, None]
     order = power.argsort(descending=True, stable=True)
-    ordered = moment[order][:, order] + damping * torch.eye(len(order), device=moment.device)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered))
-    factor = torch.linalg.cholesky(inverse, upper=True)
+    factor = _inverse_factor(moment[order][:, order], damping)
+    if factor is None:
+        return round_to_codes_(rows / scales[:, None], qmax, midrise) * scales[:, None]
     left, result = rows[:, order].clone(), torch.empty_like(rows)
     for column in range(len(order)):
         result[:, column] = round_to_codes_(left[:, column] / scales, qmax, midrise).mul_(scales)
         error = (left[:, column] - result[:, column]) / factor[column, column]
         left[:, column + 1 :].addr_(error, factor[column, column + 1 :], alpha=-1)
     return result[:, order.argsort()]
+
+
+def _inverse_factor(moment: Tensor, damping: float) -> Tensor | None:
+    """Upper Cholesky factor of the damped moment's inverse; None where rounding errors leave no positive one."""
+    diagonal = torch.eye(len(moment), device=moment.device)
+    for times in (1, 10, 100):
+        lower, failed = torch.linalg.cholesky_ex(moment + times * damping * diagonal)
+        if not bool(failed):
+            factor: Tensor
+            factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not bool(failed):
+                return factor
+    return None

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from sigmaquant.budget import Limits
@@ -61,8 +60,9 @@ def _check_same(now: Sequence[float], then: Sequence[float]) -> None:
     Raises:
         RunDirectoryError: it does not.
     """
-    slack = _SAME * max(1.0, then[2])  # of outputs near zero only the spread gives the scale
-    if not all(math.isclose(a, b, rel_tol=_SAME, abs_tol=slack) for a, b in zip(now, then, strict=True)):
+    scales = (1.0, then[2], then[2])  # of outputs near zero only their spread gives the scale
+    pairs = zip(now, then, scales, strict=True)
+    if not all(math.isclose(a, b, rel_tol=_SAME, abs_tol=_SAME * scale) for a, b, scale in pairs):
         raise RunDirectoryError(
             "the run was made with other validation data, or another metric of the same name: the float network scores "
             f"{now[0]:.4f}, in the run {then[0]:.4f}; its outputs have mean and standard deviation {now[1]:.4g} and "
@@ -150,7 +150,7 @@ class Bench:
         self.student.apply(plan)
         if not self.settings.post_training and self.settings.cycle_examples:
             seed = self.session.seed("cycle", self.state.step)
-            torch.manual_seed(seed)
+            self.session.device.seed(seed)
             with task(self.progress, title, self.settings.cycle_examples):
                 self.student.cycle(self.settings.cycle_examples, seed, self.settings.cycle_lr, self.tick)
         return self._judge(plan, self.session.search_judge)

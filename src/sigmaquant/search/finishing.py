@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import torch
-
 from sigmaquant.runs.progress import task
 from sigmaquant.search.bench import Bench
 from sigmaquant.search.state import Standing
@@ -33,7 +31,7 @@ def train_stage(bench: Bench, extra_examples: int = 0) -> None:
                 _keep(bench, _best(bench))  # training may also make it worse
                 bench.student.reset_momentum()
             seed = bench.session.seed("final", state.segment)
-            torch.manual_seed(seed)
+            bench.session.device.seed(seed)
             before, total = state.segment * per_segment, segments * per_segment
             bench.student.segment(per_segment, seed, before, total, bench.tick)
             state.segment += 1

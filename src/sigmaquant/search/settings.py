@@ -51,8 +51,9 @@ class Settings:
         batch_size: training and evaluation examples in a batch, where the data have no batches of their own.
         lr: peak learning rate of the final training.
         cycle_lr: peak learning rate of the search cycles.
-        scale_lr: learning rate of the scales, of weights and activations; at the weights' own rate, single activation
-            scales run away in short trainings.
+        scale_lr: peak learning rate of the scales, of weights and activations, in the final training; in the search
+            cycles it is lower in the ratio of `cycle_lr` to `lr`. At the weights' own rate, single activation scales
+            run away in short trainings.
         weight_decay: of weights with two or more dimensions.
         distill: weight of the float network's outputs in the loss, 0..1; the rest is the task's loss.
         temperature: of the distillation.
@@ -176,7 +177,7 @@ def _typed(value: Any, kind: str, name: str) -> Any:
         return None
     if kind.startswith("bool") and not isinstance(value, bool):
         raise SigmaQuantError(f"{name} is {value!r}; it must be True or False.")
-    if kind == "int":
+    if kind in ("int", "int | None"):
         return _whole(value, name)
     if kind.startswith("float"):
         if isinstance(value, bool) or not isinstance(value, Real):

@@ -25,6 +25,7 @@ from torch.func import functional_call
 
 from sigmaquant.errors import DataError
 from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.regions import with_gradients_throughout
 from sigmaquant.outputs import OutputKind, are_logits
 from sigmaquant.statistics.batches import (
     Batch,
@@ -99,10 +100,11 @@ def fisher_sensitivities(
     diagonal: Sensitivity = {name: dict.fromkeys(bitwidths, 0.0) for name in leaves}
     projected: Sensitivity = {name: dict.fromkeys(bitwidths, 0.0) for name in leaves}
     norm = 0.0
-    with evaluation(graph.module), torch.enable_grad():
+    module = with_gradients_throughout(graph.module)
+    with evaluation(module), torch.enable_grad():
         for batch in read_batches(graph, batches):
             for example in batch.split(micro_batch):
-                result = float_output(functional_call(graph.module, named, example.inputs))
+                result = float_output(functional_call(module, named, example.inputs))
                 samples, weight = _scalars(result, example, loss, outputs, draws, generator)
                 norm += weight
                 for index, sample in enumerate(samples):

@@ -55,8 +55,15 @@ class Device:
         """
         used = torch.device(self.name)
         with torch.random.fork_rng([used] if used.type == "cuda" else []):
-            torch.manual_seed(seed)
+            self.seed(seed)
             yield
+
+    def seed(self, seed: int) -> None:
+        """Let PyTorch's random numbers on the CPU and on this device begin at `seed`, and no other device's."""
+        torch.default_generator.manual_seed(seed)
+        if torch.device(self.name).type == "cuda":
+            with torch.cuda.device(self.name):
+                torch.cuda.manual_seed(seed)
 
     @contextmanager
     def autocast(self) -> Iterator[None]:

@@ -53,7 +53,7 @@ class Distillation:
         what = f"the loss {getattr(self.task, '__name__', type(self.task).__name__)!r}"
         try:
             loss = self.task(student, targets)
-        except Exception as error:  # the user's code may raise anything
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             raise TrainingError(
                 f"{what} failed on outputs {tuple(student.shape)} and targets {tuple(targets.shape)}: "
                 f"{type(error).__name__}: {error}"

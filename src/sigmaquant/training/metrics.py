@@ -37,6 +37,11 @@ def top1(outputs: Tensor, targets: Tensor) -> float:
             f"top1 needs outputs [N, C] and targets [N], got {tuple(outputs.shape)} and {tuple(targets.shape)}. "
             "Pass your own metric=callable(outputs, targets) -> float."
         )
+    if targets.is_floating_point() and not bool(torch.equal(targets, targets.round())):
+        raise MetricError(
+            "top1 needs integer classes as targets, and found other numbers among them. Pass a metric of yours for a "
+            "network of values: metric=callable(outputs, targets) -> float, higher is better."
+        )
     low, high, classes = targets.min().item(), targets.max().item(), outputs.shape[1]
     if low < 0 or high >= classes:
         raise MetricError(

@@ -145,7 +145,8 @@ def train_(
         progress: called after every step with the number of its examples and its loss.
 
     Raises:
-        TrainingError: the loss or the gradient became NaN or infinite; the message says what to lower.
+        TrainingError: the loss or the gradient became NaN or infinite; the message says what to lower. Or no gradient
+            reaches a parameter.
     """
     started = time.perf_counter()
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -165,6 +166,11 @@ def train_(
                 with torch.no_grad():
                     target = None if teacher is None else call(teacher, inputs)
             loss = recipe.loss(student, target, targets)
+            if not loss.requires_grad:
+                raise TrainingError(
+                    "nothing can be trained: no gradient reaches a parameter, because the network runs under "
+                    "torch.no_grad or all of its parameters are frozen. Lift that, or quantize with post_training."
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
