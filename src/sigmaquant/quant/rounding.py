@@ -122,11 +122,10 @@ def _compensated(rows: Tensor, scales: Tensor, moment: Tensor, qmax: int, midris
     """
     power = moment.diagonal().clone()
     damping = _DAMPING * float(power.mean())
-    if damping == 0 or not bool(moment.isfinite().all()):  # inputs all zero, or beyond numbers: nothing to go by
-        return round_to_codes_(rows / scales[:, None], qmax, midrise) * scales[:, None]
     order = power.argsort(descending=True, stable=True)
-    factor = _inverse_factor(moment[order][:, order], damping)
-    if factor is None:
+    usable = damping != 0 and bool(moment.isfinite().all())
+    factor = _inverse_factor(moment[order][:, order], damping) if usable else None
+    if factor is None:  # inputs all zero, beyond numbers, or too much alike: nothing to go by
         return round_to_codes_(rows / scales[:, None], qmax, midrise) * scales[:, None]
     left, result = rows[:, order].clone(), torch.empty_like(rows)
     for column in range(len(order)):
