@@ -174,6 +174,9 @@ class Student:
         self.seed = seed
         self.trained_examples = 0
         self._sampling_errors: dict[int, SamplingError] = {}  # by how many calibration batches
+        self._wanted = calibration_examples
+        if train.repeats and train.examples is not None:
+            calibration_examples = min(calibration_examples, train.examples)  # a second pass would tell nothing new
         self._calibration = [device.put(x) for x, _ in stream(train, calibration_examples, seed)]
 
     @property
@@ -217,8 +220,13 @@ class Student:
         self.recalibrate()
 
     def _share(self, share: float) -> list[Any]:
-        """The first calibration batches."""
-        return self._calibration[: max(1, round(share * len(self._calibration)))]
+        """The first calibration batches: so large a share of the examples asked for, all where there are no more."""
+        chosen, seen = [], 0
+        for x in self._calibration:
+            if seen < share * self._wanted:
+                chosen.append(x)
+            seen += len(x[0] if isinstance(x, tuple | list) else x)
+        return chosen
 
     def cycle(self, examples: int, seed: int, lr: float, progress: StepProgress | None = None) -> TrainingReport | None:
         """One short training cycle with its own learning-rate arc."""
