@@ -138,30 +138,36 @@ class Bench:
 
     def judged(self, judge: Judge, limits: Limits | None = None) -> Standing:
         """The student as it is."""
-        return self._judge(self.session.plan(self.state.weights), judge, limits)
+        return self.judged_at(self.session.plan(self.state.weights), judge, limits)
 
     def judged_on_all(self) -> Standing:
         """As the verdict judges: the states of one training differ by less than the noise of a part of the data."""
         return self.judged(self.session.judge, self.limits)
 
+    @property
+    def trains_in_cycles(self) -> bool:
+        """Whether a plan that is tried is trained for a cycle before it is judged."""
+        return not self.settings.post_training and self.settings.cycle_examples > 0
+
     def measure(self, bits: Bits, title: str) -> Standing:
         """Put the student at a plan, train it for a cycle, judge it."""
         plan = self.session.plan(bits)
         self.student.apply(plan)
-        if not self.settings.post_training and self.settings.cycle_examples:
+        if self.trains_in_cycles:
             seed = self.session.seed("cycle", self.state.step)
             self.session.device.seed(seed)
             with task(self.progress, title, self.settings.cycle_examples):
                 self.student.cycle(self.settings.cycle_examples, seed, self.settings.cycle_lr, self.tick)
-        return self._judge(plan, self.session.search_judge)
+        return self.judged_at(plan, self.session.search_judge)
 
     def measure_plainly(self, bits: Bits) -> Standing:
         """Judge a plan without a training cycle."""
         plan = self.session.plan(bits)
         self.student.apply(plan)
-        return self._judge(plan, self.session.search_judge)
+        return self.judged_at(plan, self.session.search_judge)
 
-    def _judge(self, plan: BitwidthPlan, judge: Judge, limits: Limits | None = None) -> Standing:
+    def judged_at(self, plan: BitwidthPlan, judge: Judge, limits: Limits | None = None) -> Standing:
+        """The student, which is at this plan."""
         standing = self.standing(plan, judge(self.student.network), limits)
         self.show(standing)
         return standing

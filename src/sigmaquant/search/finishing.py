@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from sigmaquant.plan import BitwidthPlan
 from sigmaquant.runs.progress import task
 from sigmaquant.search.bench import Bench
 from sigmaquant.search.state import Standing
@@ -48,24 +49,44 @@ def train_stage(bench: Bench, extra_examples: int = 0) -> None:
 def _start_well(bench: Bench) -> None:
     """Round with error compensation, where that brings the outputs closer to the float's; else calibrate on all.
 
-    Not a step of its own: a resumed run does it again, from the same weights.
+    The plans that the search began with are rounded likewise: which of two plans is better may change with it. Not a
+    step of its own: a resumed run does it again, from the same weights.
     """
     nearest, tensors = bench.present(), bench.student.tensors()
-    if bench.settings.rounding == "compensated":
-        with task(bench.progress, "rounding", 1):
-            bench.student.compensate()
-        compensated = bench.judged(bench.session.search_judge)
+    if bench.settings.rounding == "nearest":
+        bench.student.recalibrate()
+        bench.accept(bench.judged(bench.session.search_judge))
+        return
+    rivals = [r for r in bench.state.rivals if r != list(bench.problem.key(nearest.plan.weights))]
+    with task(bench.progress, "rounding", 1 + len(rivals)):
+        best = _compensated(bench, nearest.plan)
+        kept = bench.student.tensors()
         _log.info(
             "rounding: divergence %.4g as searched, %.4g compensated and calibrated on all examples",
             nearest.judgement.divergence,
-            compensated.judgement.divergence,
+            best.judgement.divergence,
         )
-        if compensated.judgement.divergence < nearest.judgement.divergence:
-            bench.accept(compensated)
-            return
-        bench.student.restore(nearest.plan, tensors, 0)
-    bench.student.recalibrate()
-    bench.accept(bench.judged(bench.session.search_judge))
+        if best.judgement.divergence >= nearest.judgement.divergence:
+            bench.student.restore(nearest.plan, tensors, 0)
+            bench.student.recalibrate()
+            best, kept = bench.judged(bench.session.search_judge), bench.student.tensors()
+        for rival in rivals:
+            bench.student.restore(nearest.plan, tensors, 0)
+            plan = bench.session.plan(dict(zip(bench.problem.layers, rival, strict=True)))
+            bench.student.apply(plan)
+            standing = _compensated(bench, plan)
+            bench.log(standing, "a plan that the search began with, compensated")
+            if standing.better_than(best, bench.session.objective):
+                best, kept = standing, bench.student.tensors()
+    bench.student.restore(best.plan, kept, 0)
+    bench.accept(best)
+
+
+def _compensated(bench: Bench, plan: BitwidthPlan) -> Standing:
+    """The student, which is at this plan, rounded with error compensation."""
+    bench.student.compensate()
+    bench.progress.advance()
+    return bench.judged_at(plan, bench.session.search_judge)
 
 
 def _segments(bench: Bench, extra_examples: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from sigmaquant.statistics import SENSITIVITIES, SigmaVariant
 
 Objective = Literal["auto", "feasible", "smallest", "accurate"]
 Rounding = Literal["compensated", "nearest"]
+Beginning = Literal["best", "sigma"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Settings:
 
     Attributes:
         strategy: ``"sigma"`` (both phases), ``"uniform"``, ``"greedy"``, ``"ilp"``, ``"random"`` or a registered one.
+        start: where the strategy ``"sigma"`` begins. ``"best"``: at the best of the plans that can be had without
+            training, each measured once (`sigmaquant.search.candidates`), where a cost is limited that bitwidths
+            change. ``"sigma"``: at clusters of sigma alone, as the published method.
         bitwidths: allowed weight bitwidths, any of 2..8.
         activation_bits: bitwidth of every activation.
         activation_pin: other bitwidths for some activations, by name.
@@ -69,10 +73,12 @@ class Settings:
         validation_fraction: share of the training data held out when no validation data are given.
         control: also train the uniform plan at the same budget (where no cost is limited: at the same size), for
             comparison.
+        accept_control: return that plan where it is as good within noise and no larger; implies `control`.
         seed: of everything random.
     """
 
     strategy: str = "sigma"
+    start: Beginning = "best"
     bitwidths: tuple[int, ...] = (2, 4, 6, 8)
     activation_bits: int = 8
     midrise_up_to: int | None = None
@@ -105,6 +111,7 @@ class Settings:
     search_examples: int = 2048
     validation_fraction: float = 0.1
     control: bool = False
+    accept_control: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -120,6 +127,7 @@ class Settings:
         allowed = {layer: _bitwidths(several, f"allowed of {layer!r}") for layer, several in self.allowed.items()}
         object.__setattr__(self, "allowed", allowed)
         check_bitwidth(self.activation_bits, "activation_bits")
+        object.__setattr__(self, "control", self.control or self.accept_control)
         if self.midrise_up_to is not None:
             check_midrise(self.midrise_up_to)
         for name, least in (
@@ -150,6 +158,7 @@ class Settings:
             ("objective", get_args(Objective)),
             ("outputs", get_args(OutputKind)),
             ("rounding", get_args(Rounding)),
+            ("start", get_args(Beginning)),
             ("sigma", get_args(SigmaVariant)),
             ("sensitivity", tuple(SENSITIVITIES)),
         ):

@@ -78,6 +78,8 @@ class Progression:
         cycle: cycles of the present phase.
         count: layers that the next move may change.
         tabu: rejected plans.
+        rivals: plans that the search began with, other than the one it began from, and that one; they are rounded and
+            measured like the result where nothing has been trained.
         measured: judgements by plan, as far as a strategy has measured plans; empty once it has decided.
         segment: segments of the final training that are done.
         best: judgement of what is kept of the final training, on all validation data; None before its first segment.
@@ -98,6 +100,7 @@ class Progression:
     cycle: int = 0
     count: int = 0
     tabu: list[list[int]] = field(default_factory=list)
+    rivals: list[list[int]] = field(default_factory=list)
     measured: dict[str, Judgement] = field(default_factory=dict)
     segment: int = 0
     best: Judgement | None = None
