@@ -56,7 +56,7 @@ def test_what_cannot_be_had_is_no_candidate(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_rest_is_spent_where_it_helps_most() -> None:
     size = {name: {2: 2.0, 4: 4.0, 8: 8.0} for name in "abc"}
-    choices, elements = {name: (2, 4, 8) for name in "abc"}, dict.fromkeys("abc", 8)
+    choices, elements = dict.fromkeys("abc", (2, 4, 8)), dict.fromkeys("abc", 8)
     problem = SearchProblem(choices, {"size_bytes": size}, {}, {"size_bytes": 12.0}, elements)
     harm = {"a": {2: 9.0, 4: 5.0, 8: 0.0}, "b": {2: 1.0, 4: 0.5, 8: 0.4}, "c": {2: 0.1, 4: 0.2, 8: 0.3}}
     assert filled(problem, dict.fromkeys("abc", 2), harm, False) == {"a": 8, "b": 2, "c": 2}

@@ -103,6 +103,7 @@ class Bench:
         """
         now, self.state = self.state.float_figures, Progression.from_dict(meta)
         _check_same(now, self.state.float_figures)
+        self.session.statistics.share_sensitivity(self.state)
         self._begun = time.perf_counter() - self.state.seconds
         own = {k.removeprefix("now."): v for k, v in tensors.items() if k.startswith("now.")}
         self.kept = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
@@ -114,6 +115,9 @@ class Bench:
         state = self.state
         state.trained_examples = self.student.trained_examples
         state.seconds = time.perf_counter() - self._begun
+        known = self.session.statistics
+        state.sensitivity, state.sensitivity_examples = known.sensitivity, known.sensitivity_examples
+        state.sensitivity_agreement = known.sensitivity_agreement
         if line is not None:
             state.step += 1
             self.recorder.append_step({"step": state.step, **line, "seconds": round(state.seconds, 3)})

@@ -65,7 +65,9 @@ class Settings:
             `sigmaquant.training.devices.choose_device`. Evaluation and calibration are always in float32.
         outputs: ``"logits"`` [N, C] are compared as distributions, ``"values"`` by their squared difference;
             ``"auto"``: logits where every example's target is a class, an integer.
-        sensitivity_examples: training examples for the sensitivities that need data.
+        sensitivity_examples: training examples for the sensitivities that need data, at first.
+        sensitivity_limit: most of them: ``"curvature"`` and ``"fisher"`` draw more until their ranking of the layers is
+            stable (`sigmaquant.statistics.drawing`).
         calibration_examples: training examples for activation ranges and BatchNorm statistics before any training; the
             steps of a search look at half of them.
         batch_norm_examples: training examples for the last BatchNorm re-estimation.
@@ -106,6 +108,7 @@ class Settings:
     bf16: bool | None = None
     outputs: OutputKind = "auto"
     sensitivity_examples: int = 512
+    sensitivity_limit: int = 4096
     calibration_examples: int = 1024
     batch_norm_examples: int = 4096
     search_examples: int = 2048
@@ -137,6 +140,7 @@ class Settings:
             ("final_epochs", 0),
             ("batch_size", 1),
             ("sensitivity_examples", 1),
+            ("sensitivity_limit", 1),
             ("calibration_examples", 1),
             ("batch_norm_examples", 1),
             ("search_examples", 1),

@@ -87,6 +87,9 @@ class Progression:
         trained_examples: training examples seen so far.
         search_examples: those that the search used.
         seconds: wall time of all sessions of the run.
+        sensitivity: `Statistics.sensitivity`, so that a resumed run goes by the same; with the two that follow.
+        sensitivity_examples: as there.
+        sensitivity_agreement: as there.
         float_figures: `Judge.float_figures` of the run's validation data.
     """
 
@@ -108,6 +111,9 @@ class Progression:
     trained_examples: int = 0
     search_examples: int = 0
     seconds: float = 0.0
+    sensitivity: dict[str, dict[int, float]] | None = None
+    sensitivity_examples: int = 0
+    sensitivity_agreement: float | None = None
     float_figures: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def to_dict(self) -> dict[str, Any]:
