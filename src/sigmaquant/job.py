@@ -138,6 +138,9 @@ class Job:
                 float_test = self.float_test
             log.info("float network: %.4f on the validation data", session.float_accuracy)
             driver = Driver(session, recorder or NullRecorder(), progress, start=start)
+            if driver.student.outliers:
+                notes = (*notes, _told(driver.student.outliers, self.data.train))
+                log.warning(notes[-1])
             state = driver.run()
             control, control_seconds = None, 0.0
             found = Contender.of(session, driver)
@@ -281,6 +284,13 @@ def _fitting_example(model: nn.Module, data: DataSource, note: str | None) -> tu
             f"Check the data's shape, dtype and preprocessing.{f' Mind: {note}.' if note else ''}"
         ) from error
     return small
+
+
+def _told(outliers: int, train: DataSource) -> str:
+    return (
+        f"{outliers} of the {train.name}'s examples that calibrate ranges and statistics have inputs far beyond those "
+        "of all others and were left out; if they are not meant to be so, check the preprocessing"
+    )
 
 
 def _result(

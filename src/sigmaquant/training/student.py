@@ -26,6 +26,8 @@ from sigmaquant.quant import (
     restore_plan_,
     set_plan_,
 )
+from sigmaquant.quant.observers import Observer
+from sigmaquant.training.calibration import choose_observer, without_outliers
 from sigmaquant.training.devices import Device
 from sigmaquant.training.losses import distance
 from sigmaquant.training.metrics import Metric, outputs_of, score
@@ -154,6 +156,9 @@ class Student:
         recipe: how to train.
         calibration_examples: training examples for activation ranges and BatchNorm statistics.
         seed: of the calibration batches.
+
+    Attributes:
+        outliers: calibration examples that are left out, because their inputs are out of line with all others.
     """
 
     def __init__(
@@ -177,7 +182,9 @@ class Student:
         self._wanted = calibration_examples
         if train.repeats and train.examples is not None:
             calibration_examples = min(calibration_examples, train.examples)  # a second pass would tell nothing new
-        self._calibration = [device.put(x) for x, _ in stream(train, calibration_examples, seed)]
+        batches = [device.put(x) for x, _ in stream(train, calibration_examples, seed)]
+        self._calibration, self.outliers = without_outliers(batches)
+        self._observer: type[Observer] | None = None
 
     @property
     def graph(self) -> QuantGraph:
@@ -199,6 +206,11 @@ class Student:
         Args:
             share: of the calibration examples; plans that are only compared with each other need fewer.
         """
+        if self._observer is None:
+            graph, plan = self.network.graph, self.network.plan
+            assert plan is not None, "set_plan_ comes first"
+            kind = self.recipe.loss.outputs
+            self._observer = choose_observer(graph, plan, self._share(0.5), self.device, kind, self.seed)
         for quantizer in self.network.activation_quantizers.values():
             quantizer.enabled = False
         batches = self._share(share)
@@ -209,7 +221,7 @@ class Student:
             reestimate_batch_norm_(self.network, batches)
         self._sampling_errors[len(batches)].remove_(self.network)
         with self.device.random_state(self.seed):
-            calibrate_(self.network, self._share(0.25))
+            calibrate_(self.network, self._share(0.25), self._observer)
 
     def compensate(self) -> None:
         """Round the weights with error compensation, then find ranges and statistics anew; for untrained weights."""
