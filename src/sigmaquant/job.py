@@ -159,6 +159,11 @@ class Job:
                 for sentence in filter(None, (between(session, uniform, wider), verdict.sentence)):
                     notes = (*notes, sentence)
                     log.info(sentence)
+            discarded = returned.driver.state.discarded_examples
+            if discarded:
+                seen = returned.driver.state.trained_examples
+                told = f"training on {discarded:,} examples made the network no better and was thrown away"
+                notes = (*notes, f"{told}; what is returned has seen {seen:,}")
             result = _result(session, returned, float_test, notes, recorder)
             result = replace(
                 result,
@@ -318,6 +323,7 @@ def _result(
         run_dir=recorder.path if recorder else None,
         limits=session.limits.to_dict(),
         trained_examples=found.driver.state.trained_examples,
+        discarded_examples=found.driver.state.discarded_examples,
         sensitivity_examples=session.statistics.sensitivity_examples,
         sensitivity_agreement=session.statistics.sensitivity_agreement,
     )

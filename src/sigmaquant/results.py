@@ -65,7 +65,8 @@ class QuantizationResult:
         returned: ``"search"``, or ``"control"`` where that was better, or accepted (`Settings.accept_control`).
         seconds: wall time of search, training and control; what is measured once before, such as the float
             network's accuracy, comes on top.
-        trained_examples: training examples that the network has seen, with those of a run that it began from.
+        trained_examples: training examples that the returned network has seen, with those of a run that it began from.
+        discarded_examples: those of trainings that were thrown away, because what was before them was better.
         notes: what the user should know, such as where validation data came from.
         run_dir: where the files are, or None.
     """
@@ -86,6 +87,7 @@ class QuantizationResult:
     run_dir: Path | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
     trained_examples: int = 0
+    discarded_examples: int = 0
     sensitivity_examples: int = 0
     sensitivity_agreement: float | None = None
     control_above: Control | None = None
@@ -116,6 +118,7 @@ class QuantizationResult:
             "notes": list(self.notes),
             "seconds": round(self.seconds, 3),
             "trained_examples": self.trained_examples,
+            "discarded_examples": self.discarded_examples,
             "sensitivity_examples": self.sensitivity_examples,
             "sensitivity_agreement": self.sensitivity_agreement,
         }

@@ -24,6 +24,10 @@ from sigmaquant.training.student import Judge, Judgement, Student
 _SAME = 3e-3
 """Relative difference of the float network's figures that another machine or thread count may make."""
 
+_COLLAPSE = 0.05
+_BACK_OFF = 0.1
+_LOWEST_RATE = 2e-3  # three times lower, then no more
+
 _log = logging.getLogger("sigmaquant")
 
 
@@ -161,8 +165,26 @@ class Bench:
             seed = self.session.seed("cycle", self.state.step)
             self.session.device.seed(seed)
             with task(self.progress, title, self.settings.cycle_examples):
-                self.student.cycle(self.settings.cycle_examples, seed, self.settings.cycle_lr, self.tick)
+                lr = self.settings.cycle_lr * self.state.rate
+                self.student.cycle(self.settings.cycle_examples, seed, lr, self.tick)
         return self.judged_at(plan, self.session.search_judge)
+
+    def collapsed(self, before: Standing, after: Standing) -> bool:
+        """Whether a training has ruined what it was given: the metric fell by more than chance and a twentieth."""
+        was, now = before.judgement.accuracy, after.judgement.accuracy
+        chance = 4 * self.session.search_judge.standard_error(was)
+        return not now >= was - max(_COLLAPSE * abs(was), chance)
+
+    def back_off(self, before: Standing, tensors: dict[str, Tensor], trained: int, what: str) -> bool:
+        """Undo a training that collapsed, and lower the rates; False where they have been lowered often enough."""
+        self.state.discarded_examples += self.student.trained_examples - trained
+        self.student.restore(before.plan, tensors, trained)
+        self.student.reset_momentum()
+        again = self.state.rate > _LOWEST_RATE
+        self.state.rate *= _BACK_OFF if again else 1.0
+        told = f"tried again at {self.state.rate:g} of the learning rates" if again else "given up"
+        _log.warning("%s made the network worse beyond chance and was undone; %s", what, told)
+        return again
 
     def measure_plainly(self, bits: Bits) -> Standing:
         """Judge a plan without a training cycle."""

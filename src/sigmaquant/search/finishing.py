@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+from sigmaquant.errors import DivergedError
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.runs.progress import task
 from sigmaquant.search.bench import Bench
@@ -34,15 +36,31 @@ def train_stage(bench: Bench, extra_examples: int = 0) -> None:
             seed = bench.session.seed("final", state.segment)
             bench.session.device.seed(seed)
             before, total = state.segment * per_segment, segments * per_segment
-            bench.student.segment(per_segment, seed, before, total, bench.tick)
+            failure: DivergedError | None = None
+            try:
+                bench.student.segment(per_segment, seed, before, total, bench.tick, state.rate)
+            except DivergedError as error:
+                failure = error
+            standing = None if failure else bench.judged_on_all()
+            if state.segment == 0 and (standing is None or bench.collapsed(_best(bench), standing)):
+                again = bench.back_off(_best(bench), bench.kept, state.best_examples, "the final training")
+                if failure is not None and not again:
+                    raise failure
+                if again:
+                    continue
+                state.segment = segments
+                bench.save(bench.line(_best(bench), "final training given up", True, {}))
+                break
+            if failure is not None or standing is None:
+                raise failure or AssertionError("judged")
             state.segment += 1
-            standing = bench.judged_on_all()
             kept = _takes_over(bench, standing)
             if kept:
                 _keep(bench, standing)
             bench.save(bench.line(standing, "final training", kept, {}))
     if bench.kept:
-        bench.student.restore(bench.session.plan(state.weights), bench.kept, bench.student.trained_examples)
+        state.discarded_examples += bench.student.trained_examples - state.best_examples
+        bench.student.restore(bench.session.plan(state.weights), bench.kept, state.best_examples)
     _finish(bench)
 
 
@@ -101,8 +119,32 @@ def _segments(bench: Bench, extra_examples: int) -> tuple[int, int]:
     return segments, -(-examples // segments) if segments else 0
 
 
+def _untrained(bench: Bench, trained: Standing) -> dict[str, Any] | None:
+    """Take the float network's weights, rounded, where all training since has made them worse beyond chance.
+
+    What is kept of the final training is no worse than the network before it; the search's cycles may have been.
+    """
+    state, plan = bench.state, bench.session.plan(bench.state.weights)
+    chance = 2 * bench.session.judge.standard_error(trained.judgement.accuracy)
+    if not state.search_examples or bench.settings.rounding == "nearest":
+        return None
+    fresh = bench.session.student()
+    fresh.apply(plan)
+    fresh.compensate()
+    standing = bench.standing(plan, bench.session.judge(fresh.network), bench.limits)
+    better = standing.judgement.accuracy > trained.judgement.accuracy + chance
+    if (standing.met, better) not in ((True, True), (trained.met, True)):
+        return None
+    _log.warning("all training made the network worse beyond chance: the untrained one is returned")
+    state.discarded_examples += bench.student.trained_examples
+    bench.student.restore(plan, fresh.tensors(), 0)
+    bench.accept(standing)
+    return bench.line(standing, "untrained", True, {})
+
+
 def _keep(bench: Bench, standing: Standing) -> None:
     bench.state.best, bench.state.best_segment = standing.judgement, bench.state.segment
+    bench.state.best_examples = bench.student.trained_examples
     bench.kept = bench.student.tensors()
 
 
@@ -146,6 +188,7 @@ def _finish(bench: Bench) -> None:
                 bench.student.restore(plan, tensors, bench.student.trained_examples)
             line = bench.line(after, "batch norm", kept, {})
         bench.accept(best)
+        line = _untrained(bench, best) or line
     bench.student.network.check_coverage(plan)
     bench.kept = {}
     state.stage = "done"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cmp_to_key, partial
 
+from sigmaquant.errors import DivergedError
 from sigmaquant.runs.progress import task
 from sigmaquant.search.bench import Bench
 from sigmaquant.search.candidates import Candidate, candidates, filled
@@ -17,6 +19,8 @@ from sigmaquant.search.start import Start
 from sigmaquant.search.state import Standing
 from sigmaquant.search.strategies import Evidence, find_strategy
 from sigmaquant.statistics import layer_sigmas
+
+_log = logging.getLogger("sigmaquant")
 
 _ACCURACY_ZONE = 0.02
 """Phase 1 is content with an accuracy this far (as a part of the floor) below it: training has only begun."""
@@ -70,10 +74,9 @@ def _begin_well(bench: Bench, start: Start | None) -> None:
     key = cmp_to_key(partial(_order, bench))
     ranked = sorted(range(len(found)), key=lambda number: key(standings[number]))
     best, standing = found[ranked[0]], standings[ranked[0]]
+    bench.student.apply(standing.plan)
     if bench.trains_in_cycles:  # as every move will be
-        standing = bench.measure(best.bits, "start, training")
-    else:
-        bench.student.apply(standing.plan)
+        standing = _trained_start(bench, standing)
     bench.accept(standing)
     # The first of them is the widest uniform plan, where one fits.
     rivals = dict.fromkeys([ranked[0], 0, *ranked[1:2]])
@@ -84,6 +87,20 @@ def _begin_well(bench: Bench, start: Start | None) -> None:
     _enter_phase2(bench)
     bench.save(line)
     bench.log(standing, f"the search begins from {best.name}")
+
+
+def _trained_start(bench: Bench, untrained: Standing) -> Standing:
+    """The start after a cycle of training, at a rate that does not ruin it; untrained where there is none."""
+    tensors, trained = bench.student.tensors(), bench.student.trained_examples
+    while True:
+        try:
+            standing = bench.measure(untrained.plan.weights, "start, training")
+            if not bench.collapsed(untrained, standing):
+                return standing
+        except DivergedError as error:
+            _log.warning("%s", error)
+        if not bench.back_off(untrained, tensors, trained, "the first training cycle"):
+            return untrained
 
 
 def _order(bench: Bench, one: Standing, other: Standing) -> int:

@@ -84,7 +84,10 @@ class Progression:
         segment: segments of the final training that are done.
         best: judgement of what is kept of the final training, on all validation data; None before its first segment.
         best_segment: the segment that it is of; 0: it is from before the training.
-        trained_examples: training examples seen so far.
+        best_examples: training examples that it has seen.
+        rate: factor of the learning rates; below 1 after a training that collapsed.
+        discarded_examples: training examples of trainings that were thrown away.
+        trained_examples: training examples seen so far by the network that is at hand.
         search_examples: those that the search used.
         seconds: wall time of all sessions of the run.
         sensitivity: `Statistics.sensitivity`, so that a resumed run goes by the same; with the two that follow.
@@ -108,6 +111,9 @@ class Progression:
     segment: int = 0
     best: Judgement | None = None
     best_segment: int = 0
+    best_examples: int = 0
+    rate: float = 1.0
+    discarded_examples: int = 0
     trained_examples: int = 0
     search_examples: int = 0
     seconds: float = 0.0

@@ -252,12 +252,15 @@ class Student:
         )
 
     def segment(
-        self, examples: int, seed: int, before: int, total: int, progress: StepProgress | None = None
+        self, examples: int, seed: int, before: int, total: int, progress: StepProgress | None = None, rate: float = 1.0
     ) -> TrainingReport:
-        """A part of a training of `total` examples, `before` of which have been seen, on one learning-rate arc."""
+        """A part of a training of `total` examples, `before` of which have been seen, on one learning-rate arc.
+
+        Its rates are the recipe's times `rate`.
+        """
         return self._train(
             stream(self.train_data, examples, seed),
-            lambda seen: cosine_with_warmup(before + seen, total, self.recipe.warmup),
+            lambda seen: rate * cosine_with_warmup(before + seen, total, self.recipe.warmup),
             progress,
         )
 
