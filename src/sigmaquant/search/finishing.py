@@ -175,6 +175,8 @@ def _finish(bench: Bench) -> None:
     state, plan = bench.state, bench.session.plan(bench.state.weights)
     line = None
     if not bench.student.trained_examples:
+        if state.best is not None:  # all training since has been thrown away
+            bench.accept(_best(bench))
         line = bench.line(bench.present(), "post-training", True, {})
     else:
         best, tensors = _best(bench), bench.student.tensors()

@@ -17,7 +17,7 @@ from sigmaquant.quant.numerics import SCALE_FLOOR
 from sigmaquant.training.devices import Device
 from sigmaquant.training.losses import Distillation, check_finite
 from sigmaquant.training.metrics import call
-from sigmaquant.training.rates import clip_and_scale_, rate_factors
+from sigmaquant.training.rates import clip_and_scale_
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ def train_(
     device: Device,
     *,
     schedule: Callable[[float], float] = lambda position: 1.0,
+    factors: dict[nn.Parameter, float] | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> TrainingReport:
     """Train in place over the given batches.
@@ -143,6 +144,7 @@ def train_(
         recipe: the loss and the clipping.
         device: where to.
         schedule: factor of the learning rates by position: examples of this stretch, to the middle of the batch.
+        factors: of single parameters' learning rates, see `sigmaquant.training.rates`.
         progress: called after every step with the number of its examples and its loss.
 
     Raises:
@@ -154,7 +156,7 @@ def train_(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     losses: list[float] = []
     examples = 0
-    factors = rate_factors(network)
+    factors = factors or {}
     network.train()
     try:
         for step, (inputs, targets) in enumerate(batches):

@@ -40,6 +40,7 @@ from sigmaquant.training.qat import (
     optimizer_tensors,
     train_,
 )
+from sigmaquant.training.rates import rate_factors
 
 StepProgress = Callable[[int, float], None]
 
@@ -275,6 +276,7 @@ class Student:
             self.recipe,
             self.device,
             schedule=schedule,
+            factors=rate_factors(self.network),
             progress=progress,
         )
         self.trained_examples += report.examples
