@@ -25,6 +25,7 @@ FLOORS = (
     {"report", "measurement"},
     {"frontends"},
     {"inspection", "results", "loading"},
+    {"control"},
     {"job"},
     {"api", "exporting", "sweeping"},
     {"tables"},

@@ -31,6 +31,8 @@ LABELS = {
 """The costs in words, for messages."""
 
 _SMALLEST_FLOOR = 0.01
+_FLOAT_BITS = 32
+_EXACT = 1e-6  # a third has no end in decimals
 
 SizeCounts = Literal["total", "weights"]
 
@@ -147,7 +149,8 @@ class Budget:
         accuracy: a floor (``"90 %"``, 0.9) or the largest drop from the float network (``"-1 %"``).
         size_counts: ``"total"`` (default) counts everything stored: codes, scales, biases and unquantized
             parameters; ``"weights"`` the packed codes alone, as papers do. A reduction such as ``"8x"`` compares
-            with the float32 bytes of the same parameters.
+            with the float32 bytes of the same parameters; one of packed weights that is exactly b bits a weight
+            admits b bits everywhere, although every layer's bytes are rounded up.
 
     Raises:
         UnitsError: a quantity that cannot be read.
@@ -210,6 +213,20 @@ class Budget:
 
     def __hash__(self) -> int:
         return hash(tuple(self.to_dict().items()))
+
+    @property
+    def weight_bits(self) -> int | None:
+        """The bitwidth that every weight could have at exactly this size, where it counts packed weights; else None.
+
+        Example:
+            >>> Budget(size=f"{32 / 3}x", size_counts="weights").weight_bits
+            3
+        """
+        size = self._upper.get("size_bytes")
+        if self.size_counts != "weights" or not isinstance(size, Ratio):
+            return None
+        bits = round(_FLOAT_BITS / size.factor)
+        return bits if 2 <= bits <= 8 and abs(bits * size.factor / _FLOAT_BITS - 1) < _EXACT else None
 
     def to_dict(self) -> dict[str, Any]:
         """The budget as the user wrote it, for JSON."""

@@ -91,6 +91,10 @@ class TrainingError(SigmaQuantError):
     """Training cannot go on, for instance because the loss became NaN or infinite."""
 
 
+class DivergedError(TrainingError):
+    """The loss or the gradient became NaN or infinite: the learning rate is too high, or the data are damaged."""
+
+
 class CheckpointError(SigmaQuantError):
     """A checkpoint is corrupted, of another model, or not a safetensors file."""
 

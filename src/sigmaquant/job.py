@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from sigmaquant._version import __version__
-from sigmaquant.budget import Budget, Cost
+from sigmaquant.budget import Budget
+from sigmaquant.control import Contender, between, run_control, run_next_wider, weigh
 from sigmaquant.data import DataSource, as_source, split
 from sigmaquant.data.batch import describe_inputs
 from sigmaquant.errors import DataError, SigmaQuantError, UnreachableBudgetError, near_matches
@@ -23,17 +24,15 @@ from sigmaquant.hardware.profile import HardwareProfile, load_profile, shipped_p
 from sigmaquant.hardware.profiled import ProfiledCosts
 from sigmaquant.loading import weights_digest
 from sigmaquant.outputs import outputs_note
-from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant.coverage import coverage
 from sigmaquant.report import LayersDocument, describe_layers, refresh_report
 from sigmaquant.results import Control, QuantizationResult, Scores
-from sigmaquant.runs import NullProgress, Progress, RunDirectory, RunFiles, logging_to, task
-from sigmaquant.search.bench import NullRecorder, Recorder
+from sigmaquant.runs import NullProgress, Progress, RunDirectory, logging_to, task
+from sigmaquant.search.bench import NullRecorder
 from sigmaquant.search.driver import Driver
 from sigmaquant.search.session import Data, Session, Statistics
 from sigmaquant.search.settings import Settings
 from sigmaquant.search.start import Start
-from sigmaquant.search.state import Progression
 from sigmaquant.search.strategies import STRATEGIES
 from sigmaquant.training.devices import Device, choose_device
 from sigmaquant.training.losses import TaskLoss
@@ -139,18 +138,42 @@ class Job:
                 float_test = self.float_test
             log.info("float network: %.4f on the validation data", session.float_accuracy)
             driver = Driver(session, recorder or NullRecorder(), progress, start=start)
+            if driver.student.outliers:
+                notes = (*notes, _told(driver.student.outliers, self.data.train))
+                log.warning(notes[-1])
             state = driver.run()
             control, control_seconds = None, 0.0
+            found = Contender.of(session, driver)
+            returned, wider = found, None
             if self.settings.control:
                 try:
                     control, control_seconds = run_control(session, recorder, progress, state, resume)
+                    wider = run_next_wider(session, state)
                 except UnreachableBudgetError as error:  # mixed bitwidths may fit where no single one does
                     notes = (*notes, f"there is no uniform control: {error}")
                     log.info(notes[-1])
-            result = _result(session, driver, control, float_test, notes, recorder)
-            result = replace(result, seconds=state.seconds + control_seconds)
+            uniform = None if control is None else Control(control.plan, control.cost, control.scores)
+            if control is not None and uniform is not None:
+                verdict = weigh(session, found, control)
+                returned = control if verdict.takes_over else found
+                for sentence in filter(None, (between(session, uniform, wider), verdict.sentence)):
+                    notes = (*notes, sentence)
+                    log.info(sentence)
+            discarded = returned.driver.state.discarded_examples
+            if discarded:
+                seen = returned.driver.state.trained_examples
+                told = f"training on {discarded:,} examples made the network no better and was thrown away"
+                notes = (*notes, f"{told}; what is returned has seen {seen:,}")
+            result = _result(session, returned, float_test, notes, recorder)
+            result = replace(
+                result,
+                seconds=state.seconds + control_seconds,
+                control=uniform,
+                control_above=wider,
+                returned="search" if returned is found else "control",
+            )
             if recorder is not None:
-                layers = describe_layers(result.network, self.costs, self.settings.sigma)
+                layers = describe_layers(result.network, self.costs, self.settings.sigma, self.statistics.sensitivity)
                 write_run(recorder, result, layers, self.environment)
             for name, excess in result.violations.items():
                 log.warning("the budget is not met: %s is off by %.2f %% of its limit", name, 100 * excess)
@@ -268,80 +291,41 @@ def _fitting_example(model: nn.Module, data: DataSource, note: str | None) -> tu
     return small
 
 
-def run_control(
-    session: Session, recorder: RunDirectory | None, progress: Progress, searched: Progression, resume: bool
-) -> tuple[Control, float]:
-    """The largest uniform plan that fits, trained for as many examples as the search and its final training.
-
-    Where no cost is limited, it has to fit into the size of what the search found, see `Session.for_control`.
-
-    Raises:
-        UnreachableBudgetError: no single bitwidth fits.
-    """
-    twin, extra_examples = session.for_control(searched.weights), searched.search_examples
-    with contextlib.ExitStack() as stack:
-        inner: Recorder = NullRecorder()
-        if recorder is not None:
-            settings, limits = twin.settings.to_dict(), dict(twin.limits.upper)
-            own = {"settings": settings, "extra_examples": extra_examples, "limits": limits}
-            config = {**recorder.read_config(), **own}
-            path = recorder.control_path
-            begun = resume and RunFiles(path).is_of(config)  # else it is of a run that has been overwritten
-            inner = stack.enter_context(
-                RunDirectory(path, config=config, resume=begun, overwrite=path.exists() and not begun)
-            )
-        with task(progress, "uniform control"):
-            driver = Driver(twin, inner, progress, extra_examples)
-            state = driver.run()
-        plan = session.plan(state.weights)
-        return Control(plan, _final_cost(session, driver, plan), _scores(session, driver)), state.seconds
-
-
-def _final_cost(session: Session, driver: Driver, plan: BitwidthPlan) -> Cost:
-    """Costs of the network as it is now: of its own integer codes, where digits count."""
-    network = driver.student.network
-    return session.costs.cost(plan, {name: network.codes(name) for name in network.graph.layer})
-
-
-def _scores(session: Session, driver: Driver) -> Scores:
-    test = session.data.test
-    network = driver.student.network
-    judgement = session.judge(network)
-    return Scores(
-        judgement.accuracy,
-        None if test is None else evaluate(network, test.batches(), session.metric, session.device),
-        judgement.divergence,
+def _told(outliers: int, train: DataSource) -> str:
+    return (
+        f"{outliers} of the {train.name}'s examples that calibrate ranges and statistics have inputs far beyond those "
+        "of all others and were left out; if they are not meant to be so, check the preprocessing"
     )
 
 
 def _result(
     session: Session,
-    driver: Driver,
-    control: Control | None,
+    found: Contender,
     float_test: float | None,
     notes: tuple[str, ...],
     recorder: RunDirectory | None,
 ) -> QuantizationResult:
-    plan = session.plan(driver.state.weights)
-    cost, scores = _final_cost(session, driver, plan), _scores(session, driver)
-    violations = session.limits.violations(cost, scores.validation)
+    violations = found.violations(session)
     return QuantizationResult(
-        network=driver.student.network.eval(),
-        plan=plan,
+        network=found.driver.student.network.eval(),
+        plan=found.plan,
         met=not violations,
         violations=violations,
-        cost=cost,
+        cost=found.cost,
         reference=session.reference,
-        scores=scores,
+        scores=found.scores,
         float_scores=Scores(session.float_accuracy, float_test, 0.0),
-        coverage=coverage(session.graph, plan),
+        coverage=coverage(session.graph, found.plan),
         float_operators=session.graph.float_operators,
-        control=control,
-        seconds=driver.state.seconds,
+        control=None,
+        seconds=found.driver.state.seconds,
         notes=notes,
         run_dir=recorder.path if recorder else None,
         limits=session.limits.to_dict(),
-        trained_examples=driver.state.trained_examples,
+        trained_examples=found.driver.state.trained_examples,
+        discarded_examples=found.driver.state.discarded_examples,
+        sensitivity_examples=session.statistics.sensitivity_examples,
+        sensitivity_agreement=session.statistics.sensitivity_agreement,
     )
 
 

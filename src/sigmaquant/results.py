@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sigmaquant.budget import Cost
 from sigmaquant.plan import BitwidthPlan
@@ -37,6 +37,10 @@ class Control:
     cost: Cost
     scores: Scores
 
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"weights": dict(self.plan.weights), "cost": self.cost.to_dict(), "scores": self.scores.__dict__}
+
 
 @dataclass(frozen=True)
 class QuantizationResult:
@@ -54,9 +58,15 @@ class QuantizationResult:
         coverage: every parameter: its bitwidth, or why it is not quantized.
         float_operators: operators whose results are not quantized.
         control: the uniform plan's result, when asked for.
+        sensitivity_examples: training examples that the sensitivities are from; 0: none were measured on data.
+        sensitivity_agreement: of their ranking, see `sigmaquant.statistics.drawing`; None: not known.
+        control_above: the next wider uniform plan, which the budget excludes; without scores where networks are
+            trained.
+        returned: ``"search"``, or ``"control"`` where that was better, or accepted (`Settings.accept_control`).
         seconds: wall time of search, training and control; what is measured once before, such as the float
             network's accuracy, comes on top.
-        trained_examples: training examples that the network has seen, with those of a run that it began from.
+        trained_examples: training examples that the returned network has seen, with those of a run that it began from.
+        discarded_examples: those of trainings that were thrown away, because what was before them was better.
         notes: what the user should know, such as where validation data came from.
         run_dir: where the files are, or None.
     """
@@ -77,6 +87,11 @@ class QuantizationResult:
     run_dir: Path | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
     trained_examples: int = 0
+    discarded_examples: int = 0
+    sensitivity_examples: int = 0
+    sensitivity_agreement: float | None = None
+    control_above: Control | None = None
+    returned: Literal["search", "control"] = "search"
 
     @property
     def status(self) -> str:
@@ -85,7 +100,6 @@ class QuantizationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; the network's tensors are not in it."""
-        control = self.control
         return {
             "status": self.status,
             "violations": dict(self.violations),
@@ -96,16 +110,15 @@ class QuantizationResult:
             "reference": self.reference.to_dict(),
             "weights": dict(self.plan.weights),
             "activations": dict(self.plan.activations),
-            "control": None
-            if control is None
-            else {
-                "weights": dict(control.plan.weights),
-                "cost": control.cost.to_dict(),
-                "scores": control.scores.__dict__,
-            },
+            "control": None if self.control is None else self.control.to_dict(),
+            "control_above": None if self.control_above is None else self.control_above.to_dict(),
+            "returned": self.returned,
             "coverage": [row.__dict__ for row in self.coverage],
             "float_operators": list(self.float_operators),
             "notes": list(self.notes),
             "seconds": round(self.seconds, 3),
             "trained_examples": self.trained_examples,
+            "discarded_examples": self.discarded_examples,
+            "sensitivity_examples": self.sensitivity_examples,
+            "sensitivity_agreement": self.sensitivity_agreement,
         }

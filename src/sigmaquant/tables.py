@@ -69,7 +69,10 @@ def summary(result: QuantizationResult) -> Table:
     if result.control is not None:
         training = ", same training" if result.trained_examples else ""
         row(f"{_uniform(result.control.plan.weights)}{training}", result.control.scores, result.control.cost)
-    row("quantized", result.scores, result.cost)
+    if result.control_above is not None:
+        above = result.control_above
+        row(f"{_uniform(above.plan.weights)}, beyond the budget", above.scores, above.cost)
+    row("quantized" if result.returned == "search" else "quantized: the control", result.scores, result.cost)
     notes = [
         f"not met: {name}, {100 * excess:.2f} % off its limit ({result.limits[name]:.6g})"
         for name, excess in result.violations.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from quant_cases import Residual, Tied, images, quantized
 from torch import nn
@@ -63,15 +64,53 @@ def test_input_vectors_are_what_the_weight_rows_are_multiplied_with():
         assert torch.allclose(products.T, expected.flatten(0, -2), atol=1e-5), layer
 
 
-def test_inputs_that_hardly_differ_are_rounded_all_the_same():
-    """A moment that rounding errors have made indefinite: more damping, and at last none of it."""
+def column_by_column(rows, scales, moment, qmax):
+    """OPTQ as it is written down: [O, K] of one group, in float64, one column after the other."""
+    order = moment.diagonal().argsort(descending=True, stable=True)
+    damped = moment[order][:, order] + 0.01 * moment.diagonal().mean() * torch.eye(len(order), dtype=moment.dtype)
+    factor = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
+    left, result = rows[:, order].clone(), torch.empty_like(rows)
+    for k in range(len(order)):
+        result[:, k] = (left[:, k] / scales).round().clamp(-qmax, qmax) * scales
+        error = (left[:, k] - result[:, k]) / factor[k, k]
+        left[:, k + 1 :] -= error[:, None] * factor[k, k + 1 :]
+    return result[:, order.argsort()]
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1000])
+def test_blocks_of_any_length_give_what_single_columns_give(block):
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(3, 40, generator=generator)
-    scales = torch.full((3,), 0.5)
+    inputs = torch.randn(3, 400, 50, generator=generator) @ (
+        torch.eye(50) + 0.2 * torch.randn(3, 50, 50, generator=generator)
+    )
+    moment = inputs.transpose(1, 2) @ inputs
+    rows, scales = torch.randn(3, 8, 50, generator=generator), torch.rand(3, 8, generator=generator) + 0.3
+    found = _compensated(rows.double(), scales.double(), moment.double(), 3, midrise=False, block=block)
+    for group in range(3):
+        exact = column_by_column(rows[group].double(), scales[group].double(), moment[group].double(), 3)
+        assert torch.allclose(found[group], exact, atol=1e-9)
+    single = _compensated(rows, scales, moment, 3, midrise=False, block=block)
+    assert float((single.double() - found).abs().gt(1e-4).float().mean()) < 0.01
+
+
+def test_inputs_that_hardly_differ_are_rounded_all_the_same():
+    """A moment that rounding errors have made indefinite: more damping, and at last none of it.
+
+    In the last group nothing ever arrives; the others are not disturbed by it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(4, 3, 40, generator=generator)
+    scales = torch.full((4, 3), 0.5)
     direction = torch.randn(40, 1, generator=generator)
-    for negative in (0.05, 1e4):
-        moment = direction @ direction.T - negative * torch.eye(40)
+    moments = [direction @ direction.T - negative * torch.eye(40) for negative in (0.0, 0.05, 1e4)]
+    for moment in moments:
         moment.diagonal().clamp_(min=1e-3)
-        rounded = _compensated(rows, scales, moment, 3, midrise=False)
-        assert bool(rounded.isfinite().all())
-        assert torch.equal(rounded, (rounded / 0.5).round() * 0.5)
+    moment = torch.stack([*moments, torch.zeros(40, 40)])
+    rounded = _compensated(rows, scales, moment, 3, midrise=False)
+    nearest = (rows / 0.5).round().clamp(-3, 3) * 0.5
+    assert torch.equal(rounded, (rounded / 0.5).round() * 0.5)
+    assert torch.equal(rounded[2:], nearest[2:])
+    for group in range(2):
+        assert not torch.equal(rounded[group], nearest[group])
+        alone = _compensated(rows[group : group + 1], scales[:1], moment[group : group + 1], 3, midrise=False)
+        assert torch.equal(alone[0], rounded[group])

@@ -46,7 +46,7 @@ def graph() -> QuantGraph:
 
 
 def session(budget: Budget, **options: Any) -> Session:
-    settings = Settings(**{**tiny.QUICK, **options})
+    settings = Settings(**{**tiny.QUICK, "start": "sigma", **options})
     size = settings.batch_size
     data = Data(as_source(tiny.train_data(), batch_size=size), as_source(tiny.validation_data(), batch_size=size))
     costs = ProfiledCosts(graph(), load_profile("ideal"))

@@ -13,11 +13,19 @@ from sigmaquant import Budget
 from sigmaquant.errors import CheckpointError
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import QuantizedNetwork
+from sigmaquant.search.bench import Bench
 from sigmaquant.training.student import Judgement
 
 EIGHT = Budget(size="8x")
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No training counts as collapsed: what is told of it is to be seen to its end."""
+    monkeypatch.setattr(Bench, "collapsed", lambda *_: False)
+
+
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(
     ("accuracies", "kept"),
     [
@@ -53,6 +61,7 @@ def test_the_best_state_of_the_final_training_is_kept(
     ]
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_training_is_judged_by_its_accuracy_on_all_validation_data() -> None:
     search = driver(EIGHT, strategy="uniform", rounding="nearest")
     search.bench.session.search_judge = Scripted(0.5)
@@ -66,6 +75,7 @@ def test_a_training_is_judged_by_its_accuracy_on_all_validation_data() -> None:
     assert (search.state.accuracy, search.state.divergence) == (0.8, 0.2)
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(
     ("floor", "accuracies", "kept"),
     [
@@ -107,8 +117,35 @@ def test_extra_examples_lengthen_the_final_training() -> None:
     plain, longer = driver(EIGHT, strategy="uniform"), driver(EIGHT, strategy="uniform", extra=300)
     plain.run()
     longer.run()
-    assert plain.student.trained_examples == 400
-    assert longer.student.trained_examples == 700
+    assert [s.state.trained_examples + s.state.discarded_examples for s in (plain, longer)] == [400, 700]
+    assert plain.student.trained_examples == plain.state.best_examples <= 400
+
+
+def test_a_training_that_collapses_in_its_first_segment_begins_anew_at_lower_rates() -> None:
+    search = driver(EIGHT, strategy="uniform", rounding="nearest")
+    search.bench.session.search_judge = Scripted(0.9)
+    # Untrained, two segments that ruin it, then two that do not, and BatchNorm.
+    search.bench.session.judge = Scripted(0.9, 0.5, 0.6, 0.91, 0.92, 0.1)
+    search.run()
+    moves = [(line["move"], line["accuracy"]) for line in search.bench.recorder.lines]
+    assert [move for move in moves if move[0] == "final training"] == [
+        ("final training", 0.91),
+        ("final training", 0.92),
+    ]
+    assert search.state.rate == pytest.approx(0.01)
+    assert search.state.discarded_examples == 400
+    assert search.state.trained_examples == 400
+
+
+def test_a_training_that_always_collapses_is_given_up() -> None:
+    search = driver(EIGHT, strategy="uniform", rounding="nearest")
+    search.bench.session.search_judge = Scripted(0.9)
+    search.bench.session.judge = Scripted(0.9, 0.5)
+    search.run()
+    assert search.state.accuracy == 0.9
+    assert search.state.trained_examples == 0
+    assert search.state.discarded_examples == 4 * 200
+    assert [line["move"] for line in search.bench.recorder.lines][-2:] == ["final training given up", "post-training"]
 
 
 def test_post_training_leaves_every_parameter_as_it_was() -> None:

@@ -11,7 +11,7 @@ from statistics_cases import resnet20
 from sigmaquant.errors import ModelError, PlanError
 from sigmaquant.statistics import divergences, weight_divergence
 from sigmaquant.statistics.divergence import best_step, expanded_divergence, level_edges, positive_levels, power_sums
-from sigmaquant.statistics.histogram import HALF_BINS, density, weight_histogram
+from sigmaquant.statistics.histogram import HALF_BINS, SAMPLED, density, weight_histogram
 
 ALL = (2, 3, 4, 5, 6, 7, 8)
 
@@ -173,3 +173,24 @@ def test_resnet20_every_layer_falls_with_bits(shared_data):
         values = [row[bits] for bits in ALL]
         assert all(more > less > 0 for more, less in itertools.pairwise(values)), (name, row)
         assert values[-1] < 1e-3 * values[0], (name, row)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_of_a_large_weight_a_sample_is_counted_that_stays_within_its_channels(axis):
+    """Every channel is at one magnitude, so that a run that went over into the next one would show beside the bins."""
+    magnitudes = 2.0 ** torch.arange(-8.0, 8.0)
+    rows = magnitudes.repeat(32)[:, None] * gaussian(512, 1201).sign()
+    weight = rows if axis == 0 else rows.T.contiguous()
+    counts = weight_histogram(weight, axis).counts
+    assert set(counts.nonzero()[0].tolist()) == {0, 2 * HALF_BINS}
+    assert SAMPLED * 0.9 < counts.sum() < SAMPLED * 1.1
+    assert abs(counts[0] / counts.sum() - 0.5) < 0.01
+
+
+def test_a_sample_tells_low_bitwidths_as_all_weights_do_and_large_layers_apart():
+    plain, heavy = gaussian(1024, 768), gaussian(1024, 768, seed=1) ** 3
+    whole = [weight_divergence(w[:300], ALL) for w in (plain, heavy)]  # few enough to be counted in full
+    sampled = [weight_divergence(w, ALL) for w in (plain, heavy)]
+    for full, part in zip(whole, sampled, strict=True):
+        assert all(part[bits] == pytest.approx(full[bits], rel=0.1) for bits in (2, 3))
+    assert all(sampled[1][bits] > 2 * sampled[0][bits] for bits in ALL)

@@ -70,8 +70,12 @@ def test_each_budget_begins_from_the_nearest_finished_one(tmp_path: Path) -> Non
         assert point.control_test == result["control"]["scores"]["test"]
         assert result["cost"]["weight_bytes"] <= result["limits"]["size_bytes"]
     steps = tiny.trajectory(found.path / "size-8x")
-    assert steps[0]["move"] == "start"
-    assert steps[0]["weights"] == RunFiles(found.path / "size-6x").read_result()["weights"]
+    start = next(step for step in steps if step["move"] == "start")
+    assert start["changes"]["run"] == "size-6x"
+    candidates = {step["changes"]["candidate"]: step for step in steps if step["move"] == "candidate"}
+    assert start["divergence"] == min(step["divergence"] for step in candidates.values())
+    own = ("uniform", "integer", "clusters")
+    assert any(name == "the plan of size-6x" or name.startswith(own) for name in candidates)
     with found.frontier_path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == [point.run for point in found.points]
@@ -92,11 +96,13 @@ def test_trained_weights_are_taken_over_and_counted(tmp_path: Path) -> None:
 
 
 def test_statistics_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = {"sensitivity": 0, "evaluate": 0}
+    calls = {"draw_until_stable": 0, "evaluate": 0}
+    from sigmaquant import control as control_module
     from sigmaquant import job as job_module
     from sigmaquant.search import session as session_module
 
-    for module, name in ((session_module, "sensitivity"), (job_module, "evaluate")):
+    names = ((session_module, "draw_until_stable"), (job_module, "evaluate"), (control_module, "evaluate"))
+    for module, name in names:
         real = getattr(module, name)
 
         def counting(*args: Any, _name: str = name, _real: Any = real, **kwargs: Any) -> Any:
@@ -105,7 +111,7 @@ def test_statistics_are_measured_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
         monkeypatch.setattr(module, name, counting)
     tiny_sweep(tmp_path / "s", test_data=tiny.test_data())
-    assert calls == {"sensitivity": 1, "evaluate": 1 + len(SIZES)}  # the float network once, each result once
+    assert calls == {"draw_until_stable": 1, "evaluate": 1 + len(SIZES)}  # the float network once, each result once
 
 
 def test_killed_between_runs_it_goes_on_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

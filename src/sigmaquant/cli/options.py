@@ -42,6 +42,9 @@ SizeCountsKind = Annotated[
 ]
 Hardware = Annotated[str, typer.Option(help="hardware profile that gives the costs: a shipped one's name, or a file")]
 Strategy = Annotated[str, typer.Option(help="sigma, uniform, greedy, ilp, random")]
+Beginning = Annotated[
+    str, typer.Option(help="sigma's search begins at the best untrained plan, or at clusters of sigma: best, sigma")
+]
 ObjectiveKind = Annotated[
     ObjectiveOption,
     typer.Option(help="feasible stops when the budget is met, accurate uses it up, smallest keeps shrinking"),
@@ -79,6 +82,9 @@ Control = Annotated[
         "--control", help="also train the widest uniform plan that fits; with no cost limited: that is no larger"
     ),
 ]
+AcceptControl = Annotated[
+    bool, typer.Option("--accept-control", help="return that plan where it is as good within noise and no larger")
+]
 Seed = Annotated[int, typer.Option(help="of everything random")]
 
 
@@ -114,6 +120,8 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
         "bf16",
         "distill",
         "control",
+        "accept_control",
+        "start",
         "seed",
     )
     pins, allowed = named_values(options["pin"] or [], "--pin"), named_values(options["allow"] or [], "--allow")

@@ -85,6 +85,11 @@ class TensorSource(IndexedSource):
         """Number of examples."""
         return examples_in(self.inputs)
 
+    @property
+    def repeats(self) -> bool:
+        """Whether every pass gives the very same examples."""
+        return self.augment is None
+
     def select(self, index: Tensor) -> Self:
         """A copy with the examples at `index`."""
         other = self.with_options()

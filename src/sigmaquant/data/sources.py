@@ -50,6 +50,11 @@ class DataSource(ABC):
     def batch_count(self) -> int | None:
         """Number of batches of one pass, or None when unknown."""
 
+    @property
+    def repeats(self) -> bool:
+        """Whether every pass is known to give the very same examples: nothing random changes them."""
+        return False
+
     @abstractmethod
     def _batches(self, shuffle: bool, seed: int) -> Iterator[Any]:
         """Raw batches of one pass."""

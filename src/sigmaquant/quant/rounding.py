@@ -21,6 +21,8 @@ from sigmaquant.quant.numerics import round_to_codes_, weight_qmax
 _SAMPLES = 16384
 """Input vectors of a layer that are looked at; many more than a layer has inputs to a channel."""
 _DAMPING = 0.01
+_BLOCK = 64
+"""Columns that are rounded before the later ones hear of it."""
 
 
 @torch.no_grad()
@@ -54,8 +56,7 @@ def compensate_rounding_(network: QuantizedNetwork, batches: Iterable[Any]) -> t
         rows = weight.detach().float().reshape(groups, weight.shape[0] // groups, -1)
         scales = quantizer.scale.detach().reshape(groups, -1)
         grid = weight_qmax(quantizer.bits, quantizer.midrise), quantizer.midrise
-        rounded = torch.stack([_compensated(*part, *grid) for part in zip(rows, scales, moment, strict=True)])
-        weight.copy_(rounded.reshape(weight.shape))
+        weight.copy_(_compensated(rows, scales, moment, *grid).reshape(weight.shape))
     return tuple(moments)
 
 
@@ -115,34 +116,71 @@ def _windows(x: Tensor, kernel: list[int], stride: list[int], dilation: list[int
     return x.as_strided((*x.shape[:2], *places, *kernel), steps, x.storage_offset())
 
 
-def _compensated(rows: Tensor, scales: Tensor, moment: Tensor, qmax: int, midrise: bool) -> Tensor:
-    """Rows [O, K] on their grid, such that ``(w - w^)' moment (w - w^)`` is small for every row.
+def _compensated(rows: Tensor, scales: Tensor, moment: Tensor, qmax: int, midrise: bool, block: int = _BLOCK) -> Tensor:
+    """Rows on their grid, such that ``(w - w^)' moment (w - w^)`` is small for every row.
 
-    Columns are rounded in the order of falling input power; what one rounds off, the later ones take over.
+    Columns are rounded in the order of falling input power; what one rounds off, the later ones take over. Those of the
+    same block take it over at once, all others when the block is done, in one matrix product: the same sums, of numbers
+    that stay in the cache.
+
+    Args:
+        rows: [groups, rows, K].
+        scales: [groups, rows].
+        moment: [groups, K, K], the inputs' second moments.
+        qmax: largest code.
+        midrise: which grid.
+        block: columns of a block.
     """
-    power = moment.diagonal().clone()
-    damping = _DAMPING * float(power.mean())
-    order = power.argsort(descending=True, stable=True)
-    usable = damping != 0 and bool(moment.isfinite().all())
-    factor = _inverse_factor(moment[order][:, order], damping) if usable else None
-    if factor is None:  # inputs all zero, beyond numbers, or too much alike: nothing to go by
-        return round_to_codes_(rows / scales[:, None], qmax, midrise) * scales[:, None]
-    left, result = rows[:, order].clone(), torch.empty_like(rows)
-    for column in range(len(order)):
-        result[:, column] = round_to_codes_(left[:, column] / scales, qmax, midrise).mul_(scales)
-        error = (left[:, column] - result[:, column]) / factor[column, column]
-        left[:, column + 1 :].addr_(error, factor[column, column + 1 :], alpha=-1)
-    return result[:, order.argsort()]
+    power = moment.diagonal(dim1=1, dim2=2)
+    order = power.argsort(dim=1, descending=True, stable=True)
+    factor, usable = _inverse_factors(_sorted(moment, order), _DAMPING * power.mean(1))
+    columns = order[:, None].expand_as(rows)
+    left = rows.gather(2, columns)
+    result = torch.empty_like(left)
+    for start in range(0, left.shape[2], block):
+        part, later = slice(start, start + block), slice(start + block, None)
+        present = left[:, :, part].permute(2, 0, 1).contiguous()  # [columns, groups, rows]
+        errors = torch.empty_like(present)
+        inner = factor[:, part, part].permute(1, 2, 0).contiguous()  # [column, later column, groups]
+        for i in range(len(present)):
+            rounded = round_to_codes_(present[i] / scales, qmax, midrise).mul_(scales)
+            torch.div(present[i] - rounded, inner[i, i, :, None], out=errors[i])
+            present[i].copy_(rounded)
+            present[i + 1 :].addcmul_(inner[i, i + 1 :, :, None], errors[i], value=-1)
+        result[:, :, part] = present.permute(1, 2, 0)
+        left[:, :, later].baddbmm_(errors.permute(1, 2, 0), factor[:, part, later], alpha=-1)
+    rounded = torch.empty_like(rows).scatter_(2, columns, result)
+    if bool(usable.all()):
+        return rounded
+    nearest = round_to_codes_(rows / scales[:, :, None], qmax, midrise) * scales[:, :, None]
+    return torch.where(usable[:, None, None], rounded, nearest)
 
 
-def _inverse_factor(moment: Tensor, damping: float) -> Tensor | None:
-    """Upper Cholesky factor of the damped moment's inverse; None where rounding errors leave no positive one."""
-    diagonal = torch.eye(len(moment), device=moment.device)
+def _sorted(moment: Tensor, order: Tensor) -> Tensor:
+    """Every group's moment with its rows and columns in that order."""
+    if len(moment) == 1:
+        return moment[:, order[0]][:, :, order[0]]
+    rows = moment.gather(1, order[:, :, None].expand_as(moment))
+    return rows.gather(2, order[:, None].expand_as(moment))
+
+
+def _inverse_factors(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
+    """Upper Cholesky factor of each damped moment's inverse, [groups, K, K], and which groups have one.
+
+    Without one, the identity stands in its place: inputs are all zero, beyond numbers, or too much alike.
+    """
+    identity = torch.eye(moment.shape[1], dtype=moment.dtype, device=moment.device)
+    factor = identity.expand_as(moment).clone()
+    possible = (damping != 0) & moment.isfinite().all((1, 2))
+    usable = torch.zeros_like(possible)
     for times in (1, 10, 100):
-        lower, failed = torch.linalg.cholesky_ex(moment + times * damping * diagonal)
-        if not bool(failed):
-            factor: Tensor
-            factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not bool(failed):
-                return factor
-    return None
+        open_ = (possible & ~usable).nonzero()[:, 0]
+        if not len(open_):
+            break
+        lower, failed = torch.linalg.cholesky_ex(moment[open_] + times * damping[open_, None, None] * identity)
+        inverse = torch.cholesky_inverse(torch.where((failed == 0)[:, None, None], lower, identity))
+        upper, failed_again = torch.linalg.cholesky_ex(inverse, upper=True)
+        good = (failed == 0) & (failed_again == 0)
+        factor[open_[good]] = upper[good]
+        usable[open_[good]] = True
+    return factor, usable

@@ -206,6 +206,7 @@ class LayerRow(_Read):
     Attributes:
         uniform_bits: in the uniform control.
         divergence: D by bitwidth.
+        sensitivity: harm by bitwidth that the search went by.
         before: `MEASURES` of the float layer, or at `RunReport.reference_bits` where a float layer has none.
         after: `MEASURES` at the plan.
     """
@@ -224,6 +225,7 @@ class LayerRow(_Read):
     activation_bits: int | None = None
     sigma: Number = None
     divergence: dict[int, float] | None = None
+    sensitivity: dict[int, float] | None = None
     before: dict[str, Number] = {}
     after: dict[str, Number] = {}
     energy_parts: dict[str, Number] = {}

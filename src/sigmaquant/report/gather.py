@@ -248,7 +248,7 @@ def _elements(name: str, coverage: Sequence[Coverage]) -> int | None:
 
 def _row(record: LayerRecord, uniform_bits: int | None) -> LayerRow:
     shared = ("name", "bits", "kind", "weight_shape", "input_shape", "output_shape", "elements", "macs", "calls",
-              "midrise", "activation_bits", "sigma", "divergence", "histogram")  # fmt: skip
+              "midrise", "activation_bits", "sigma", "divergence", "sensitivity", "histogram")  # fmt: skip
     floats, after = _measures(record.float32), _measures(record.cost)
     reference = {} if record.reference is None else _measures(record.reference)
     cost = record.cost

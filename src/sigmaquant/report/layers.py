@@ -76,6 +76,7 @@ class LayerRecord(_Part):
         activation_bits: of the layer's input; 32 where it stays in float.
         sigma: standard deviation of the float weights, in the run's variant.
         divergence: D of the float weights at every bitwidth, nats per weight.
+        sensitivity: harm at every bitwidth that was searched, as the search went by it; None: it went by none.
         float32: bytes and bit operations of the float layer.
         reference: costs at `REFERENCE_BITS`; None where the profile gives no energy, cycles or latency.
         cost: costs at the plan, with the trained network's own integers.
@@ -99,6 +100,7 @@ class LayerRecord(_Part):
     activation_bits: int
     sigma: float
     divergence: dict[int, float]
+    sensitivity: dict[int, float] | None = None
     float32: LayerCosts
     reference: LayerCosts | None
     cost: LayerCosts
@@ -147,13 +149,19 @@ def read_layers(path: Path) -> LayersDocument:
 
 
 @torch.no_grad()
-def describe_layers(network: QuantizedNetwork, costs: ProfiledCosts, sigma: SigmaVariant = "raw") -> LayersDocument:
+def describe_layers(
+    network: QuantizedNetwork,
+    costs: ProfiledCosts,
+    sigma: SigmaVariant = "raw",
+    sensitivity: Mapping[str, Mapping[int, float]] | None = None,
+) -> LayersDocument:
     """What is to be known of each layer of a quantized network.
 
     Args:
         network: at its plan; its graph still holds the float weights.
         costs: of the same graph.
         sigma: the variant.
+        sensitivity: harm by layer and bitwidth that the search went by, where it did.
     """
     graph, plan = network.graph, network.plan
     assert plan is not None, "only a network at a plan has bits to describe"
@@ -173,6 +181,7 @@ def describe_layers(network: QuantizedNetwork, costs: ProfiledCosts, sigma: Sigm
                 activation_bits=input_bits(spec, plan),
                 sigma=sigmas[spec.name],
                 divergence=table[spec.name],
+                sensitivity=None if sensitivity is None else dict(sensitivity[spec.name]),
                 float32=_float32(spec, row),
                 reference=None if reference is None else LayerCosts.of(reference.layers[index]),
                 cost=LayerCosts.of(row),

@@ -31,6 +31,7 @@ def layers_csv(report: Report) -> str:
                     "output_shape": _shape(layer.output_shape),
                     "sigma": layer.sigma,
                     **{f"divergence_{bits}": divergence.get(bits) for bits in BITWIDTHS},
+                    **{f"sensitivity_{bits}": (layer.sensitivity or {}).get(bits) for bits in BITWIDTHS},
                     **{f"{name}_before": layer.before.get(name) for name in MEASURES},
                     **{f"{name}_after": layer.after.get(name) for name in MEASURES},
                     "interpolated": layer.interpolated,

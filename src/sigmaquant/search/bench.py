@@ -24,6 +24,10 @@ from sigmaquant.training.student import Judge, Judgement, Student
 _SAME = 3e-3
 """Relative difference of the float network's figures that another machine or thread count may make."""
 
+_COLLAPSE = 0.05
+_BACK_OFF = 0.1
+_LOWEST_RATE = 2e-3  # three times lower, then no more
+
 _log = logging.getLogger("sigmaquant")
 
 
@@ -103,6 +107,7 @@ class Bench:
         """
         now, self.state = self.state.float_figures, Progression.from_dict(meta)
         _check_same(now, self.state.float_figures)
+        self.session.statistics.share_sensitivity(self.state)
         self._begun = time.perf_counter() - self.state.seconds
         own = {k.removeprefix("now."): v for k, v in tensors.items() if k.startswith("now.")}
         self.kept = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
@@ -114,6 +119,9 @@ class Bench:
         state = self.state
         state.trained_examples = self.student.trained_examples
         state.seconds = time.perf_counter() - self._begun
+        known = self.session.statistics
+        state.sensitivity, state.sensitivity_examples = known.sensitivity, known.sensitivity_examples
+        state.sensitivity_agreement = known.sensitivity_agreement
         if line is not None:
             state.step += 1
             self.recorder.append_step({"step": state.step, **line, "seconds": round(state.seconds, 3)})
@@ -138,30 +146,54 @@ class Bench:
 
     def judged(self, judge: Judge, limits: Limits | None = None) -> Standing:
         """The student as it is."""
-        return self._judge(self.session.plan(self.state.weights), judge, limits)
+        return self.judged_at(self.session.plan(self.state.weights), judge, limits)
 
     def judged_on_all(self) -> Standing:
         """As the verdict judges: the states of one training differ by less than the noise of a part of the data."""
         return self.judged(self.session.judge, self.limits)
 
+    @property
+    def trains_in_cycles(self) -> bool:
+        """Whether a plan that is tried is trained for a cycle before it is judged."""
+        return not self.settings.post_training and self.settings.cycle_examples > 0
+
     def measure(self, bits: Bits, title: str) -> Standing:
         """Put the student at a plan, train it for a cycle, judge it."""
         plan = self.session.plan(bits)
         self.student.apply(plan)
-        if not self.settings.post_training and self.settings.cycle_examples:
+        if self.trains_in_cycles:
             seed = self.session.seed("cycle", self.state.step)
             self.session.device.seed(seed)
             with task(self.progress, title, self.settings.cycle_examples):
-                self.student.cycle(self.settings.cycle_examples, seed, self.settings.cycle_lr, self.tick)
-        return self._judge(plan, self.session.search_judge)
+                lr = self.settings.cycle_lr * self.state.rate
+                self.student.cycle(self.settings.cycle_examples, seed, lr, self.tick)
+        return self.judged_at(plan, self.session.search_judge)
+
+    def collapsed(self, before: Standing, after: Standing) -> bool:
+        """Whether a training has ruined what it was given: the metric fell by more than chance and a twentieth."""
+        was, now = before.judgement.accuracy, after.judgement.accuracy
+        chance = 4 * self.session.search_judge.standard_error(was)
+        return not now >= was - max(_COLLAPSE * abs(was), chance)
+
+    def back_off(self, before: Standing, tensors: dict[str, Tensor], trained: int, what: str) -> bool:
+        """Undo a training that collapsed, and lower the rates; False where they have been lowered often enough."""
+        self.state.discarded_examples += self.student.trained_examples - trained
+        self.student.restore(before.plan, tensors, trained)
+        self.student.reset_momentum()
+        again = self.state.rate > _LOWEST_RATE
+        self.state.rate *= _BACK_OFF if again else 1.0
+        told = f"tried again at {self.state.rate:g} of the learning rates" if again else "given up"
+        _log.warning("%s made the network worse beyond chance and was undone; %s", what, told)
+        return again
 
     def measure_plainly(self, bits: Bits) -> Standing:
         """Judge a plan without a training cycle."""
         plan = self.session.plan(bits)
         self.student.apply(plan)
-        return self._judge(plan, self.session.search_judge)
+        return self.judged_at(plan, self.session.search_judge)
 
-    def _judge(self, plan: BitwidthPlan, judge: Judge, limits: Limits | None = None) -> Standing:
+    def judged_at(self, plan: BitwidthPlan, judge: Judge, limits: Limits | None = None) -> Standing:
+        """The student, which is at this plan."""
         standing = self.standing(plan, judge(self.student.network), limits)
         self.show(standing)
         return standing

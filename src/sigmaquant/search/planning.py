@@ -1,20 +1,26 @@
-"""The first stage of a search: phase 1, a finished run's plan, or another strategy."""
+"""The first stage of a search: the best candidate, phase 1, a finished run's plan, or another strategy."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cmp_to_key, partial
 
+from sigmaquant.errors import DivergedError
 from sigmaquant.runs.progress import task
 from sigmaquant.search.bench import Bench
+from sigmaquant.search.candidates import Candidate, candidates, filled
 from sigmaquant.search.greedy import GreedyProgress
 from sigmaquant.search.phase1 import BUFFER, Clustering, cluster_to_budget, shifted
-from sigmaquant.search.problem import Bits
+from sigmaquant.search.phase2 import propose
+from sigmaquant.search.problem import Bits, Sensitivity
 from sigmaquant.search.start import Start
 from sigmaquant.search.state import Standing
 from sigmaquant.search.strategies import Evidence, find_strategy
 from sigmaquant.statistics import layer_sigmas
+
+_log = logging.getLogger("sigmaquant")
 
 _ACCURACY_ZONE = 0.02
 """Phase 1 is content with an accuracy this far (as a part of the floor) below it: training has only begun."""
@@ -27,7 +33,10 @@ def plan_stage(bench: Bench, start: Start | None) -> None:
         bench: with nothing planned, or in the middle of it.
         start: a finished run to begin from in place of phase 1.
     """
-    if bench.settings.strategy == "sigma" and start is not None:
+    trained = start is not None and start.trained_examples and bench.settings.trains
+    if bench.settings.strategy == "sigma" and bench.settings.start == "best" and bench.problem.movable and not trained:
+        _begin_well(bench, start)
+    elif bench.settings.strategy == "sigma" and start is not None:
         _begin_from(bench, start)
     elif bench.settings.strategy == "sigma":
         _phase1(bench)
@@ -40,6 +49,74 @@ def plan_stage(bench: Bench, start: Start | None) -> None:
         line = bench.line(standing, bench.settings.strategy, True, {})
         bench.state.stage = "final"
         bench.save(line)
+
+
+def _begin_well(bench: Bench, start: Start | None) -> None:
+    """Measure every candidate once, without training, and begin from the best; a resumed run knows what it has seen."""
+    state = bench.state
+    table, per_element = bench.session.sensitivity(bench.session.graph)
+    found = candidates(bench.session.graph, bench.problem, table, per_element)
+    if start is not None:
+        known = [candidate.bits for candidate in found]
+        found += [c for c in _neighbour(bench, start, table, per_element) if c.bits not in known]
+    standings = []
+    with task(bench.progress, "candidates", len(found)):
+        for number, candidate in enumerate(found, start=1):
+            standing = _measured_once(bench, candidate.bits)
+            standings.append(standing)
+            bench.show(standing)
+            bench.progress.advance()
+            if number > state.cycle:
+                bench.accept(standing)  # what the student is at
+                state.cycle = number
+                bench.save(bench.line(standing, "candidate", False, {"candidate": candidate.name}))
+                bench.log(standing, f"candidate {candidate.name}")
+    key = cmp_to_key(partial(_order, bench))
+    ranked = sorted(range(len(found)), key=lambda number: key(standings[number]))
+    best, standing = found[ranked[0]], standings[ranked[0]]
+    bench.student.apply(standing.plan)
+    if bench.trains_in_cycles:  # as every move will be
+        standing = _trained_start(bench, standing)
+    bench.accept(standing)
+    # The first of them is the widest uniform plan, where one fits.
+    rivals = dict.fromkeys([ranked[0], 0, *ranked[1:2]])
+    state.rivals = [list(bench.problem.key(found[number].bits)) for number in rivals]
+    state.measured = {}
+    origin = {} if start is None else {"run": start.name}
+    line = bench.line(standing, "start", True, {"candidate": best.name, **origin})
+    _enter_phase2(bench)
+    bench.save(line)
+    bench.log(standing, f"the search begins from {best.name}")
+
+
+def _trained_start(bench: Bench, untrained: Standing) -> Standing:
+    """The start after a cycle of training, at a rate that does not ruin it; untrained where there is none."""
+    tensors, trained = bench.student.tensors(), bench.student.trained_examples
+    while True:
+        try:
+            standing = bench.measure(untrained.plan.weights, "start, training")
+            if not bench.collapsed(untrained, standing):
+                return standing
+        except DivergedError as error:
+            _log.warning("%s", error)
+        if not bench.back_off(untrained, tensors, trained, "the first training cycle"):
+            return untrained
+
+
+def _order(bench: Bench, one: Standing, other: Standing) -> int:
+    objective = bench.session.objective
+    return other.better_than(one, objective) - one.better_than(other, objective)
+
+
+def _neighbour(bench: Bench, start: Start, table: Sensitivity, per_element: bool) -> list[Candidate]:
+    """The plan of a finished run, brought within the limits."""
+    problem, bits = bench.problem, bench.session.plan(start.weights).weights
+    problem.key(bits)
+    if not problem.fits(bits):
+        every = len(problem.choices)
+        move = propose(problem, bits, table, accuracy_met=None, count=every, per_element=per_element)
+        bits = bits if move is None else move.bits
+    return [Candidate(f"the plan of {start.name}", filled(problem, bits, table, per_element))] * problem.fits(bits)
 
 
 def _begin_from(bench: Bench, start: Start) -> None:

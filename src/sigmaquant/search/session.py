@@ -24,7 +24,9 @@ from sigmaquant.search.choices import activation_bits, layer_choices
 from sigmaquant.search.problem import Bits, SearchProblem, Sensitivity
 from sigmaquant.search.reach import check_reachable, format_cost
 from sigmaquant.search.settings import Settings
-from sigmaquant.statistics import sensitivity
+from sigmaquant.search.state import Progression
+from sigmaquant.search.uniform import uniform_at
+from sigmaquant.statistics import ESTIMATED, Drawn, QuantizedWeights, draw_until_stable, sensitivity
 from sigmaquant.training.devices import Device
 from sigmaquant.training.losses import Distillation, TaskLoss
 from sigmaquant.training.metrics import Metric, top1
@@ -42,15 +44,27 @@ class Statistics:
 
     Attributes:
         sensitivity: harm by layer and bitwidth under `Settings.sensitivity`; None: not measured yet.
+        sensitivity_examples: that it was measured on; 0: none.
+        sensitivity_agreement: how far its ranking is the network's and not the examples', see
+            `sigmaquant.statistics.drawing`; None: not known.
         float_test: the metric on the test data; None: not measured yet, or there are none.
     """
 
     sensitivity: dict[str, dict[int, float]] | None = None
     float_test: float | None = None
+    sensitivity_examples: int = 0
+    sensitivity_agreement: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"sensitivity": self.sensitivity, "float_test": self.float_test}
+        return dict(self.__dict__)
+
+    def share_sensitivity(self, other: Progression) -> None:
+        """Take over what another knows of the sensitivity, where nothing is known here."""
+        if self.sensitivity is None and other.sensitivity is not None:
+            self.sensitivity = other.sensitivity
+            self.sensitivity_examples = other.sensitivity_examples
+            self.sensitivity_agreement = other.sensitivity_agreement
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Statistics:
@@ -58,7 +72,8 @@ class Statistics:
         table = document["sensitivity"]
         if table is not None:
             table = {name: {int(bits): float(value) for bits, value in row.items()} for name, row in table.items()}
-        return cls(table, document["float_test"])
+        examples, agreement = document["sensitivity_examples"], document["sensitivity_agreement"]
+        return cls(table, document["float_test"], int(examples), agreement)
 
 
 @dataclass(frozen=True)
@@ -146,7 +161,7 @@ class Session:
         if budget.accuracy is not None and self.metric is top1:
             _check_share(budget.accuracy)
         if budget.accuracy is None:
-            check_reachable(self._problem(budget.resolve(self.reference, None)))
+            check_reachable(self._problem(self._resolved(budget, None)))
 
     def for_budget(self, budget: Budget) -> Session:
         """The same session for another budget; whatever has been measured is shared.
@@ -162,9 +177,21 @@ class Session:
 
     def _limit(self, budget: Budget) -> None:
         self.budget = budget
-        self.limits: Limits = budget.resolve(self.reference, self.float_accuracy)
+        self.limits: Limits = self._resolved(budget, self.float_accuracy)
         self.problem: SearchProblem = self._problem(self.limits)
         check_reachable(self.problem)
+
+    def _resolved(self, budget: Budget, float_accuracy: float | None) -> Limits:
+        """The budget in absolute numbers; a size of just b bits a weight admits b bits everywhere, in whole bytes."""
+        limits = budget.resolve(self.reference, float_accuracy)
+        bits = budget.weight_bits
+        if bits is None:
+            return limits
+        bytes_ = self.costs.cost(self.plan(dict.fromkeys(self.choices, bits))).resource("size_bytes", "weights")
+        limit = limits.upper["size_bytes"]
+        if bytes_ is None or not limit < bytes_ < limit + len(self.choices):  # less than a byte for each layer
+            return limits
+        return replace(limits, upper={**limits.upper, "size_bytes": bytes_})
 
     @property
     def aims(self) -> Limits:
@@ -249,37 +276,71 @@ class Session:
             twin.problem = twin._problem(twin.limits)
         return twin
 
+    def uniform_bits(self, target: int) -> dict[str, int]:
+        """One bitwidth for all layers, as far as they allow it."""
+        return uniform_at(self.problem, target)
+
+    def without_limits(self, target: int) -> Session:
+        """The same session with limits that just admit a uniform plan."""
+        twin = copy.copy(self)
+        cost = self.costs.cost(self.plan(self.uniform_bits(target)))
+        upper = {}
+        for name, limit in self.limits.upper.items():
+            value = cost.resource(name, self.limits.size_counts)
+            upper[name] = limit if value is None else max(limit, value)
+        twin.limits = replace(self.limits, upper=upper)
+        twin.problem = twin._problem(twin.limits)
+        return twin
+
     def sensitivity(self, graph: QuantGraph) -> tuple[Sensitivity, bool]:
         """The chosen sensitivity of a network's present weights, and whether it is per weight."""
         if graph is not self.graph:
-            return self._measure_sensitivity(graph)
+            return self._measure_sensitivity(graph).table, self.settings.sensitivity == "divergence"
         if self.statistics.sensitivity is None:
-            table, _ = self._measure_sensitivity(graph)
-            self.statistics.sensitivity = {name: dict(row) for name, row in table.items()}
+            drawn = self._measure_sensitivity(graph)
+            self.statistics.sensitivity = {name: dict(row) for name, row in drawn.table.items()}
+            self.statistics.sensitivity_examples = drawn.examples
+            self.statistics.sensitivity_agreement = drawn.agreement
+            if drawn.agreement is not None:
+                log.info("sensitivity from %d examples, whose ranking agrees to %.3f", drawn.examples, drawn.agreement)
         return self.statistics.sensitivity, self.settings.sensitivity == "divergence"
 
-    def _measure_sensitivity(self, graph: QuantGraph) -> tuple[Sensitivity, bool]:
-        name = self.settings.sensitivity
+    def _measure_sensitivity(self, graph: QuantGraph) -> Drawn:
+        """Of a trained network on as many examples as the float network's ranking needed."""
+        name, settings = self.settings.sensitivity, self.settings
         bitwidths = sorted({bits for allowed in self.choices.values() for bits in allowed})
-        batches = None
-        if name != "divergence":
-            batches = list(
-                some(self.data.train, self.settings.sensitivity_examples, self.seed("sensitivity")).batches(
-                    shuffle=True, seed=self.seed("sensitivity")
+        quantized = QuantizedWeights(graph, bitwidths, self.midrise_up_to) if name in ESTIMATED else None
+
+        def measure(batches: Any, call: int) -> dict[str, dict[int, float]]:
+            seed = self.seed("labels", *([call] if call else []))
+            with self.device.random_state(seed):
+                return sensitivity(
+                    name,
+                    graph,
+                    bitwidths,
+                    batches,
+                    seed=seed,
+                    midrise_up_to=self.midrise_up_to,
+                    outputs=self.judge.outputs,
+                    quantized=quantized,
                 )
-            )
-            batches = [(self.device.put(x), self.device.put(y)) for x, y in batches]
-        with self.device.random_state(self.seed("labels")):
-            table = sensitivity(
-                name,
-                graph,
-                bitwidths,
-                batches,
-                seed=self.seed("labels"),
-                midrise_up_to=self.midrise_up_to,
-                outputs=self.judge.outputs,
-            )
-        return table, name == "divergence"
+
+        if name == "divergence":
+            return Drawn(measure(None, 0), 0, None)
+        known = graph is not self.graph and self.statistics.sensitivity_examples
+        adaptive = name in ESTIMATED and not known
+        most = max(settings.sensitivity_examples, settings.sensitivity_limit) if adaptive else 0
+        count = most or known or settings.sensitivity_examples
+        source = some(self.data.train, count, self.seed("sensitivity"))
+        batches = (
+            (self.device.put(x), self.device.put(y))
+            for x, y in source.batches(shuffle=True, seed=self.seed("sensitivity"))
+        )
+        if adaptive:
+            elements = {spec.name: spec.elements for spec in self.graph.layers}
+            return draw_until_stable(measure, batches, settings.sensitivity_examples, elements)
+        kept = list(batches)
+        return Drawn(measure(kept, 0), sum(len(y) for _, y in kept), None)
 
     def _problem(self, limits: Limits) -> SearchProblem:
         base = self.plan({name: allowed[0] for name, allowed in self.choices.items()})

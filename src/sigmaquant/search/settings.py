@@ -16,6 +16,7 @@ from sigmaquant.statistics import SENSITIVITIES, SigmaVariant
 
 Objective = Literal["auto", "feasible", "smallest", "accurate"]
 Rounding = Literal["compensated", "nearest"]
+Beginning = Literal["best", "sigma"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Settings:
 
     Attributes:
         strategy: ``"sigma"`` (both phases), ``"uniform"``, ``"greedy"``, ``"ilp"``, ``"random"`` or a registered one.
+        start: where the strategy ``"sigma"`` begins. ``"best"``: at the best of the plans that can be had without
+            training, each measured once (`sigmaquant.search.candidates`), where a cost is limited that bitwidths
+            change. ``"sigma"``: at clusters of sigma alone, as the published method.
         bitwidths: allowed weight bitwidths, any of 2..8.
         activation_bits: bitwidth of every activation.
         activation_pin: other bitwidths for some activations, by name.
@@ -61,7 +65,9 @@ class Settings:
             `sigmaquant.training.devices.choose_device`. Evaluation and calibration are always in float32.
         outputs: ``"logits"`` [N, C] are compared as distributions, ``"values"`` by their squared difference;
             ``"auto"``: logits where every example's target is a class, an integer.
-        sensitivity_examples: training examples for the sensitivities that need data.
+        sensitivity_examples: training examples for the sensitivities that need data, at first.
+        sensitivity_limit: most of them: ``"curvature"`` and ``"fisher"`` draw more until their ranking of the layers is
+            stable (`sigmaquant.statistics.drawing`).
         calibration_examples: training examples for activation ranges and BatchNorm statistics before any training; the
             steps of a search look at half of them.
         batch_norm_examples: training examples for the last BatchNorm re-estimation.
@@ -69,10 +75,12 @@ class Settings:
         validation_fraction: share of the training data held out when no validation data are given.
         control: also train the uniform plan at the same budget (where no cost is limited: at the same size), for
             comparison.
+        accept_control: return that plan where it is as good within noise and no larger; implies `control`.
         seed: of everything random.
     """
 
     strategy: str = "sigma"
+    start: Beginning = "best"
     bitwidths: tuple[int, ...] = (2, 4, 6, 8)
     activation_bits: int = 8
     midrise_up_to: int | None = None
@@ -100,11 +108,13 @@ class Settings:
     bf16: bool | None = None
     outputs: OutputKind = "auto"
     sensitivity_examples: int = 512
+    sensitivity_limit: int = 4096
     calibration_examples: int = 1024
     batch_norm_examples: int = 4096
     search_examples: int = 2048
     validation_fraction: float = 0.1
     control: bool = False
+    accept_control: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -120,6 +130,7 @@ class Settings:
         allowed = {layer: _bitwidths(several, f"allowed of {layer!r}") for layer, several in self.allowed.items()}
         object.__setattr__(self, "allowed", allowed)
         check_bitwidth(self.activation_bits, "activation_bits")
+        object.__setattr__(self, "control", self.control or self.accept_control)
         if self.midrise_up_to is not None:
             check_midrise(self.midrise_up_to)
         for name, least in (
@@ -129,6 +140,7 @@ class Settings:
             ("final_epochs", 0),
             ("batch_size", 1),
             ("sensitivity_examples", 1),
+            ("sensitivity_limit", 1),
             ("calibration_examples", 1),
             ("batch_norm_examples", 1),
             ("search_examples", 1),
@@ -150,6 +162,7 @@ class Settings:
             ("objective", get_args(Objective)),
             ("outputs", get_args(OutputKind)),
             ("rounding", get_args(Rounding)),
+            ("start", get_args(Beginning)),
             ("sigma", get_args(SigmaVariant)),
             ("sensitivity", tuple(SENSITIVITIES)),
         ):

@@ -78,13 +78,21 @@ class Progression:
         cycle: cycles of the present phase.
         count: layers that the next move may change.
         tabu: rejected plans.
+        rivals: plans that the search began with, other than the one it began from, and that one; they are rounded and
+            measured like the result where nothing has been trained.
         measured: judgements by plan, as far as a strategy has measured plans; empty once it has decided.
         segment: segments of the final training that are done.
         best: judgement of what is kept of the final training, on all validation data; None before its first segment.
         best_segment: the segment that it is of; 0: it is from before the training.
-        trained_examples: training examples seen so far.
+        best_examples: training examples that it has seen.
+        rate: factor of the learning rates; below 1 after a training that collapsed.
+        discarded_examples: training examples of trainings that were thrown away.
+        trained_examples: training examples seen so far by the network that is at hand.
         search_examples: those that the search used.
         seconds: wall time of all sessions of the run.
+        sensitivity: `Statistics.sensitivity`, so that a resumed run goes by the same; with the two that follow.
+        sensitivity_examples: as there.
+        sensitivity_agreement: as there.
         float_figures: `Judge.float_figures` of the run's validation data.
     """
 
@@ -98,13 +106,20 @@ class Progression:
     cycle: int = 0
     count: int = 0
     tabu: list[list[int]] = field(default_factory=list)
+    rivals: list[list[int]] = field(default_factory=list)
     measured: dict[str, Judgement] = field(default_factory=dict)
     segment: int = 0
     best: Judgement | None = None
     best_segment: int = 0
+    best_examples: int = 0
+    rate: float = 1.0
+    discarded_examples: int = 0
     trained_examples: int = 0
     search_examples: int = 0
     seconds: float = 0.0
+    sensitivity: dict[str, dict[int, float]] | None = None
+    sensitivity_examples: int = 0
+    sensitivity_agreement: float | None = None
     float_figures: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,11 +20,23 @@ def uniform(problem: SearchProblem) -> dict[str, int]:
         >>> uniform(SearchProblem(choices, {"size_bytes": size}, {}, {"size_bytes": 13.0}, elements))
         {'conv': 8, 'fc': 4}
     """
+    return uniform_at(problem, widest(problem))
+
+
+def widest(problem: SearchProblem) -> int:
+    """The bitwidth of `uniform`.
+
+    Raises:
+        UnreachableBudgetError: no bitwidth fits.
+    """
     for target in reversed(problem.bitwidths):
-        bits = {
-            name: max((b for b in allowed if b <= target), default=allowed[0])
-            for name, allowed in problem.choices.items()
-        }
-        if problem.fits(bits):
-            return bits
+        if problem.fits(uniform_at(problem, target)):
+            return target
     raise unreachable(problem, "No uniform bitwidth meets all limits.")
+
+
+def uniform_at(problem: SearchProblem, target: int) -> dict[str, int]:
+    """One bitwidth for all layers, as far as they allow it."""
+    return {
+        name: max((b for b in allowed if b <= target), default=allowed[0]) for name, allowed in problem.choices.items()
+    }

@@ -2,19 +2,25 @@
 
 from sigmaquant.statistics.batches import Batch
 from sigmaquant.statistics.divergence import Sensitivity, divergences, weight_divergence
+from sigmaquant.statistics.drawing import Drawn, draw_until_stable
 from sigmaquant.statistics.fisher import FisherSensitivities, fisher_sensitivities
 from sigmaquant.statistics.outputs import output_sensitivity
-from sigmaquant.statistics.registry import SENSITIVITIES, SensitivityFunction, sensitivity
+from sigmaquant.statistics.quantized import QuantizedWeights
+from sigmaquant.statistics.registry import ESTIMATED, SENSITIVITIES, SensitivityFunction, sensitivity
 from sigmaquant.statistics.sigma import SigmaVariant, layer_sigmas
 
 __all__ = [
+    "ESTIMATED",
     "SENSITIVITIES",
     "Batch",
+    "Drawn",
     "FisherSensitivities",
+    "QuantizedWeights",
     "Sensitivity",
     "SensitivityFunction",
     "SigmaVariant",
     "divergences",
+    "draw_until_stable",
     "fisher_sensitivities",
     "layer_sigmas",
     "output_sensitivity",

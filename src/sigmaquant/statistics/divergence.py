@@ -14,6 +14,7 @@ belongs to one weight's distribution: it is per weight, not per layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,9 +52,10 @@ def weight_divergence(
 ) -> dict[int, float]:
     """D of one weight at every bitwidth.
 
-    Two passes over the weight's memory whatever the number of bitwidths: the clipping that minimises the squared
-    error and the divergence itself are computed on the histogram. Does not depend on the order of the weights in a
-    channel, nor (up to float32 rounding at bin edges) on a positive factor of a channel.
+    One pass over the weight's memory whatever the number of bitwidths: the clipping that minimises the squared error
+    and the divergence itself are computed on the histogram, which of a large weight counts a sample. Does not depend on
+    the order of the weights in a channel of a weight that is counted in full, nor (up to float32 rounding at bin edges)
+    on a positive factor of a channel.
 
     Args:
         weight: any shape, one scale per element of `axis`.
@@ -127,14 +129,21 @@ def best_step(powers: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
             look-ups: the cost of a candidate is the number of its levels, not of the bins.
         codes: `positive_levels`.
     """
-    steps = _CLIP_RATIOS[:, None] * (HALF_BINS / codes[-1])
-    edges = np.full((len(steps), len(codes) + 1), HALF_BINS + 1)
-    edges[:, 0] = 0
-    edges[:, 1:-1] = (steps * _between(codes)).astype(np.int64) + 1
-    level = steps * codes
+    steps, edges, level = _candidates(codes.tobytes())
     mass, first, second = np.diff(powers[:, edges])
     error = second - 2 * level * first + level**2 * mass
     return float(steps[error.sum(1).argmin(), 0])
+
+
+@cache
+def _candidates(codes: bytes) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Steps [candidates, 1], edges of their levels [candidates, levels + 1] and the levels, of int64 codes."""
+    levels = np.frombuffer(codes, dtype=np.int64)
+    steps = _CLIP_RATIOS[:, None] * (HALF_BINS / levels[-1])
+    edges = np.full((len(steps), len(levels) + 1), HALF_BINS + 1)
+    edges[:, 0] = 0
+    edges[:, 1:-1] = (steps * _between(levels)).astype(np.int64) + 1
+    return steps, edges, steps * levels
 
 
 def _between(codes: NDArray[np.int64]) -> NDArray[np.float64]:

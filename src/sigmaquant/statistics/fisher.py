@@ -65,6 +65,7 @@ def fisher_sensitivities(
     loss: Loss | None = None,
     outputs: OutputKind = "auto",
     midrise_up_to: int = 0,
+    quantized: QuantizedWeights | None = None,
 ) -> FisherSensitivities:
     """Second-order sensitivities for all layers and all bitwidths at once.
 
@@ -84,6 +85,7 @@ def fisher_sensitivities(
         outputs: ``"logits"`` [N, C] (nats); ``"values"``, where the unit is the expected squared change of the outputs
             relative to their squared sum, as in `outputs.output_sensitivity`; ``"auto"`` takes [N, C > 1] for
             logits. Has no effect with `loss`.
+        quantized: the graph's weights at these bitwidths, where they are known already.
 
     Raises:
         DataError: no batches, unusable ones, or a loss that does not return one value per example.
@@ -92,7 +94,8 @@ def fisher_sensitivities(
     """
     if draws < 1 or micro_batch < 1:
         raise DataError(f"draws ({draws}) and micro_batch ({micro_batch}) must be at least 1.")
-    quantized = QuantizedWeights(graph, bitwidths, midrise_up_to)
+    if quantized is None:
+        quantized = QuantizedWeights(graph, bitwidths, midrise_up_to)
     generator = torch.Generator().manual_seed(seed)
     # Leaves that share the parameters' memory: frozen parameters get gradients too, and none is left on the user's.
     leaves = {spec.name: graph.weight(spec.name).detach().requires_grad_() for spec in graph.layers}

@@ -15,11 +15,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sigmaquant.statistics.moments import channel_chunks, channel_maxima, scratch_like
+from sigmaquant.statistics.moments import channel_maxima
 
 HALF_BINS = 2048
 """Bins on each side of the centre bin. At 8 bits and no clipping a level spans 16 bins, and the counts fit in a
 processor's first-level cache, which decides how fast they are made."""
+
+SAMPLED = 1 << 16
+"""Weights of a large layer that are counted; then all large layers' densities are smoothed alike."""
+
+_COUNTED = 4 * SAMPLED
+"""Up to so many all are counted."""
+
+_RUN = 16  # weights that are read together: a cache line holds so many
 
 _LATTICE_COUNT = 16  # weights per occupied bin; with fewer, the divergence would measure the noise of the counts
 
@@ -31,6 +39,8 @@ class WeightHistogram:
     Attributes:
         counts: [2 * HALF_BINS + 1] int64; bin ``k`` holds the values that round to ``(k - HALF_BINS) / HALF_BINS``.
         zeros: exact zeros that were taken out of the centre bin; 0 when that bin is no larger than its neighbours.
+
+    Of a large weight a regular sample is counted.
     """
 
     counts: NDArray[np.int64]
@@ -38,7 +48,7 @@ class WeightHistogram:
 
 
 def weight_histogram(weight: Tensor, axis: int = 0) -> WeightHistogram:
-    """Histogram of a weight in two passes over memory: channel maxima, then counts.
+    """Histogram of a weight: one pass over memory for the channels' maxima, then the counts of at most a sample.
 
     Args:
         weight: any shape, C channels along `axis`.
@@ -54,21 +64,37 @@ def weight_histogram(weight: Tensor, axis: int = 0) -> WeightHistogram:
     """
     bins = 2 * HALF_BINS + 1
     factors = HALF_BINS / channel_maxima(weight, axis).double()
-    factors = factors.nan_to_num(posinf=0.0).clamp_max_(torch.finfo(torch.float32).max).float()[:, None]
-    counts = torch.zeros(bins, dtype=torch.int64, device=weight.device)
-    scratch, integers = scratch_like(weight, axis), scratch_like(weight, axis, torch.int32)
-    for part, rows in channel_chunks(weight, axis):
-        # Adding half a bin makes truncation a rounding to the nearest bin, and keeps both ends inside the range
-        # whatever float32 does to the product. bincount on int32 is several times faster than torch.histc here.
-        scaled = torch.mul(rows, factors[part], out=scratch[: len(rows)]).add_(HALF_BINS + 0.5)
-        counts += torch.bincount(integers[: len(rows)].copy_(scaled).view(-1), minlength=bins)
-    table = counts.cpu().numpy()
+    factors = factors.nan_to_num(posinf=0.0).clamp_max_(torch.finfo(torch.float32).max).float()
+    values, channels = _sample(weight.detach(), axis)
+    # Adding half a bin makes truncation a rounding to the nearest bin, and keeps both ends inside the range whatever
+    # float32 does to the product. bincount on int32 is several times faster than torch.histc here.
+    scaled = torch.mul(values.float(), factors[channels]).add_(HALF_BINS + 0.5)
+    table = torch.bincount(scaled.int().view(-1), minlength=bins).cpu().numpy()
     zeros = 0
     if table[HALF_BINS] > table[HALF_BINS - 1] + table[HALF_BINS + 1]:
-        # Only a centre bin that stands out can hold pruned weights; only then is a third pass worth it.
-        zeros = weight.numel() - int(torch.count_nonzero(weight.detach()))
+        # Only a centre bin that stands out can hold pruned weights; only then is another pass worth it.
+        zeros = values.numel() - int(torch.count_nonzero(values))
         table[HALF_BINS] -= zeros
     return WeightHistogram(table, zeros)
+
+
+def _sample(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Runs of weights [runs, length], and the channel of each weight; all of a small weight, as [channels, weights].
+
+    The runs begin at equal distances, which share no factor with the usual shapes: they visit all channels and, over
+    the channels, all positions.
+    """
+    rows = weight.movedim(axis, 0)
+    count = weight.numel() // len(rows)
+    if weight.numel() <= _COUNTED or count < _RUN:
+        return rows.reshape(len(rows), -1), torch.arange(len(rows), device=weight.device)[:, None]
+    starts = torch.arange(0, weight.numel(), (weight.numel() * _RUN // SAMPLED) | 1, device=weight.device)
+    channels = starts // count
+    starts = torch.minimum(starts, (channels + 1) * count - _RUN)  # no run goes over into the next channel
+    positions = starts[:, None] + torch.arange(_RUN, device=weight.device)
+    if rows.is_contiguous():
+        return rows.view(-1).take(positions), channels[:, None]
+    return rows[torch.unravel_index(positions, rows.shape)], channels[:, None]
 
 
 def density(counts: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from sigmaquant.statistics.batches import Batch
 from sigmaquant.statistics.divergence import Sensitivity, divergences
 from sigmaquant.statistics.fisher import FisherSensitivities, fisher_sensitivities
 from sigmaquant.statistics.outputs import output_sensitivity
+from sigmaquant.statistics.quantized import QuantizedWeights
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Request:
 
     Attributes:
         batches: None where no calibration data was given.
+        quantized: the weights at the bitwidths, where they are known already.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Request:
     seed: int
     midrise_up_to: int
     outputs: OutputKind
+    quantized: QuantizedWeights | None = None
 
     @property
     def data(self) -> Iterable[Batch]:
@@ -64,6 +67,7 @@ def sensitivity(
     seed: int = 0,
     midrise_up_to: int = 0,
     outputs: OutputKind = "auto",
+    quantized: QuantizedWeights | None = None,
 ) -> Sensitivity:
     """The named sensitivity of every layer at every bitwidth.
 
@@ -87,6 +91,7 @@ def sensitivity(
         seed: of everything random.
         midrise_up_to: weights of at most so many bits lie on a mid-rise grid.
         outputs: what the network's outputs mean, see `sigmaquant.outputs`.
+        quantized: the weights at the bitwidths, where they are known already.
 
     Raises:
         DataError: an unknown name; calibration data missing, empty or unusable.
@@ -95,7 +100,7 @@ def sensitivity(
     """
     if name not in SENSITIVITIES:
         raise DataError(f"there is no sensitivity {name!r}. {near_matches(name, SENSITIVITIES)}")
-    return SENSITIVITIES[name](Request(name, graph, bitwidths, batches, seed, midrise_up_to, outputs))
+    return SENSITIVITIES[name](Request(name, graph, bitwidths, batches, seed, midrise_up_to, outputs, quantized))
 
 
 def _divergence(request: Request) -> Sensitivity:
@@ -116,6 +121,7 @@ def _second_order(request: Request) -> FisherSensitivities:
         seed=request.seed,
         outputs=request.outputs,
         midrise_up_to=request.midrise_up_to,
+        quantized=request.quantized,
     )
 
 
@@ -128,3 +134,6 @@ SENSITIVITIES: Mapping[str, SensitivityFunction] = MappingProxyType(
     }
 )
 """Every sensitivity by name."""
+
+ESTIMATED = frozenset({"fisher", "curvature"})
+"""Those whose noise decides how many examples they need, see `drawing`."""

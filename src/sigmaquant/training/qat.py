@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigmaquant.errors import CheckpointError, TrainingError
+from sigmaquant.errors import CheckpointError, DivergedError, TrainingError
 from sigmaquant.quant.network import QuantizedNetwork
 from sigmaquant.quant.numerics import SCALE_FLOOR
 from sigmaquant.training.devices import Device
 from sigmaquant.training.losses import Distillation, check_finite
 from sigmaquant.training.metrics import call
+from sigmaquant.training.rates import clip_and_scale_
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ def train_(
     device: Device,
     *,
     schedule: Callable[[float], float] = lambda position: 1.0,
+    factors: dict[nn.Parameter, float] | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> TrainingReport:
     """Train in place over the given batches.
@@ -142,17 +144,19 @@ def train_(
         recipe: the loss and the clipping.
         device: where to.
         schedule: factor of the learning rates by position: examples of this stretch, to the middle of the batch.
+        factors: of single parameters' learning rates, see `sigmaquant.training.rates`.
         progress: called after every step with the number of its examples and its loss.
 
     Raises:
-        TrainingError: the loss or the gradient became NaN or infinite; the message says what to lower. Or no gradient
-            reaches a parameter.
+        DivergedError: the loss or the gradient became NaN or infinite; the message says what to lower.
+        TrainingError: no gradient reaches a parameter.
     """
     started = time.perf_counter()
     rates = [group["lr"] for group in optimizer.param_groups]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     losses: list[float] = []
     examples = 0
+    factors = factors or {}
     network.train()
     try:
         for step, (inputs, targets) in enumerate(batches):
@@ -173,9 +177,9 @@ def train_(
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
+            norm = clip_and_scale_(parameters, factors, recipe.clip_norm)
             if not check_finite(loss) or not check_finite(norm):
-                raise TrainingError(
+                raise DivergedError(
                     f"training diverged at step {step}: loss {float(loss.detach()):.3g}, gradient {float(norm):.3g}. "
                     f"Lower the learning rate (lr is {recipe.lr:g}; search cycles have cycle_lr) "
                     "or check the data for NaN and extreme values."

@@ -26,6 +26,8 @@ from sigmaquant.quant import (
     restore_plan_,
     set_plan_,
 )
+from sigmaquant.quant.observers import Observer
+from sigmaquant.training.calibration import choose_observer, without_outliers
 from sigmaquant.training.devices import Device
 from sigmaquant.training.losses import distance
 from sigmaquant.training.metrics import Metric, outputs_of, score
@@ -38,6 +40,7 @@ from sigmaquant.training.qat import (
     optimizer_tensors,
     train_,
 )
+from sigmaquant.training.rates import rate_factors
 
 StepProgress = Callable[[int, float], None]
 
@@ -154,6 +157,9 @@ class Student:
         recipe: how to train.
         calibration_examples: training examples for activation ranges and BatchNorm statistics.
         seed: of the calibration batches.
+
+    Attributes:
+        outliers: calibration examples that are left out, because their inputs are out of line with all others.
     """
 
     def __init__(
@@ -174,7 +180,12 @@ class Student:
         self.seed = seed
         self.trained_examples = 0
         self._sampling_errors: dict[int, SamplingError] = {}  # by how many calibration batches
-        self._calibration = [device.put(x) for x, _ in stream(train, calibration_examples, seed)]
+        self._wanted = calibration_examples
+        if train.repeats and train.examples is not None:
+            calibration_examples = min(calibration_examples, train.examples)  # a second pass would tell nothing new
+        batches = [device.put(x) for x, _ in stream(train, calibration_examples, seed)]
+        self._calibration, self.outliers = without_outliers(batches)
+        self._observer: type[Observer] | None = None
 
     @property
     def graph(self) -> QuantGraph:
@@ -196,6 +207,11 @@ class Student:
         Args:
             share: of the calibration examples; plans that are only compared with each other need fewer.
         """
+        if self._observer is None:
+            graph, plan = self.network.graph, self.network.plan
+            assert plan is not None, "set_plan_ comes first"
+            kind = self.recipe.loss.outputs
+            self._observer = choose_observer(graph, plan, self._share(0.5), self.device, kind, self.seed)
         for quantizer in self.network.activation_quantizers.values():
             quantizer.enabled = False
         batches = self._share(share)
@@ -206,7 +222,7 @@ class Student:
             reestimate_batch_norm_(self.network, batches)
         self._sampling_errors[len(batches)].remove_(self.network)
         with self.device.random_state(self.seed):
-            calibrate_(self.network, self._share(0.25))
+            calibrate_(self.network, self._share(0.25), self._observer)
 
     def compensate(self) -> None:
         """Round the weights with error compensation, then find ranges and statistics anew; for untrained weights."""
@@ -217,8 +233,13 @@ class Student:
         self.recalibrate()
 
     def _share(self, share: float) -> list[Any]:
-        """The first calibration batches."""
-        return self._calibration[: max(1, round(share * len(self._calibration)))]
+        """The first calibration batches: so large a share of the examples asked for, all where there are no more."""
+        chosen, seen = [], 0
+        for x in self._calibration:
+            if seen < share * self._wanted:
+                chosen.append(x)
+            seen += len(x[0] if isinstance(x, tuple | list) else x)
+        return chosen
 
     def cycle(self, examples: int, seed: int, lr: float, progress: StepProgress | None = None) -> TrainingReport | None:
         """One short training cycle with its own learning-rate arc."""
@@ -232,12 +253,15 @@ class Student:
         )
 
     def segment(
-        self, examples: int, seed: int, before: int, total: int, progress: StepProgress | None = None
+        self, examples: int, seed: int, before: int, total: int, progress: StepProgress | None = None, rate: float = 1.0
     ) -> TrainingReport:
-        """A part of a training of `total` examples, `before` of which have been seen, on one learning-rate arc."""
+        """A part of a training of `total` examples, `before` of which have been seen, on one learning-rate arc.
+
+        Its rates are the recipe's times `rate`.
+        """
         return self._train(
             stream(self.train_data, examples, seed),
-            lambda seen: cosine_with_warmup(before + seen, total, self.recipe.warmup),
+            lambda seen: rate * cosine_with_warmup(before + seen, total, self.recipe.warmup),
             progress,
         )
 
@@ -252,6 +276,7 @@ class Student:
             self.recipe,
             self.device,
             schedule=schedule,
+            factors=rate_factors(self.network),
             progress=progress,
         )
         self.trained_examples += report.examples

@@ -148,6 +148,7 @@ class RunView {
         ["MACs", quantity(layer.macs, "count")], ["in", layer.input_shape.join("×")], ["out", layer.output_shape.join("×")],
         ["activations", layer.activation_bits === 32 ? "float" : `${layer.activation_bits} bits`], ["σ", digits(layer.sigma)],
         ["D", digits(layer.divergence[layer.bits])],
+        ...(layer.sensitivity ? [[`${run.sensitivity} at ${layer.bits} bits`, digits(layer.sensitivity[layer.bits])]] : []),
       );
     }
     article.querySelector('[data-text="layer"]')?.replaceChildren(...facts.map(([term, value]) => {
