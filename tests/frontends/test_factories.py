@@ -11,7 +11,9 @@ from torch import nn
 
 import tiny
 from sigmaquant.errors import CheckpointError, DataError, SigmaQuantError
-from sigmaquant.frontends.factories import load_data, load_inputs, load_model, load_object
+from sigmaquant.frontends.factories import load_object
+from sigmaquant.frontends.inputs import load_data, load_inputs
+from sigmaquant.frontends.models import load_model
 
 SOURCE = """
 from torch import nn

@@ -20,7 +20,8 @@ from sigmaquant.cli.common import (
 from sigmaquant.export.targets import TARGETS, ExportOptions
 from sigmaquant.export.verification import Verification
 from sigmaquant.exporting import export_run, verify_run
-from sigmaquant.frontends.factories import load_data, load_model
+from sigmaquant.frontends.inputs import load_data
+from sigmaquant.frontends.models import load_model
 from sigmaquant.runs import make_progress
 
 DataOption = Annotated[str, typer.Option(help="data to verify on: a factory, or cifar10:DIR (its test part)")]

@@ -29,7 +29,9 @@ from sigmaquant.cli.common import (
 from sigmaquant.cli.options import DEFAULTS
 from sigmaquant.data import as_source
 from sigmaquant.errors import SigmaQuantError
-from sigmaquant.frontends.factories import load_data, load_inputs, load_metric, load_model
+from sigmaquant.frontends.factories import load_metric
+from sigmaquant.frontends.inputs import load_data, load_inputs
+from sigmaquant.frontends.models import load_model
 from sigmaquant.hardware.profile import load_profile
 from sigmaquant.inspection import inspect_model
 from sigmaquant.loading import batch_size_of, evaluate_run, metric_of
