@@ -84,7 +84,9 @@ def test_timm(timm: list[dict[str, object]], tmp_path: Path) -> None:
 def test_networks_that_a_collection_does_not_have(timm: list[dict[str, object]]) -> None:
     with pytest.raises(SigmaQuantError, match=r"there is no timm:net_smal\. Did you mean 'net_small'"):
         load_model("timm:net_smal")
-    with pytest.raises(SigmaQuantError, match=r"timm:net_large cannot be made: OSError: no connection Give .* --weights"):
+    with pytest.raises(
+        SigmaQuantError, match=r"timm:net_large cannot be made: OSError: no connection Give .* --weights"
+    ):
         load_model("timm:net_large")
     with pytest.raises(SigmaQuantError, match="NAME=VALUE&NAME=VALUE"):
         load_model("timm:net_small?num_classes")
@@ -131,8 +133,12 @@ def test_hugging_face_folders(tmp_path: Path) -> None:
     described = json.loads((tmp_path / "config.json").read_text())
     del described["architectures"]
     (tmp_path / "config.json").write_text(json.dumps(described))
-    with pytest.raises(SigmaQuantError, match=r"does not say which class .*\?architecture=BertForSequenceClassification"):
+    with pytest.raises(
+        SigmaQuantError, match=r"does not say which class .*\?architecture=BertForSequenceClassification"
+    ):
         load_model(f"hf:{tmp_path}")
     assert load_model(f"hf:{tmp_path}?architecture=BertForSequenceClassification")
-    with pytest.raises(SigmaQuantError, match=r"hf:.*nowhere cannot be made: .* Files are only looked for on this machine"):
+    with pytest.raises(
+        SigmaQuantError, match=r"hf:.*nowhere cannot be made: .* Files are only looked for on this machine"
+    ):
         load_model(f"hf:{tmp_path / 'nowhere'}")

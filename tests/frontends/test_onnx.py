@@ -166,7 +166,7 @@ def test_open_shapes_are_given(tmp_path: Path) -> None:
         ("shape=4x10x12", "has the shape 3x\\?x\\? without the batch, not 4x10x12"),
         ("shape=3x10x12,5", "has 1 inputs \\('x'\\), but 2 shapes were given"),
         ("shape=3xa", "must be sizes without the batch, like shape=3x224x224"),
-        ("size=3", "has the unknown option 'size'; known is 'shape'"),
+        ("size=3", "has the unknown option 'size'; known are 'shape' and 'logits'"),
     ):
         with pytest.raises(ModelFileError, match=message):
             load_model(f"{path}?{query}")
@@ -268,3 +268,26 @@ def test_fastestdet(shared_data: Path) -> None:
         object_, box, classes = net(x)
         expected = torch.cat([object_.sigmoid(), box, classes.softmax(1)], 1)
         torch.testing.assert_close(loaded(x), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_softmax_at_the_end_can_be_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "fc.weight"], ["a"], "fc"),
+        helper.make_node("Softmax", ["a"], ["y"], "softmax"),
+    ]
+    path = small_file(tmp_path / "net.onnx", nodes, {"fc.weight": np.eye(4, dtype=np.float32)})
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    with caplog.at_level("WARNING"):
+        assert torch.allclose(load_model(path)(x), x.softmax(1))
+        assert f"{path}?logits=true leaves it out" in caplog.text
+        caplog.clear()
+        assert torch.equal(load_model(f"{path}?logits=true")(x), x)
+        assert torch.allclose(load_model(f"{path}?logits=false&shape=4")(x), x.softmax(1))
+    assert not caplog.text
+    plain = small_file(tmp_path / "plain.onnx", [helper.make_node("Tanh", ["x"], ["y"])], {})
+    for spec, message in (
+        (f"{plain}?logits=true", "has no softmax at its end. Leave the option logits out"),
+        (f"{plain}?logits=1", "logits must be true or false, not '1'"),
+    ):
+        with pytest.raises(ModelFileError, match=message):
+            load_model(spec)

@@ -87,8 +87,8 @@ def _made(spec: str, make: Callable[[], Any], trained: bool, hint: str = "") -> 
         raise
     except Exception as error:
         own = "Give a file with its weights with --weights (weights= in Python) if they cannot be had. "
-        reason = str(error).strip().splitlines()
+        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        remedy = f"{hint}{own if trained else ''}".rstrip()
         raise SigmaQuantError(
-            f"the model: {spec} cannot be made: {type(error).__name__}: {reason[0] if reason else ''} "
-            f"{hint}{own if trained else ''}".rstrip()
+            f"the model: {spec} cannot be made: {type(error).__name__}: {reason}. {remedy}".rstrip()
         ) from error

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import nn
 
 from sigmaquant.errors import CheckpointError, ModelFileError, SigmaQuantError
 from sigmaquant.frontends.collections import COLLECTIONS
+from sigmaquant.frontends.endings import drop_softmax_, softmax_ends
 from sigmaquant.frontends.factories import call_factory, load_object
 from sigmaquant.frontends.options import partition, read_options
 from sigmaquant.runs import load_weights
+
+log = logging.getLogger("sigmaquant")
 
 _AS_WEIGHTS = (
     "holds weights, or a module together with code that only Python can find again. Give the network as "
@@ -40,8 +44,9 @@ def load_model(spec: str | Path, weights: str | Path | None = None) -> nn.Module
 
     - ``package.module:factory`` or ``path/file.py:factory``: what the function gives, or a finished module.
     - ``net.onnx``: a float ONNX file; ``net.onnx?shape=3x224x224`` gives the shape of an input that the file leaves
-      open (without the batch; several with commas). Needs the extra ``onnx``.
-    - ``net.keras``, ``net.h5``: a Keras network. Needs the extra ``keras``.
+      open (without the batch; several with commas), ``net.onnx?logits=true`` leaves out a softmax at its end. Needs the
+      extra ``onnx``.
+    - ``net.keras``, ``net.h5``: a Keras network, with the same options. Needs the extra ``keras``.
     - ``timm:NAME``, ``torchvision:NAME``, ``hf:NAME``: a network of timm, torchvision or transformers, with arguments
       as ``timm:resnet18?num_classes=100``. Without `weights` it has the collection's own trained ones. ``hf:`` takes
       a folder, or a name whose files are on this machine.
@@ -106,28 +111,55 @@ def _fill(model: nn.Module, spec: str, path: Path) -> None:
 def _onnx(path: Path, query: str, spec: str) -> nn.Module:
     from sigmaquant.frontends.onnx.load import load_onnx
 
-    return load_onnx(path, _shapes(query, spec))
+    options = _file_options(query, spec)
+    return _ended(load_onnx(path, _shapes(options, spec)), options, spec)
 
 
 def _keras(path: Path, query: str, spec: str) -> nn.Module:
     from sigmaquant.frontends.keras.load import load_keras
 
-    return load_keras(path, _shapes(query, spec))
+    options = _file_options(query, spec)
+    return _ended(load_keras(path, _shapes(options, spec)), options, spec)
 
 
-def _shapes(query: str, spec: str) -> list[tuple[int, ...]] | None:
-    options = read_options(query, f"the model {spec!r}", as_text=True)
-    if unknown := sorted(set(options) - {"shape"}):
-        raise ModelFileError(f"the model {spec!r} has the unknown option {unknown[0]!r}; known is 'shape'.")
-    if not options:
+def _file_options(query: str, spec: str) -> dict[str, str]:
+    options = {name: str(value) for name, value in read_options(query, f"the model {spec!r}", as_text=True).items()}
+    if unknown := sorted(set(options) - {"shape", "logits"}):
+        raise ModelFileError(
+            f"the model {spec!r} has the unknown option {unknown[0]!r}; known are 'shape' and 'logits'."
+        )
+    if options.get("logits", "true") not in ("true", "false"):
+        raise ModelFileError(f"the model {spec!r}: logits must be true or false, not {options['logits']!r}.")
+    return options
+
+
+def _shapes(options: Mapping[str, str], spec: str) -> list[tuple[int, ...]] | None:
+    if "shape" not in options:
         return None
     try:
-        found = [tuple(int(size) for size in part.lower().split("x")) for part in str(options["shape"]).split(",")]
+        found = [tuple(int(size) for size in part.lower().split("x")) for part in options["shape"].split(",")]
     except ValueError:
         found = []
     if not found or any(size < 1 for shape in found for size in shape):
         raise ModelFileError(f"the shape of {spec!r} must be sizes without the batch, like shape=3x224x224.")
     return found
+
+
+def _ended(network: nn.Module, options: Mapping[str, str], spec: str) -> nn.Module:
+    """The network with or without the softmax at its end."""
+    if options.get("logits") == "true":
+        if not drop_softmax_(network):
+            raise ModelFileError(f"the model {spec!r} has no softmax at its end. Leave the option logits out.")
+    elif "logits" not in options and softmax_ends(network):
+        joined = "&" if options else "?"
+        log.warning(
+            "%s ends in a softmax. Networks train better without it, and devices seldom need it: %s%slogits=true "
+            "leaves it out, and logits=false says that it shall stay",
+            spec,
+            spec,
+            joined,
+        )
+    return network
 
 
 _FILES: dict[str, Callable[[Path, str, str], nn.Module]] = {

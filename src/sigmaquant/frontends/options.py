@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
-from sigmaquant.errors import DataError, SigmaQuantError, near_matches
+from sigmaquant.errors import DataError, SigmaQuantError
 
 Option = str | int | float | bool
 
@@ -56,7 +56,4 @@ def check_known(options: Mapping[str, Option], known: tuple[str, ...], what: str
         DataError: see above.
     """
     if unknown := sorted(set(options) - set(known)):
-        raise DataError(
-            f"{what} has the unknown option {unknown[0]!r}; known are {', '.join(map(repr, known))}. "
-            f"{near_matches(unknown[0], known)}"
-        )
+        raise DataError(f"{what} has the unknown option {unknown[0]!r}; known are {', '.join(map(repr, known))}.")
