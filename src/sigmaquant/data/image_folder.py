@@ -34,7 +34,8 @@ class ImageOptions:
         crop: side of the square that the network takes, in pixels.
         size: of the shorter side of the resized image that the square is cut from; None: ``crop / 0.875``, as usual.
         fit: ``"crop"`` cuts the middle; ``"stretch"`` resizes the whole image to the square.
-        mean, std: of each channel, of values in 0..1: three for colours, one for grey images.
+        mean: of each channel, of values in 0..1: three for colours, one for grey images.
+        std: likewise.
         scale: what the largest value 255 is divided by before; 1 keeps 0..255 and takes mean and std in that range.
         layout: ``"nchw"``, or ``"nhwc"`` for networks from Keras and TensorFlow.
         augment: whether training images are random sections, half of them mirrored.
