@@ -85,7 +85,7 @@ def test_networks_that_a_collection_does_not_have(timm: list[dict[str, object]])
     with pytest.raises(SigmaQuantError, match=r"there is no timm:net_smal\. Did you mean 'net_small'"):
         load_model("timm:net_smal")
     with pytest.raises(
-        SigmaQuantError, match=r"timm:net_large cannot be made: OSError: no connection Give .* --weights"
+        SigmaQuantError, match=r"timm:net_large cannot be made: OSError: no connection\. Give .* --weights"
     ):
         load_model("timm:net_large")
     with pytest.raises(SigmaQuantError, match="NAME=VALUE&NAME=VALUE"):
