@@ -260,7 +260,7 @@ def test_the_command_line_is_read_from_the_program() -> None:
             assert f"`{name}`" in section, f"{verb!r} lacks {name}"
     quantize = text.partition("### quantize\n")[2].partition("\n### ")[0]
     assert re.search(r"^\| `--objective` \| .*`auto`, `feasible`, `smallest`, `accurate` \| `auto` \|$", quantize, re.M)
-    assert "| `--train` | training data: a factory, or cifar10:DIR | required |" in quantize
+    assert "| `--train` | training data: a factory, imagefolder:DIR" in quantize
 
 
 def test_every_example_is_shown() -> None:

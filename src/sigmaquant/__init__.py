@@ -4,6 +4,7 @@ from sigmaquant._version import __version__
 from sigmaquant.api import quantize
 from sigmaquant.budget import Budget, Cost
 from sigmaquant.errors import SigmaQuantError
+from sigmaquant.frontends.models import load_model
 from sigmaquant.graph import trace
 from sigmaquant.hardware.profile import HardwareProfile, load_profile
 from sigmaquant.loading import evaluate_run, load_quantized
@@ -23,6 +24,7 @@ __all__ = [
     "Sweep",
     "__version__",
     "evaluate_run",
+    "load_model",
     "load_profile",
     "load_quantized",
     "quantize",

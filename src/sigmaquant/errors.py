@@ -67,6 +67,10 @@ class GraphExportError(ModelError):
     """`torch.export` refused the model; the message names the user's line and the remedy."""
 
 
+class ModelFileError(ModelError):
+    """A file of another framework cannot become a network: damaged, of another kind, or with unknown operators."""
+
+
 class CoverageError(ModelError):
     """A layer is not at the bitwidth its plan asks for."""
 

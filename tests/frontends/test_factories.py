@@ -11,7 +11,10 @@ from torch import nn
 
 import tiny
 from sigmaquant.errors import CheckpointError, DataError, SigmaQuantError
-from sigmaquant.frontends.factories import load_data, load_inputs, load_model, load_object
+from sigmaquant.frontends.data import load_data
+from sigmaquant.frontends.factories import load_object
+from sigmaquant.frontends.inputs import load_inputs
+from sigmaquant.frontends.models import load_model
 
 SOURCE = """
 from torch import nn
@@ -175,9 +178,9 @@ def test_data_of_one_file_are_told_apart(folder: Path) -> None:
     ("spec", "message"),
     [
         ("cifar10:nowhere", "nowhere"),
-        ("cifar10:.?size=3", "has the unknown option 'size'; known are 'mean' and 'std'"),
-        ("cifar10:.?mean=1,2", r"the mean of 'cifar10:\.\?mean=1,2' must be three numbers, like mean=0\.5,0\.5,0\.5"),
-        ("cifar10:.?std=a,b,c", "the std of .* must be three numbers"),
+        ("cifar10:.?size=3", r"has the unknown option 'size'; known are 'mean', 'std', 'scale', 'layout', 'augment'\."),
+        ("cifar10:.?mean=1,2", r"'cifar10:\.\?mean=1,2': the mean must be three numbers, like mean=0\.5,0\.5,0\.5"),
+        ("cifar10:.?std=a,b,c", "the std must be three numbers"),
     ],
 )
 def test_cifar10_that_cannot_be_read(folder: Path, spec: str, message: str) -> None:

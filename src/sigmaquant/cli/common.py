@@ -17,7 +17,10 @@ from rich.table import Table
 
 from sigmaquant.errors import SigmaQuantError, StorageError
 
-ModelArgument = Annotated[str, typer.Argument(help="package.module:factory or path/file.py:factory")]
+MODEL_HELP = "path/file.py:factory, net.onnx, net.keras, net.h5, timm:NAME, torchvision:NAME or hf:FOLDER"
+DATA_HELP = "a factory, imagefolder:DIR, cifar10:DIR, cifar100:DIR, audiofolder:DIR or FILE.npz"
+ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
+ModelOption = Annotated[str, typer.Option(help=f"the float model: {MODEL_HELP}")]
 WeightsOption = Annotated[
     Path | None, typer.Option(help="weights for the model: .safetensors, or a state_dict saved by torch.save")
 ]

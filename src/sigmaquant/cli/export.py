@@ -10,7 +10,9 @@ import typer
 
 from sigmaquant import tables
 from sigmaquant.cli.common import (
+    DATA_HELP,
     JsonOption,
+    ModelOption,
     QuietOption,
     WeightsOption,
     print_json,
@@ -20,10 +22,11 @@ from sigmaquant.cli.common import (
 from sigmaquant.export.targets import TARGETS, ExportOptions
 from sigmaquant.export.verification import Verification
 from sigmaquant.exporting import export_run, verify_run
-from sigmaquant.frontends.factories import load_data, load_model
+from sigmaquant.frontends.data import load_data
+from sigmaquant.frontends.models import load_model
 from sigmaquant.runs import make_progress
 
-DataOption = Annotated[str, typer.Option(help="data to verify on: a factory, or cifar10:DIR (its test part)")]
+DataOption = Annotated[str, typer.Option(help=f"data to verify on (their test part): {DATA_HELP}")]
 ExamplesOption = Annotated[int | None, typer.Option(help="verify on at most so many examples")]
 
 
@@ -44,7 +47,7 @@ class InputsOption(StrEnum):
 
 def export_command(
     run: Annotated[Path, typer.Argument(help="run directory")],
-    model: Annotated[str, typer.Option(help="the float model: package.module:factory or path/file.py:factory")],
+    model: ModelOption,
     data: DataOption,
     to: Annotated[str, typer.Option(help=f"kinds of files, of {', '.join(TARGETS)}")] = "onnx",
     weights: WeightsOption = None,
@@ -77,7 +80,7 @@ def export_command(
 
 def verify_command(
     path: Annotated[Path, typer.Argument(help="run directory, or one exported file")],
-    model: Annotated[str, typer.Option(help="the float model: package.module:factory or path/file.py:factory")],
+    model: ModelOption,
     data: DataOption,
     weights: WeightsOption = None,
     examples: ExamplesOption = None,

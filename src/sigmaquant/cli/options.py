@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from sigmaquant.budget import Budget
-from sigmaquant.cli.common import named_values, one_bitwidth, whole_numbers
+from sigmaquant.cli.common import DATA_HELP, named_values, one_bitwidth, whole_numbers
 from sigmaquant.errors import SigmaQuantError
 from sigmaquant.outputs import OutputKind
 from sigmaquant.search.settings import Objective, Settings
@@ -34,7 +34,7 @@ class ObjectiveOption(StrEnum):
     accurate = "accurate"
 
 
-Train = Annotated[str, typer.Option(help="training data: a factory, or cifar10:DIR")]
+Train = Annotated[str, typer.Option(help=f"training data: {DATA_HELP}")]
 Val = Annotated[str | None, typer.Option(help="validation data; default: held out from the training data")]
 Test = Annotated[str | None, typer.Option(help="test data, scored once at the end")]
 SizeCountsKind = Annotated[

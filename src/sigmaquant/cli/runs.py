@@ -13,10 +13,12 @@ from sigmaquant import tables
 from sigmaquant.api import quantize
 from sigmaquant.cli import options
 from sigmaquant.cli.common import (
+    DATA_HELP,
     DeviceOption,
     JsonOption,
     MetricOption,
     ModelArgument,
+    ModelOption,
     QuietOption,
     WeightsOption,
     interruptible,
@@ -29,7 +31,10 @@ from sigmaquant.cli.common import (
 from sigmaquant.cli.options import DEFAULTS
 from sigmaquant.data import as_source
 from sigmaquant.errors import SigmaQuantError
-from sigmaquant.frontends.factories import load_data, load_inputs, load_metric, load_model
+from sigmaquant.frontends.data import load_data
+from sigmaquant.frontends.factories import load_metric
+from sigmaquant.frontends.inputs import load_inputs
+from sigmaquant.frontends.models import load_model
 from sigmaquant.hardware.profile import load_profile
 from sigmaquant.inspection import inspect_model
 from sigmaquant.loading import batch_size_of, evaluate_run, metric_of
@@ -111,7 +116,7 @@ def quantize_command(
 
 def inspect_command(
     model: ModelArgument,
-    data: Annotated[str | None, typer.Option(help="data with the model's input: a factory, or cifar10:DIR")] = None,
+    data: Annotated[str | None, typer.Option(help=f"data with the model's input: {DATA_HELP}")] = None,
     input_shape: Annotated[
         str | None, typer.Option(help="shape of one float input without the batch, like 3x32x32, instead of --data")
     ] = None,
@@ -163,8 +168,8 @@ def _zeros(text: str) -> torch.Tensor:
 
 def evaluate_command(
     run: Annotated[Path, typer.Argument(help="run directory")],
-    model: Annotated[str, typer.Option(help="the float model: package.module:factory or path/file.py:factory")],
-    data: Annotated[str, typer.Option(help="data: a factory, or cifar10:DIR (its test part)")],
+    model: ModelOption,
+    data: Annotated[str, typer.Option(help=f"data (their test part): {DATA_HELP}")],
     weights: WeightsOption = None,
     metric: Annotated[
         str | None, typer.Option(help="top1, or package.module:function; that of the run, if not given")

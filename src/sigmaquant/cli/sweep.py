@@ -27,7 +27,7 @@ from sigmaquant.cli.common import (
 )
 from sigmaquant.cli.options import DEFAULTS
 from sigmaquant.errors import SigmaQuantError
-from sigmaquant.frontends.factories import load_inputs
+from sigmaquant.frontends.inputs import load_inputs
 from sigmaquant.job import Job
 from sigmaquant.runs import make_progress
 from sigmaquant.search.session import Statistics

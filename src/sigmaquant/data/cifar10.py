@@ -1,7 +1,9 @@
-"""CIFAR-10 (Krizhevsky 2009) from a folder of lossless WebP mosaics with label files.
+"""CIFAR-10 (Krizhevsky 2009): its original archive, unpacked, or a folder of lossless WebP mosaics with label files.
 
-The folder holds, for the splits ``train`` and ``test``: ``<split>_00.webp``, ``<split>_01.webp``, … whose tiles of
-32 x 32 pixels, row by row, are the images; ``<split>_labels.npy`` with the class of each; and ``classes.txt``.
+Of the archive, the binary version and that for Python are read, from the folder that it unpacks into or from the one
+above. Mosaics are quicker to read: the folder holds, for the splits ``train`` and ``test``, ``<split>_00.webp``,
+``<split>_01.webp``, … whose tiles of 32 x 32 pixels, row by row, are the images; ``<split>_labels.npy`` with the class
+of each; and ``classes.txt``.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sigmaquant.data.augment import CropAndFlip, Normalize
+from sigmaquant.data.cifar_archives import CIFAR10, Archive, Images, archive_arrays
 from sigmaquant.data.indexed import TensorSource
 from sigmaquant.errors import DataError, MissingExtraError
 
@@ -24,8 +26,6 @@ MEAN = (0.4914, 0.4822, 0.4465)
 """Mean of the training images' red, green and blue."""
 STD = (0.2470, 0.2435, 0.2616)
 """Standard deviation of the training images' red, green and blue."""
-
-Images = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,24 @@ def cifar10_arrays(directory: str | Path, split: Literal["train", "test"]) -> tu
 
     Raises:
         DataError: no such folder or files, damaged files, or images and labels of different number.
-        MissingExtraError: Pillow is not installed.
+        MissingExtraError: the images are mosaics, and Pillow is not installed.
     """
+    return cifar_arrays(directory, split, CIFAR10)
+
+
+def cifar_arrays(directory: str | Path, split: Literal["train", "test"], archive: Archive) -> tuple[Images, Images]:
+    """One split of CIFAR-10 or CIFAR-100, however it is kept; as for `cifar10_arrays`."""
     folder = Path(directory)
-    _pillow()
+    if (found := archive_arrays(folder, split, archive)) is not None:
+        return found
     mosaics = sorted(folder.glob(f"{split}_[0-9]*.webp"))
     labels_path = folder / f"{split}_labels.npy"
     if not mosaics or not labels_path.is_file():
         raise DataError(
-            f"{folder} has no CIFAR-10 {split} split: it needs {split}_00.webp, … and {split}_labels.npy. "
-            "Check the directory."
+            f"{folder} has no {archive.name} {split} split: it needs {split}_00.webp, … and {split}_labels.npy, or the "
+            f"original archive, unpacked ({' or '.join(archive.folders)}). Check the directory."
         )
+    _pillow()
     with ThreadPoolExecutor(max_workers=4) as pool:  # decoding runs outside the interpreter's lock
         images = np.concatenate(list(pool.map(_tiles, mosaics)))
     try:
@@ -96,7 +103,9 @@ def cifar10_classes(directory: str | Path) -> tuple[str, ...]:
     Raises:
         DataError: no ``classes.txt``.
     """
-    path = Path(directory) / "classes.txt"
+    folder = Path(directory)
+    names = ("batches.meta.txt", "cifar-10-batches-bin/batches.meta.txt")
+    path = next((folder / name for name in names if (folder / name).is_file()), folder / "classes.txt")
     try:
         return tuple(path.read_text(encoding="utf-8").split())
     except OSError as error:

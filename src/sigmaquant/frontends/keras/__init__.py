@@ -1,0 +1,1 @@
+"""Keras files, as modules of stock PyTorch layers. Needs the extra ``keras``."""
