@@ -174,6 +174,7 @@ def _device_tables(report: ModelReport) -> list[Table]:
 def verifications(verdicts: Sequence[Verification]) -> Table:
     """Every exported file: whether it computes what the reference does, its bytes and its speed."""
     table = Table(title="Exported files", title_justify="left")
+    integers = verdicts[0].integers if verdicts else None
     for name in (
         "file",
         "verdict",
@@ -186,6 +187,17 @@ def verifications(verdicts: Sequence[Verification]) -> Table:
         "time / float",
     ):
         table.add_column(name, justify="left" if name in ("file", "verdict") else "right")
+    if integers is not None:
+        ours = integers.agreement
+        table.add_row(
+            "(integers beside the quantized network)",
+            "the same but for roundings",
+            f"{100 * ours.decisions:.2f} %",
+            "–",
+            f"{100 * ours.equal:.2f} %",
+            f"{ours.largest_steps} steps",
+            *("", "", "–"),
+        )
     for verdict in verdicts:
         found, deployed = verdict.agreement, verdict.as_deployed
         table.add_row(
@@ -203,6 +215,12 @@ def verifications(verdicts: Sequence[Verification]) -> Table:
     lines += [f"{v.path}: {note}" for v in verdicts for note in v.notes]
     if verdicts:
         lines.append(f"{verdicts[0].agreement.examples} examples against the integer reference")
+    if integers is not None:
+        lines.append(
+            f"{integers.operators} of its operators give what the quantized network rounds, to "
+            f"{integers.largest_beyond:.3f} steps on {integers.examples} examples; outputs are "
+            f"{integers.agreement.mean_steps:.2f} steps apart in the mean"
+        )
     table.caption = escape("; ".join(lines))
     table.caption_justify = "left"
     return table

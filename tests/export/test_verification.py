@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from sigmaquant.errors import ExportError
-from sigmaquant.export.verification import VALUE_STEPS, Agreement, Reference, Verification, latency_ms
+from sigmaquant.export.comparison import VALUE_STEPS, Agreement
+from sigmaquant.export.verification import Reference, Verification, latency_ms
 from sigmaquant.graph import trace
 from sigmaquant.lowering import IntegerExecutor, lower
 from sigmaquant.plan import BitwidthPlan
@@ -36,7 +37,7 @@ def test_the_reference_agrees_with_itself(model, batches):
 
 def test_differences_are_counted_in_steps(model, batches):
     reference = Reference(model, batches)
-    step = reference.edge.scale
+    step = reference.edges[0].scale
 
     def slightly_off(x):
         y = IntegerExecutor(model)(x).clone()

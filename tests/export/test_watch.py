@@ -55,7 +55,8 @@ class Case:
 
     @property
     def source(self) -> Source:
-        return Source(self.model, (self.batch[:2],), self.lowered.edges[self.lowered.inputs[0]])
+        edges = tuple(self.lowered.edges[name] for name in self.lowered.inputs)
+        return Source(self.model, (self.batch[:2],), edges)
 
     def reference(self, name: str) -> Reference:
         form = TARGETS[name].form

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from sigmaquant.errors import ExportError
 from sigmaquant.export.packed import export_packed, load_packed
 from sigmaquant.export.verification import Runner, Watch
 from sigmaquant.lowering import IntegerExecutor, IntegerModel, lower
-from sigmaquant.lowering.executor import encode
 from sigmaquant.lowering.model import Edge
 from sigmaquant.quant import QuantizedNetwork
 
@@ -65,11 +63,19 @@ class Target:
 
 @dataclass(frozen=True)
 class Source:
-    """The float architecture and an input, for files that hold no architecture of their own."""
+    """The float architecture and its inputs, for files that hold no architecture of their own.
+
+    Attributes:
+        model: the float network.
+        example: its inputs, as for `sigmaquant.graph.trace`.
+        edges: the integer model's inputs, in its order, which is that of the files.
+        one: a single example of the float network's inputs, in its own order.
+    """
 
     model: nn.Module
     example: tuple[Tensor, ...]
-    edge: Edge
+    edges: tuple[Edge, ...]
+    one: tuple[Tensor, ...] = ()
 
 
 def _write_onnx(network: QuantizedNetwork, model: IntegerModel, path: Path, options: ExportOptions) -> None:
@@ -79,18 +85,15 @@ def _write_onnx(network: QuantizedNetwork, model: IntegerModel, path: Path, opti
 
 
 def _run_onnx(path: Path, source: Source, fused: bool) -> Runner:
-    from sigmaquant.export.onnx import OnnxRunner
+    from sigmaquant.export.onnx.runtime import OnnxRunner, as_given
 
     runner = OnnxRunner(path, fused=fused)
-    kind = runner.session.get_inputs()[0].type
-    if kind == "tensor(float)":
-        return runner
 
-    def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:  # files that take codes
-        codes = [encode(x, source.edge) for x in inputs]
-        return runner(*(x if kind == "tensor(int8)" else (x.to(torch.int16) + 128).to(torch.uint8) for x in codes))
+    def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return runner(*(as_given(x, edge, kind) for x, edge, kind in zip(inputs, source.edges, kinds, strict=True)))
 
-    return run
+    kinds = runner.input_types
+    return runner if all(kind == "tensor(float)" for kind in kinds) else run
 
 
 def _watch_onnx(path: Path, source: Source, model: IntegerModel) -> Watch:
@@ -150,9 +153,9 @@ def _executor(path: Path, source: Source) -> IntegerExecutor:
 def _watch_packed(path: Path, source: Source, model: IntegerModel) -> Watch:
     executor = _executor(path, source)
 
-    def watch(x: Tensor) -> dict[str, Tensor]:
+    def watch(*x: Tensor) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        executor.run_codes(*executor.quantize_inputs(x), watch=lambda edge, codes: found.update({edge.name: codes}))
+        executor.run_codes(*executor.quantize_inputs(*x), watch=lambda edge, codes: found.update({edge.name: codes}))
         return found
 
     return watch

@@ -52,9 +52,9 @@ class LitertWatch:
         builder.Finish(file.Pack(builder), file_identifier=FILE_IDENTIFIER)
         self._runner, self._skip = LitertRunner(bytes(builder.Output())), len(before)
 
-    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+    def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Codes by activation, int8, from float inputs."""
-        codes = self._runner.raw(x)[self._skip :]
+        codes = self._runner.raw(*inputs)[self._skip :]
         result: dict[str, Tensor] = {}
         for (edge, image), values in zip(self._found, codes, strict=True):
             if edge.name in result:  # the other layout of the same activation

@@ -10,10 +10,24 @@ from torch import Tensor
 
 from sigmaquant.errors import MissingExtraError
 from sigmaquant.lowering.executor import encode
-from sigmaquant.lowering.model import IntegerModel
+from sigmaquant.lowering.model import Edge, IntegerModel
 
 _UNSIGNED = 128
 """What the file's codes have on top of the model's."""
+
+
+def as_given(x: Tensor, edge: Edge, kind: str) -> Tensor:
+    """A float input as the file takes it.
+
+    Args:
+        x: [N, ...].
+        edge: of the input.
+        kind: the file's type of it, such as ``"tensor(uint8)"``.
+    """
+    if edge.is_float or kind == "tensor(float)":
+        return x
+    codes = encode(x, edge)
+    return codes if kind == "tensor(int8)" else (codes.to(torch.int16) + _UNSIGNED).to(torch.uint8)
 
 
 class OnnxRunner:
@@ -32,6 +46,11 @@ class OnnxRunner:
     def __init__(self, path: str | Path, *, fused: bool = True, threads: int = 1) -> None:
         self.session = _session(str(path), fused, threads)
         self._inputs = [value.name for value in self.session.get_inputs()]
+
+    @property
+    def input_types(self) -> list[str]:
+        """The runtime's names for the types of the inputs, such as ``"tensor(float)"``."""
+        return [value.type for value in self.session.get_inputs()]
 
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Float outputs from inputs of the file's type, batch first."""
@@ -60,7 +79,9 @@ class OnnxWatch:
         made = {name for node in proto.graph.node for name in node.output}
         outer = {value.name for value in (*proto.graph.input, *proto.graph.output)}
         self._edges = {}
-        for name in model.edges:
+        for name, edge in model.edges.items():
+            if edge.is_float:
+                continue
             tensor = f"{name}.codes" if name in outer else name
             if tensor in made:  # a name that was not free in the file cannot be told
                 self._edges[tensor] = name
@@ -68,13 +89,12 @@ class OnnxWatch:
                 proto.graph.output.append(value)
         self._model, self._session = model, _session(proto.SerializeToString(), False, 1)
 
-    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+    def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Codes by activation, int8, from float inputs."""
-        (given,) = self._session.get_inputs()
-        if given.type != "tensor(float)":
-            codes = encode(x, self._model.edges[self._model.inputs[0]])
-            x = codes if given.type == "tensor(int8)" else (codes.to(torch.int16) + _UNSIGNED).to(torch.uint8)
-        values = self._session.run(list(self._edges), {given.name: x.detach().cpu().numpy()})
+        feed = {}
+        for value, name, x in zip(self._session.get_inputs(), self._model.inputs, inputs, strict=True):
+            feed[value.name] = as_given(x, self._model.edges[name], value.type).detach().cpu().numpy()
+        values = self._session.run(list(self._edges), feed)
         return {
             name: (torch.from_numpy(value).to(torch.int16) - _UNSIGNED).to(torch.int8)
             for name, value in zip(self._edges.values(), values, strict=True)
