@@ -170,6 +170,7 @@ def test_several_inputs_and_outputs_are_verified(tmp_path: Path) -> None:
     assert [verdict.passed for verdict in verdicts] == [True] * len(kinds)
     (verdict,) = export_run(Joined(), run, data, to=["onnx"], options=ExportOptions(inputs="uint8"))
     assert verdict.passed
+    forget_digests(run)
     packed = run / "export" / "model.safetensors"
     tensors, metadata = load_tensors(packed)
     tensors["a.bias"] = tensors["a.bias"] + 1.0
@@ -177,6 +178,15 @@ def test_several_inputs_and_outputs_are_verified(tmp_path: Path) -> None:
     (verdict,) = verify_run(Joined(), packed, data)
     assert not verdict.passed
     assert verdict.agreement.decisions < 1, "the map counts, not only the logits"
+
+
+def forget_digests(run: Path) -> None:
+    """As if an earlier release had written the files, or as if they had come alone."""
+    path = run / "export" / "verification.json"
+    document = json.loads(path.read_text())
+    for item in document["artifacts"]:
+        item["sha256"] = None
+    path.write_text(json.dumps(document))
 
 
 def damaged(path: Path) -> None:
@@ -191,9 +201,10 @@ def test_a_file_that_computes_something_else_is_told_and_kept(run: Path) -> None
     export_run(tiny.trained(), run, tiny.test_data(), to=("packed",))
     path = run / "export" / "model.safetensors"
     damaged(path)
+    forget_digests(run)
     (verdict,) = verify_run(tiny.trained(), path, tiny.test_data())
     assert not verdict.passed
-    assert verdict.first_difference.startswith("activation '9' at index (0, ")
+    assert verdict.first_difference.startswith("activation '9'")
     assert path.exists()
     found = command.main("verify", run, "--model", command.MODEL, "--data", command.TEST)
     assert found.code == 1

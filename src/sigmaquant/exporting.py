@@ -6,12 +6,13 @@ The reference itself is held against the trained quantized network first: no fil
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from sigmaquant.data import DataSource, Inputs, as_source
-from sigmaquant.errors import ExportError, StorageError, near_matches
+from sigmaquant.errors import ArtifactError, ExportError, StorageError, near_matches
+from sigmaquant.export.c.report import FILE as LISTING
+from sigmaquant.export.codes import EXAMPLES, compare_codes
 from sigmaquant.export.fidelity import FORMED, Fidelity, FidelityCheck, Parting, scored_output
-from sigmaquant.export.targets import TARGETS, ExportOptions, Source
+from sigmaquant.export.probe import probe
+from sigmaquant.export.targets import TARGETS, ExportOptions, Source, Target
 from sigmaquant.export.verification import Reference, Runner, Verification, Watch, latency_ms
 from sigmaquant.graph.reading import read_copy
 from sigmaquant.hardware.costs import IdealCosts
@@ -73,8 +77,7 @@ def export_run(
     names = _known(to)
     folder = Path(run) / FOLDER if out is None else Path(out)
     options = options or ExportOptions()
-    given = dict.fromkeys(names, options)
-    subject = _loaded(model, run, data, examples, folder, given)
+    subject = _loaded(model, run, data, examples, folder, dict.fromkeys(names, options))
     paths = {name: folder / TARGETS[name].file for name in names}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +86,7 @@ def export_run(
                 TARGETS[name].write(
                     subject.network, subject.reference.model, Path(staging) / TARGETS[name].file, options
                 )
+            digests = {name: digest_of(Path(staging) / TARGETS[name].file) for name in names}
             for path in paths.values():
                 if path.is_dir():
                     shutil.rmtree(path)
@@ -91,7 +95,10 @@ def export_run(
         raise
     except OSError as error:
         raise storage_error(folder, error, "The export is not complete.") from error
-    return _verified(paths, subject, folder, Path(run), given, progress)
+    written = {name: Written(options, digest) for name, digest in digests.items()}
+    verdicts, document = _verified(paths, subject, folder, Path(run), written, progress)
+    _keep(document, folder, Path(run))
+    return verdicts
 
 
 def verify_run(
@@ -112,9 +119,40 @@ def verify_run(
     """
     run, paths = _artifacts(Path(path))
     folder = next(iter(paths.values())).parent
-    options = _read_options(folder, paths)
-    subject = _loaded(model, run, data, examples, folder, options)
-    return _verified(paths, subject, folder, run, options, progress)
+    written = _read_written(folder, paths)
+    subject = _loaded(model, run, data, examples, folder, {name: item.options for name, item in written.items()})
+    verdicts, document = _verified(paths, subject, folder, run, written, progress)
+    try:
+        _keep(document, folder, run)
+    except StorageError as error:  # a read-only disk, say: the verdict is what was asked for
+        log.warning("the verdict is not kept: %s", error)
+    return verdicts
+
+
+@dataclass(frozen=True)
+class Written:
+    """What is known of how a file was written.
+
+    Attributes:
+        options: how.
+        sha256: `digest_of` it then; None: not known.
+    """
+
+    options: ExportOptions = field(default_factory=ExportOptions)
+    sha256: str | None = None
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file; of a C folder that of its list of files, which has their digests.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    try:
+        with (path / LISTING if path.is_dir() else path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error}).") from error
 
 
 @dataclass(frozen=True)
@@ -163,7 +201,8 @@ def _loaded(
     reference = Reference(lowered, ordered, targets=targets, scored=scored)
     integers = check.fidelity(batches, reference.codes, targets)
     edges = tuple(lowered.edges[name] for name in lowered.inputs)
-    source = Source(model, inputs, edges, tuple(x[:1] for x in batches[0]))
+    outputs = tuple(lowered.edges[name] for name in lowered.outputs)
+    source = Source(model, inputs, edges, tuple(x[:1] for x in batches[0]), outputs)
     return _Subject(network, reference, source, integers)
 
 
@@ -176,14 +215,16 @@ def _withdraw(folder: Path, parting: Parting) -> None:
         write_text_atomic(folder / REPORT, json.dumps({**document, "integers": None}, indent=2) + "\n")
 
 
-def _read_options(folder: Path, names: Iterable[str]) -> dict[str, ExportOptions]:
+def _read_written(folder: Path, names: Iterable[str]) -> dict[str, Written]:
     """How each of a folder's files was written, as far as that is known."""
-    options = dict.fromkeys(names, ExportOptions())
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    written = dict.fromkeys(names, Written())
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         for item in json.loads((folder / REPORT).read_text(encoding="utf-8"))["artifacts"]:
-            if item["target"] in options:
-                options[item["target"]] = ExportOptions(**item["options"])
-    return options
+            if item["target"] in written:
+                digest = item.get("sha256")
+                options = ExportOptions(**item["options"])
+                written[item["target"]] = Written(options, digest if isinstance(digest, str) else None)
+    return written
 
 
 def _known(to: Sequence[str]) -> list[str]:
@@ -240,9 +281,10 @@ def _verified(
     subject: _Subject,
     folder: Path,
     run: Path,
-    options: Mapping[str, ExportOptions],
+    written: Mapping[str, Written],
     progress: Progress | None,
-) -> tuple[Verification, ...]:
+) -> tuple[tuple[Verification, ...], dict[str, Any]]:
+    """The verdicts, and the document that is kept of them."""
     progress = progress or NullProgress()
     reference, source, integers = subject.reference, subject.source, subject.integers
     plan = subject.network.plan
@@ -255,8 +297,9 @@ def _verified(
     verdicts = []
     with task(progress, "verifying", len(paths)):
         for name, path in paths.items():
-            verdict = replace(_verify(name, path, reference, source, options[name], ideal, float_ms), integers=integers)
-            log.info("%s: decided alike %.4f %s", path, verdict.agreement.decisions, "" if verdict.passed else "FAILED")
+            verdict = replace(_verify(name, path, reference, source, written[name], ideal, float_ms), integers=integers)
+            alike = 0.0 if verdict.agreement is None else verdict.agreement.decisions
+            log.info("%s: decided alike %.4f %s", path, alike, "" if verdict.passed else "FAILED")
             verdicts.append(verdict)
             progress.advance(1)
     digest = checkpoint_digest(RunFiles(run))
@@ -265,14 +308,22 @@ def _verified(
         "checkpoint_sha256": digest,
         "integers": asdict(integers),
         "artifacts": [
-            *(_record(verdict, options[verdict.target]) for verdict in verdicts),
+            *(_record(verdict, written[verdict.target].options) for verdict in verdicts),
             *_others(folder, paths, digest),
         ],
     }
+    return tuple(verdicts), document
+
+
+def _keep(document: Mapping[str, Any], folder: Path, run: Path) -> None:
+    """Write the verdicts, and show them in the run's report.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
     write_text_atomic(folder / REPORT, json.dumps(document, indent=2, default=str) + "\n")
     if folder.resolve() == (run / FOLDER).resolve():  # files elsewhere are not in the run's report
         refresh_report(run)
-    return tuple(verdicts)
 
 
 def _record(verdict: Verification, options: ExportOptions) -> dict[str, Any]:
@@ -303,33 +354,69 @@ def _verify(
     path: Path,
     reference: Reference,
     source: Source,
-    options: ExportOptions,
+    written: Written,
     ideal_bytes: int,
     float_ms: float,
 ) -> Verification:
     target = TARGETS[name]
-    notes: tuple[str, ...] = ()
-    if target.form is not None:
-        plain = reference.agreement(target.runner(path, source))
-        notes = (f"{100 * plain.decisions:.2f} % decided as by the reference of all other files",)
-        reference = reference.like(target.form(reference.model, options))
-    runner = target.runner(path, source)
-    deployed = None if target.deployed is None else target.deployed(path, source)
     verdict = Verification(
         target=name,
         path=path,
         required=target.required,
         exact=target.exact,
-        agreement=reference.agreement(runner),
-        as_deployed=None if deployed is None else reference.agreement(deployed),
+        agreement=None,
+        as_deployed=None,
         ideal_bytes=ideal_bytes,
         real_bytes=_bytes(path),
-        notes=notes,
+        sha256=written.sha256,
+    )
+    try:
+        if written.sha256 is None:
+            if target.runtime:
+                probe(target.runtime, path)
+        elif digest_of(path) != written.sha256:
+            raise ArtifactError(
+                f"{path} is not the file that was written: its SHA-256 is another. It was changed or damaged since, "
+                "and is not run. Export the network again."
+            )
+        return _run(target, verdict, reference, source, written, float_ms)
+    except ArtifactError as error:
+        return replace(verdict, problem=str(error))
+
+
+def _run(
+    target: Target, verdict: Verification, reference: Reference, source: Source, written: Written, float_ms: float
+) -> Verification:
+    """The verdict on a file that can be run.
+
+    Raises:
+        ArtifactError: it cannot.
+    """
+    notes: list[str] = []
+    path = verdict.path
+    runner = target.runner(path, source)
+    if target.form is not None:
+        plain = reference.agreement(runner)
+        notes.append(f"{100 * plain.decisions:.2f} % decided as by the reference of all other files")
+        reference = reference.like(target.form(reference.model, written.options))
+    deployed = None if target.deployed is None else target.deployed(path, source)
+    verdict = replace(
+        verdict,
+        agreement=reference.agreement(runner),
+        as_deployed=None if deployed is None else reference.agreement(deployed),
         latency_ratio=latency_ms(deployed or runner, reference.one) / float_ms if target.timed else None,
     )
-    if verdict.passed:
+    inside: Watch | None = None
+    if written.sha256 is None:
+        inside = target.watch(path, source, reference.model)
+        few = tuple(x[:EXAMPLES] for x in reference.batches[0])
+        codes = compare_codes(reference.model, few, inside(*few))
+        verdict = replace(verdict, codes=codes, first_difference=codes.difference)
+        notes.append(f"no digest of it is known: the codes of {codes.activations} activations were compared as well")
+    verdict = replace(verdict, notes=tuple(notes))
+    if verdict.passed or verdict.first_difference:
         return verdict
-    watch = _with_output(target.watch(path, source, reference.model), runner, reference)
+    watch = _with_output(inside or target.watch(path, source, reference.model), runner, reference)
     return replace(verdict, first_difference=reference.first_difference(watch))
 
 
@@ -346,8 +433,11 @@ def _with_output(inside: Watch, runner: Runner, reference: Reference) -> Watch:
 
 
 def _bytes(path: Path) -> int:
-    """Bytes of a file, or of a C folder's constants in flash: its sources are text."""
-    if path.is_file():
-        return path.stat().st_size
-    document = json.loads((path / "export.json").read_text(encoding="utf-8"))
-    return int(document["weight_bytes"] + document["table_bytes"])
+    """Bytes of a file, or of a C folder's constants in flash, its sources are text; 0 where that cannot be told."""
+    try:
+        if path.is_file():
+            return path.stat().st_size
+        document = json.loads((path / LISTING).read_text(encoding="utf-8"))
+        return int(document["weight_bytes"] + document["table_bytes"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 0

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sigmaquant.errors import ExportError
+from sigmaquant.errors import ArtifactError, CheckpointError, ExportError, ModelError, PlanError
 from sigmaquant.export.packed import export_packed, load_packed
 from sigmaquant.export.verification import Runner, Watch
 from sigmaquant.lowering import IntegerExecutor, IntegerModel, lower
@@ -47,6 +47,7 @@ class Target:
         deployed: runs it at the runtime's default settings; None: those are the same.
         timed: whether its time on this machine says anything.
         exact: whether every output code must be the reference's.
+        runtime: whose crashes a file can cause, as `sigmaquant.export.probe.probe` names it; empty: none.
         form: the reference as this runtime computes it; None: the reference itself.
     """
 
@@ -59,6 +60,7 @@ class Target:
     form: Callable[[IntegerModel, ExportOptions], IntegerModel] | None = None
     timed: bool = False
     exact: bool = False
+    runtime: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Source:
         model: the float network.
         example: its inputs, as for `sigmaquant.graph.trace`.
         edges: the integer model's inputs, in its order, which is that of the files.
+        outputs: the integer model's outputs.
         one: a single example of the float network's inputs, in its own order.
     """
 
@@ -76,6 +79,7 @@ class Source:
     example: tuple[Tensor, ...]
     edges: tuple[Edge, ...]
     one: tuple[Tensor, ...] = ()
+    outputs: tuple[Edge, ...] = ()
 
 
 def _write_onnx(network: QuantizedNetwork, model: IntegerModel, path: Path, options: ExportOptions) -> None:
@@ -134,10 +138,14 @@ def _write_c(network: QuantizedNetwork, model: IntegerModel, path: Path, options
     export_c(model, path, name=options.name)
 
 
-def _run_c(path: Path) -> Runner:
+def _run_c(path: Path, source: Source) -> Runner:
     from sigmaquant.export.c import CRunner
 
-    return CRunner(path)
+    runner = CRunner(path)
+    for theirs, ours in zip(runner.edges, (source.edges, source.outputs), strict=True):
+        if theirs != ours and ours:
+            raise ArtifactError(f"{path} has inputs or outputs on other grids than the network: {theirs}, not {ours}.")
+    return runner
 
 
 def _watch_c(path: Path, source: Source, model: IntegerModel) -> Watch:
@@ -147,7 +155,10 @@ def _watch_c(path: Path, source: Source, model: IntegerModel) -> Watch:
 
 
 def _executor(path: Path, source: Source) -> IntegerExecutor:
-    return IntegerExecutor(lower(load_packed(source.model, source.example, path)))
+    try:
+        return IntegerExecutor(lower(load_packed(source.model, source.example, path)))
+    except (CheckpointError, PlanError, ModelError) as error:
+        raise ArtifactError(str(error)) from error
 
 
 def _watch_packed(path: Path, source: Source, model: IntegerModel) -> Watch:
@@ -170,6 +181,7 @@ TARGETS: dict[str, Target] = {
         _watch_onnx,
         lambda path, source: _run_onnx(path, source, fused=True),
         timed=True,
+        runtime="onnx",
     ),
     "litert": Target(
         "model.tflite",
@@ -179,8 +191,9 @@ TARGETS: dict[str, Target] = {
         _watch_litert,
         form=_litert_form,
         timed=True,
+        runtime="litert",
     ),
-    "c": Target("model_c", 1.0, _write_c, lambda path, _: _run_c(path), _watch_c, exact=True),
+    "c": Target("model_c", 1.0, _write_c, _run_c, _watch_c, exact=True),
     "packed": Target(
         "model.safetensors",
         1.0,

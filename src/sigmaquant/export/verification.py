@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sigmaquant.errors import ExportError
-from sigmaquant.export.comparison import Agreement, Measure, Tally
+from sigmaquant.errors import ArtifactError, ExportError
+from sigmaquant.export.codes import CodesFound
+from sigmaquant.export.comparison import VALUE_STEPS, Agreement, Measure, Tally
 from sigmaquant.export.fidelity import Fidelity, decision_axes
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
 from sigmaquant.lowering.model import Edge
@@ -48,12 +49,15 @@ class Verification:
         notes: what else the user should know.
         exact: whether every single code must be the reference's.
         integers: the integer model, which the file is compared with, beside the quantized network; None: not compared.
+        sha256: of the file, or of a C folder's list of files, when it was written; None: not known.
+        codes: what its inner activations show; only looked at where `sha256` is not known.
+        problem: why it was not run, or does not run: it was changed, is damaged, or crashes; empty: nothing.
     """
 
     target: str
     path: Path
     required: float
-    agreement: Agreement
+    agreement: Agreement | None
     as_deployed: Agreement | None
     ideal_bytes: int
     real_bytes: int
@@ -62,11 +66,43 @@ class Verification:
     notes: tuple[str, ...] = field(default=())
     exact: bool = False
     integers: Fidelity | None = None
+    sha256: str | None = None
+    codes: CodesFound | None = None
+    problem: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether enough examples agree, or all codes where they must."""
-        return self.agreement.decisions >= self.required and (self.agreement.equal == 1 or not self.exact)
+        """Whether enough examples agree, or all codes where they must.
+
+        Of a file that is run in two ways, one may have fewer examples alike where the other has enough, as long as
+        none of its outputs is more than `VALUE_STEPS` steps off: these are roundings.
+        """
+        if self.problem or self.agreement is None or (self.codes is not None and self.codes.difference):
+            return False
+        if self.exact:
+            return self.agreement.decisions >= self.required and self.agreement.equal == 1
+        few = [run for run in self._runs if run.decisions < self.required]
+        return len(few) < len(self._runs) and all(run.largest_steps <= VALUE_STEPS for run in few)
+
+    @property
+    def _runs(self) -> list[Agreement]:
+        return [run for run in (self.agreement, self.as_deployed) if run is not None]
+
+    @property
+    def deployment(self) -> str:
+        """In words, where the file does not compute alike as it is verified and as it is deployed; else empty."""
+        if self.agreement is None or self.as_deployed is None:
+            return ""
+        plain, deployed = (run.decisions >= self.required for run in (self.agreement, self.as_deployed))
+        if plain == deployed:
+            return ""
+        good, bad = ("with fusions off", "as deployed") if plain else ("as deployed", "with fusions off")
+        found = self.as_deployed if plain else self.agreement
+        counts = "which counts as roundings" if self.passed else f"more than the {VALUE_STEPS} of roundings"
+        return (
+            f"{good} it has enough examples alike, {bad} only {100 * found.decisions:.2f} %, with outputs up to "
+            f"{found.largest_steps} steps off, {counts}"
+        )
 
     @property
     def demand(self) -> str:
@@ -75,7 +111,8 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "path": str(self.path), "passed": self.passed, "demand": self.demand}
+        notes = (*self.notes, *([self.deployment] if self.deployment else []))
+        return {**asdict(self), "notes": notes, "path": str(self.path), "passed": self.passed, "demand": self.demand}
 
 
 class Reference:
@@ -136,7 +173,7 @@ class Reference:
         """Run an artifact on all data.
 
         Raises:
-            ExportError: it gives another number of outputs, or of values in one.
+            ArtifactError: it gives another number of outputs, or of values in one.
         """
         tally = Tally(self._measures)
         for x, expected in zip(self.batches, self.codes, strict=True):
@@ -147,12 +184,12 @@ class Reference:
         """A runner's float outputs as the reference has them: codes, or floats where an output is in float.
 
         Raises:
-            ExportError: another number of outputs, or of values in one.
+            ArtifactError: another number of outputs, or of values in one.
         """
         found = outputs if isinstance(outputs, tuple) else (outputs,)
         if [y.numel() for y in found] != [y.numel() for y in expected]:
             shapes = [[list(y.shape) for y in ys] for ys in (found, expected)]
-            raise ExportError(f"the file gives outputs of the shapes {shapes[0]}, the network has {shapes[1]}.")
+            raise ArtifactError(f"the file gives outputs of the shapes {shapes[0]}, the network has {shapes[1]}.")
         return [m.shaped(y, wanted) for m, y, wanted in zip(self._measures, found, expected, strict=True)]
 
     def first_difference(self, watch: Watch) -> str:

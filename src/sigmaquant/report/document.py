@@ -167,6 +167,8 @@ class Artifact(_Read):
     """One verified file.
 
     Attributes:
+        agreement: None: it could not be run.
+        problem: why it was not run.
         stale: it was made from another checkpoint than the run has now.
     """
 
@@ -175,13 +177,14 @@ class Artifact(_Read):
     required: float
     passed: bool
     demand: str
-    agreement: Agreement
+    agreement: Agreement | None = None
     as_deployed: Agreement | None = None
     ideal_bytes: int
     real_bytes: int
     latency_ratio: Number = None
     first_difference: str = ""
     notes: tuple[str, ...] = ()
+    problem: str = ""
     stale: bool = False
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sigmaquant.errors import MissingExtraError
+from sigmaquant.errors import ArtifactError, MissingExtraError, SigmaQuantError
 from sigmaquant.lowering.executor import encode
 from sigmaquant.lowering.model import Edge, IntegerModel
 
@@ -40,6 +42,7 @@ class OnnxRunner:
         threads: of the runtime.
 
     Raises:
+        ArtifactError: the runtime cannot load the file; or later, run it.
         MissingExtraError: the extra ``onnx`` is not installed.
     """
 
@@ -55,7 +58,8 @@ class OnnxRunner:
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Float outputs from inputs of the file's type, batch first."""
         feed = {name: x.detach().cpu().numpy() for name, x in zip(self._inputs, inputs, strict=True)}
-        outputs = tuple(torch.from_numpy(y) for y in self.session.run(None, feed))
+        with _told("the file does not run"):
+            outputs = tuple(torch.from_numpy(y) for y in self.session.run(None, feed))
         return outputs[0] if len(outputs) == 1 else outputs
 
 
@@ -67,6 +71,7 @@ class OnnxWatch:
         model: the network that it was made from; names and inputs' grids are taken from it.
 
     Raises:
+        ArtifactError: no ONNX file, or none that can be run.
         MissingExtraError: the extra ``onnx`` is not installed.
     """
 
@@ -75,7 +80,8 @@ class OnnxWatch:
             import onnx
         except ImportError:
             raise MissingExtraError("ONNX", "onnx") from None
-        proto = onnx.load(str(path))
+        with _told(f"{path} is damaged"):
+            proto = onnx.load(str(path))
         made = {name for node in proto.graph.node for name in node.output}
         outer = {value.name for value in (*proto.graph.input, *proto.graph.output)}
         self._edges = {}
@@ -87,14 +93,16 @@ class OnnxWatch:
                 self._edges[tensor] = name
                 value = onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.UINT8, None)
                 proto.graph.output.append(value)
-        self._model, self._session = model, _session(proto.SerializeToString(), False, 1)
+        with _told(f"{path} is damaged"):
+            self._model, self._session = model, _session(proto.SerializeToString(), False, 1)
 
     def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Codes by activation, int8, from float inputs."""
         feed = {}
         for value, name, x in zip(self._session.get_inputs(), self._model.inputs, inputs, strict=True):
             feed[value.name] = as_given(x, self._model.edges[name], value.type).detach().cpu().numpy()
-        values = self._session.run(list(self._edges), feed)
+        with _told("the file does not run"):
+            values = self._session.run(list(self._edges), feed)
         return {
             name: (torch.from_numpy(value).to(torch.int16) - _UNSIGNED).to(torch.int8)
             for name, value in zip(self._edges.values(), values, strict=True)
@@ -111,4 +119,16 @@ def _session(model: str | bytes, fused: bool, threads: int) -> Any:
     options.inter_op_num_threads = 1
     if not fused:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    with _told("this content is damaged" if isinstance(model, bytes) else f"{model} is damaged"):
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """The runtime's own errors, which have no common class, as ours in one line."""
+    try:
+        yield
+    except (SigmaQuantError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise ArtifactError(f"{what}: {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}") from error
