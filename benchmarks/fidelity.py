@@ -2,17 +2,20 @@
 
     OMP_NUM_THREADS=1 python benchmarks/fidelity.py --data DIR
     OMP_NUM_THREADS=1 python benchmarks/fidelity.py --data DIR --tasks DIR --networks mobilenetv2,fastestdet
+    OMP_NUM_THREADS=1 python benchmarks/fidelity.py --data DIR --files --images 16
 
 Trained networks are quantized after training at several bitwidths; the bounds of `sigmaquant.export.fidelity` were
 chosen from this table. "Beyond rounding" is how far an operator's code is from the network's real number, in steps
 above the half step of a rounding, each operator fed with the network's own codes. DIR as for ``benchmarks/cifar.py``;
-the folder of tasks has ``load_image.py``, ``load_coco.py`` and ``networks_detect.py``.
+the folder of tasks has ``load_image.py``, ``load_coco.py`` and ``networks_detect.py``. With ``--files`` ONNX and LiteRT
+files are judged by their own inner codes instead; the bounds of `sigmaquant.export.codes` were chosen from that table.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,13 +24,15 @@ import torch
 from torch import Tensor, nn
 
 from sigmaquant.data.cifar10 import cifar10_arrays
+from sigmaquant.export.codes import compare_codes
 from sigmaquant.export.fidelity import FORMED, LOWERED, FidelityCheck
 from sigmaquant.export.litert import litert_form
+from sigmaquant.export.targets import TARGETS, ExportOptions, Source
 from sigmaquant.export.verification import Reference
 from sigmaquant.graph import trace
 from sigmaquant.lowering import lower
 from sigmaquant.plan import BitwidthPlan
-from sigmaquant.quant import calibrate_, prepare, set_plan_
+from sigmaquant.quant import QuantizedNetwork, calibrate_, prepare, set_plan_
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR = {
@@ -65,17 +70,37 @@ def fastestdet(folder: Path, images: int) -> Given:
 TASKS: dict[str, Callable[[Path, int], Given]] = {"mobilenetv2": mobilenetv2, "fastestdet": fastestdet}
 
 
-def row(name: str, network: nn.Module, images: Tensor, widths: tuple[int, ...], activation_bits: int) -> str:
+def quantized(network: nn.Module, images: Tensor, widths: tuple[int, ...], activation_bits: int) -> QuantizedNetwork:
+    """With the widths in turn."""
     graph = trace(network, images[:2])
-    quantized = prepare(graph)
+    found = prepare(graph)
     weights = {spec.name: widths[i % len(widths)] for i, spec in enumerate(graph.layers)}
     activations = dict.fromkeys(graph.activation_names, activation_bits)
-    set_plan_(quantized, BitwidthPlan(weights, activations, graph.fingerprint))
-    calibrate_(quantized, list(images.split(16)))
-    quantized.eval()
-    model, batches = lower(quantized), [(part,) for part in images.split(16)]
+    set_plan_(found, BitwidthPlan(weights, activations, graph.fingerprint))
+    calibrate_(found, list(images.split(16)))
+    return found.eval()
+
+
+def files_row(name: str, network: nn.Module, images: Tensor, widths: tuple[int, ...], target: str) -> str:
+    """What a file's inner codes show, without any bound."""
+    of = quantized(network, images, widths, 8)
+    model, kind = lower(of), TARGETS[target]
+    form = model if kind.form is None else kind.form(model, ExportOptions())
+    edges = tuple(model.edges[name] for name in model.inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / kind.file
+        kind.write(of, model, path, ExportOptions())
+        shown = kind.watch(path, Source(network, (images[:2],), edges), form)(images)
+    found = compare_codes(form, (images,), shown, bounded=False)
+    title = f"| {name} | {target} | {', '.join(map(str, widths))} | {found.activations} | {found.largest_steps} "
+    return f"{title}| {100 * found.layers:.3f} % | {100 * found.tied:.3f} % |"
+
+
+def row(name: str, network: nn.Module, images: Tensor, widths: tuple[int, ...], activation_bits: int) -> str:
+    of = quantized(network, images, widths, activation_bits)
+    model, batches = lower(of), [(part,) for part in images.split(16)]
     start = time.perf_counter()
-    check = FidelityCheck(quantized, model)
+    check = FidelityCheck(of, model)
     parting = check.run(batches)
     title = f"| {name} | {', '.join(map(str, widths))} | {activation_bits} "
     if parting is not None:
@@ -85,7 +110,7 @@ def row(name: str, network: nn.Module, images: Tensor, widths: tuple[int, ...], 
     ran = time.perf_counter()
     found = check.fidelity(batches, reference.codes)
     end = time.perf_counter()
-    formed = FidelityCheck(quantized, litert_form(model), FORMED)
+    formed = FidelityCheck(of, litert_form(model), FORMED)
     parted = formed.run(batches)
     ours = found.agreement
     return (
@@ -102,23 +127,37 @@ def main() -> None:
     parser.add_argument("--tasks", type=Path, help="folder with load_image.py and load_coco.py")
     parser.add_argument("--networks", default=",".join(CIFAR))
     parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--files", action="store_true", help="judge ONNX and LiteRT files by their inner codes")
     args = parser.parse_args()
     sys.path[:0] = [str(folder) for folder in (args.data, args.tasks) if folder is not None]
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if args.files:
+        print("| network | file | weight bits | activations | largest, steps | worst channel | others |")
+        print("|" + " --- |" * 7)
+    else:
+        print_head()
+    for name in args.networks.split(","):
+        if name in CIFAR:
+            network, images = cifar(name, args.data, args.images)
+        else:
+            network, images = TASKS[name](args.tasks, args.images)
+        if args.files:
+            for widths in ((8,), (4,), (2,), (8, 2, 4, 3)):
+                for target in ("onnx", "litert"):
+                    print(files_row(name, network, images, widths, target), flush=True)
+            continue
+        for widths, bits in (((8,), 8), ((4,), 8), ((3,), 8), ((2,), 8), ((8, 2, 4, 3), 8), ((4,), 4), ((3,), 2)):
+            print(row(name, network, images, widths, bits), flush=True)
+
+
+def print_head() -> None:
     print(f"Bounds: {LOWERED}; of LiteRT's form {FORMED}.\n")
     print(
         "| network | weight bits | activation bits | in float | operators | beyond rounding | mean | decided alike "
         "| mean steps | largest | LiteRT's form | time / reference |"
     )
     print("|" + " --- |" * 12)
-    for name in args.networks.split(","):
-        if name in CIFAR:
-            network, images = cifar(name, args.data, args.images)
-        else:
-            network, images = TASKS[name](args.tasks, args.images)
-        for widths, bits in (((8,), 8), ((4,), 8), ((3,), 8), ((2,), 8), ((8, 2, 4, 3), 8), ((4,), 4), ((3,), 2)):
-            print(row(name, network, images, widths, bits), flush=True)
 
 
 if __name__ == "__main__":

@@ -190,8 +190,8 @@ def verifications(verdicts: Sequence[Verification]) -> Table:
     if integers is not None:
         ours = integers.agreement
         table.add_row(
-            "(integers beside the quantized network)",
-            "the same but for roundings",
+            "(integers beside the network)",
+            "verified",
             f"{100 * ours.decisions:.2f} %",
             "–",
             f"{100 * ours.equal:.2f} %",

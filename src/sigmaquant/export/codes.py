@@ -47,13 +47,16 @@ class CodesFound:
 
 
 @torch.no_grad()
-def compare_codes(model: IntegerModel, inputs: Sequence[Tensor], shown: Mapping[str, Tensor]) -> CodesFound:
+def compare_codes(
+    model: IntegerModel, inputs: Sequence[Tensor], shown: Mapping[str, Tensor], bounded: bool = True
+) -> CodesFound:
     """Hold a file's activations against what the reference's operators make of them.
 
     Args:
         model: the reference, in the form that the file holds.
         inputs: a batch of float inputs, in the model's order.
         shown: the file's codes of its activations, by name, of the same batch.
+        bounded: stop at the first that is beyond the bounds; False: measure all.
     """
     executor = IntegerExecutor(model)
     values: dict[str, Any] = dict(zip(model.inputs, executor.quantize_inputs(*inputs), strict=True))
@@ -74,7 +77,7 @@ def compare_codes(model: IntegerModel, inputs: Sequence[Tensor], shown: Mapping[
                 layers = max(layers, share)
             else:
                 tied = max(tied, share)
-            if int(steps.max()) > LARGEST_STEPS or share > bound:
+            if bounded and (int(steps.max()) > LARGEST_STEPS or share > bound):
                 said = (
                     f"activation {operator.output!r}: {100 * share:.3g} % of its codes are not what "
                     f"{type(operator).__name__} {operator.name!r} makes of the file's own codes before it, by up to "

@@ -17,6 +17,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
+from sigmaquant.errors import ExportError
 from sigmaquant.export.comparison import FLOAT_TOLERANCE, Agreement, Measure, Tally, decision_axis
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
 from sigmaquant.lowering.executor import compute, encode
@@ -287,7 +288,7 @@ def input_order(network: QuantizedNetwork, model: IntegerModel) -> tuple[int, ..
     """For each of the integer model's inputs the position of the network's argument that it is.
 
     Raises:
-        ValueError: an input that is no argument of the network.
+        ExportError: an input that is no argument of the network.
     """
     nodes = [node.name for node in network.body.graph.nodes if node.op == "placeholder"]
     positions = {name: number for number, name in enumerate(nodes)}
@@ -298,7 +299,7 @@ def input_order(network: QuantizedNetwork, model: IntegerModel) -> tuple[int, ..
     if missing and len(model.inputs) == len(nodes):
         return tuple(range(len(nodes)))
     if missing:
-        raise ValueError(f"the integer model's input {missing[0]!r} is no argument of the network")
+        raise ExportError(f"the integer model's input {missing[0]!r} is no argument of the network.")
     return tuple(positions[name] for name in model.inputs)
 
 
