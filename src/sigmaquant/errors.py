@@ -83,6 +83,10 @@ class ExportError(SigmaQuantError):
     """A network cannot be written in the form asked for; the message names the layer and the remedy."""
 
 
+class ArtifactError(ExportError):
+    """An exported file is damaged, is not the one that was written, or does not run."""
+
+
 class DataError(SigmaQuantError, ValueError):
     """Data are empty, mis-shaped, of the wrong type, or contain NaN."""
 

@@ -1,29 +1,36 @@
-"""Files that run, from a finished run: written, then verified against the integer reference."""
+"""Files that run, from a finished run: written, then verified against the integer reference.
+
+The reference itself is held against the trained quantized network first: no file is right where its integers are not.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sigmaquant.data import DataSource, as_source
-from sigmaquant.errors import ExportError, StorageError, near_matches
-from sigmaquant.export.targets import TARGETS, ExportOptions, Source
+from sigmaquant.data import DataSource, Inputs, as_source
+from sigmaquant.errors import ArtifactError, ExportError, StorageError, near_matches
+from sigmaquant.export.c.report import FILE as LISTING
+from sigmaquant.export.codes import EXAMPLES, compare_codes
+from sigmaquant.export.fidelity import FORMED, Fidelity, FidelityCheck, Parting, scored_output
+from sigmaquant.export.probe import probe
+from sigmaquant.export.targets import TARGETS, ExportOptions, Source, Target
 from sigmaquant.export.verification import Reference, Runner, Verification, Watch, latency_ms
 from sigmaquant.graph.reading import read_copy
 from sigmaquant.hardware.costs import IdealCosts
 from sigmaquant.loading import load_quantized
 from sigmaquant.lowering import lower
-from sigmaquant.lowering.executor import encode
 from sigmaquant.quant import QuantizedNetwork
 from sigmaquant.report import checkpoint_digest, refresh_report
 from sigmaquant.runs import NullProgress, Progress, RunFiles, task
@@ -62,20 +69,24 @@ def export_run(
         a verdict for each file. A file that fails stays where it is; ``verification.json`` beside it says why.
 
     Raises:
-        ExportError: an unknown kind of file, or a network that it cannot hold; nothing has been written then.
+        ExportError: an unknown kind of file, a network that it cannot hold, or one whose integers compute something
+            else than the quantized network; nothing has been written then.
         MissingExtraError: an optional dependency is missing.
         StorageError: the disk is full, or the folder is not writable.
     """
     names = _known(to)
-    network, reference, context = _loaded(model, run, data, examples)
-    options = options or ExportOptions()
     folder = Path(run) / FOLDER if out is None else Path(out)
+    options = options or ExportOptions()
+    subject = _loaded(model, run, data, examples, folder, dict.fromkeys(names, options))
     paths = {name: folder / TARGETS[name].file for name in names}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as staging:  # all of them, or none
             for name in names:
-                TARGETS[name].write(network, reference.model, Path(staging) / TARGETS[name].file, options)
+                TARGETS[name].write(
+                    subject.network, subject.reference.model, Path(staging) / TARGETS[name].file, options
+                )
+            digests = {name: digest_of(Path(staging) / TARGETS[name].file) for name in names}
             for path in paths.values():
                 if path.is_dir():
                     shutil.rmtree(path)
@@ -84,7 +95,10 @@ def export_run(
         raise
     except OSError as error:
         raise storage_error(folder, error, "The export is not complete.") from error
-    return _verified(paths, reference, network, context, folder, Path(run), dict.fromkeys(paths, options), progress)
+    written = {name: Written(options, digest) for name, digest in digests.items()}
+    verdicts, document = _verified(paths, subject, folder, Path(run), written, progress)
+    _keep(document, folder, Path(run))
+    return verdicts
 
 
 def verify_run(
@@ -100,34 +114,117 @@ def verify_run(
         progress: display.
 
     Raises:
-        ExportError: there is no such file, or none of the known kinds.
+        ExportError: there is no such file, or none of the known kinds, or the integers that the files hold compute
+            something else than the quantized network.
     """
     run, paths = _artifacts(Path(path))
-    network, reference, context = _loaded(model, run, data, examples)
     folder = next(iter(paths.values())).parent
-    return _verified(paths, reference, network, context, folder, run, _read_options(folder, paths), progress)
+    written = _read_written(folder, paths)
+    subject = _loaded(model, run, data, examples, folder, {name: item.options for name, item in written.items()})
+    verdicts, document = _verified(paths, subject, folder, run, written, progress)
+    try:
+        _keep(document, folder, run)
+    except StorageError as error:  # a read-only disk, say: the verdict is what was asked for
+        log.warning("the verdict is not kept: %s", error)
+    return verdicts
+
+
+@dataclass(frozen=True)
+class Written:
+    """What is known of how a file was written.
+
+    Attributes:
+        options: how.
+        sha256: `digest_of` it then; None: not known.
+    """
+
+    options: ExportOptions = field(default_factory=ExportOptions)
+    sha256: str | None = None
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file; of a C folder that of its list of files, which has their digests.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    try:
+        with (path / LISTING if path.is_dir() else path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error}).") from error
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A run's network, what its files are compared with, what they need to run, and how right the integers are."""
+
+    network: QuantizedNetwork
+    reference: Reference
+    source: Source
+    integers: Fidelity
 
 
 def _loaded(
-    model: nn.Module, run: str | Path, data: Any, examples: int | None
-) -> tuple[QuantizedNetwork, Reference, Source]:
-    """A run's network, what its files are compared with, and what they need to run."""
+    model: nn.Module,
+    run: str | Path,
+    data: Any,
+    examples: int | None,
+    folder: Path,
+    options: Mapping[str, ExportOptions],
+) -> _Subject:
+    """What is exported or verified.
+
+    Raises:
+        ExportError: the integers, or a form of them that a kind of file holds, are not the network's.
+    """
     inputs, batches, targets = _inputs(data, examples)
     model = read_copy(model).cpu().eval()  # the user's stays as it is
     network = load_quantized(model, inputs, run)
-    reference = Reference(lower(network), batches, targets=targets)
-    edge = reference.model.edges[reference.model.inputs[0]]
-    return network, reference, Source(model, inputs, edge)
+    lowered = lower(network)
+    check = FidelityCheck(network, lowered)
+    parting = check.run(batches)
+    for name, chosen in options.items():
+        form = TARGETS[name].form
+        if parting is None and form is not None:
+            parting = FidelityCheck(network, form(lowered, chosen), FORMED).run(batches)
+    if parting is not None:
+        _withdraw(folder, parting)
+        raise ExportError(
+            f"the integers do not compute what the quantized network computes. They part first at {parting}. Every "
+            "file would hold these integers, so none is written, and none that is there counts as verified. Write the "
+            f"operator that gives {parting.activation!r} in another way, and report this with the model: it is an "
+            "error of the lowering."
+        )
+    scored = scored_output(network, lowered, batches[0])
+    ordered = [tuple(batch[i] for i in check.order) for batch in batches]
+    reference = Reference(lowered, ordered, targets=targets, scored=scored)
+    integers = check.fidelity(batches, reference.codes, targets)
+    edges = tuple(lowered.edges[name] for name in lowered.inputs)
+    outputs = tuple(lowered.edges[name] for name in lowered.outputs)
+    source = Source(model, inputs, edges, tuple(x[:1] for x in batches[0]), outputs)
+    return _Subject(network, reference, source, integers)
 
 
-def _read_options(folder: Path, names: Iterable[str]) -> dict[str, ExportOptions]:
+def _withdraw(folder: Path, parting: Parting) -> None:
+    """No file of the folder counts as verified any more, as far as its verdicts can be rewritten."""
+    with contextlib.suppress(OSError, StorageError, ValueError, KeyError, TypeError):
+        document = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        for item in document["artifacts"]:
+            item |= {"passed": False, "first_difference": f"integers against the quantized network: {parting}"}
+        write_text_atomic(folder / REPORT, json.dumps({**document, "integers": None}, indent=2) + "\n")
+
+
+def _read_written(folder: Path, names: Iterable[str]) -> dict[str, Written]:
     """How each of a folder's files was written, as far as that is known."""
-    options = dict.fromkeys(names, ExportOptions())
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    written = dict.fromkeys(names, Written())
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         for item in json.loads((folder / REPORT).read_text(encoding="utf-8"))["artifacts"]:
-            if item["target"] in options:
-                options[item["target"]] = ExportOptions(**item["options"])
-    return options
+            if item["target"] in written:
+                digest = item.get("sha256")
+                options = ExportOptions(**item["options"])
+                written[item["target"]] = Written(options, digest if isinstance(digest, str) else None)
+    return written
 
 
 def _known(to: Sequence[str]) -> list[str]:
@@ -140,17 +237,26 @@ def _known(to: Sequence[str]) -> list[str]:
     return names
 
 
-def _inputs(data: Any, examples: int | None) -> tuple[tuple[Tensor, ...], list[Tensor], Tensor | None]:
-    """An example, all inputs, and the first batch's targets where they are tensors."""
+def _inputs(data: Any, examples: int | None) -> tuple[tuple[Tensor, ...], list[tuple[Tensor, ...]], Tensor | None]:
+    """An example, all inputs, each a tuple with a tensor for each argument, and the first batch's targets if known.
+
+    Raises:
+        ExportError: there are no data.
+    """
     found: DataSource = as_source(data, batch_size=100, name="verification data")
     if examples is not None:
         found = found.take(examples)
-    example = found.example()
-    if isinstance(example, tuple):
-        raise ExportError("only models with one input can be verified.")
+    example = _tupled(found.example())
     batches = list(found.batches())
-    targets = batches[0][1].cpu() if batches and isinstance(batches[0][1], Tensor) else None
-    return (example[:2].cpu(),), [inputs.cpu() for inputs, _ in batches if isinstance(inputs, Tensor)], targets
+    if not batches:
+        raise ExportError("verification needs data, but there are none.")
+    targets = batches[0][1].cpu() if isinstance(batches[0][1], Tensor) else None
+    inputs = [tuple(x.cpu() for x in _tupled(given)) for given, _ in batches]
+    return tuple(x[:2].cpu() for x in example), inputs, targets
+
+
+def _tupled(inputs: Inputs) -> tuple[Tensor, ...]:
+    return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
 def _artifacts(path: Path) -> tuple[Path, dict[str, Path]]:
@@ -172,41 +278,59 @@ def _artifacts(path: Path) -> tuple[Path, dict[str, Path]]:
 
 def _verified(
     paths: dict[str, Path],
-    reference: Reference,
-    network: QuantizedNetwork,
-    source: Source,
+    subject: _Subject,
     folder: Path,
     run: Path,
-    options: Mapping[str, ExportOptions],
+    written: Mapping[str, Written],
     progress: Progress | None,
-) -> tuple[Verification, ...]:
+) -> tuple[tuple[Verification, ...], dict[str, Any]]:
+    """The verdicts, and the document that is kept of them."""
     progress = progress or NullProgress()
-    plan = network.plan
+    reference, source, integers = subject.reference, subject.source, subject.integers
+    plan = subject.network.plan
     assert plan is not None, "a loaded network has one"
-    ideal = IdealCosts(network.graph).cost(plan).total_bytes
-    one = reference.batches[0][:1]
+    ideal = IdealCosts(subject.network.graph).cost(plan).total_bytes
     with torch.no_grad():
-        float_ms = latency_ms(source.model, one)
+        float_ms = latency_ms(source.model, source.one)
+    agreement = integers.agreement
+    log.info("integers beside the quantized network: decided alike %.4f", agreement.decisions)
     verdicts = []
     with task(progress, "verifying", len(paths)):
         for name, path in paths.items():
-            verdict = _verify(name, path, reference, source, options[name], ideal, float_ms)
-            log.info("%s: decided alike %.4f %s", path, verdict.agreement.decisions, "" if verdict.passed else "FAILED")
+            verdict = replace(_verify(name, path, reference, source, written[name], ideal, float_ms), integers=integers)
+            alike = 0.0 if verdict.agreement is None else verdict.agreement.decisions
+            log.info("%s: decided alike %.4f %s", path, alike, "" if verdict.passed else "FAILED")
             verdicts.append(verdict)
             progress.advance(1)
     digest = checkpoint_digest(RunFiles(run))
     document = {
         "examples": reference.examples,
         "checkpoint_sha256": digest,
+        "integers": asdict(integers),
         "artifacts": [
-            *({**verdict.to_dict(), "options": asdict(options[verdict.target])} for verdict in verdicts),
+            *(_record(verdict, written[verdict.target].options) for verdict in verdicts),
             *_others(folder, paths, digest),
         ],
     }
+    return tuple(verdicts), document
+
+
+def _keep(document: Mapping[str, Any], folder: Path, run: Path) -> None:
+    """Write the verdicts, and show them in the run's report.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
     write_text_atomic(folder / REPORT, json.dumps(document, indent=2, default=str) + "\n")
     if folder.resolve() == (run / FOLDER).resolve():  # files elsewhere are not in the run's report
         refresh_report(run)
-    return tuple(verdicts)
+
+
+def _record(verdict: Verification, options: ExportOptions) -> dict[str, Any]:
+    """An artifact's verdict as it is kept; what is said of the integers stands once beside all of them."""
+    record = {**verdict.to_dict(), "options": asdict(options)}
+    del record["integers"]
+    return record
 
 
 def _others(folder: Path, verified: Mapping[str, Path], digest: str | None) -> list[dict[str, Any]]:
@@ -230,50 +354,90 @@ def _verify(
     path: Path,
     reference: Reference,
     source: Source,
-    options: ExportOptions,
+    written: Written,
     ideal_bytes: int,
     float_ms: float,
 ) -> Verification:
     target = TARGETS[name]
-    notes: tuple[str, ...] = ()
-    if target.form is not None:
-        plain = reference.agreement(target.runner(path, source))
-        notes = (f"{100 * plain.decisions:.2f} % decided as by the reference of all other files",)
-        reference = Reference(target.form(reference.model, options), reference.batches, reference.outputs)
-    runner = target.runner(path, source)
-    deployed = None if target.deployed is None else target.deployed(path, source)
     verdict = Verification(
         target=name,
         path=path,
         required=target.required,
         exact=target.exact,
-        agreement=reference.agreement(runner),
-        as_deployed=None if deployed is None else reference.agreement(deployed),
+        agreement=None,
+        as_deployed=None,
         ideal_bytes=ideal_bytes,
         real_bytes=_bytes(path),
-        notes=notes,
-        latency_ratio=latency_ms(deployed or runner, reference.batches[0][:1]) / float_ms if target.timed else None,
+        sha256=written.sha256,
     )
-    if verdict.passed:
+    try:
+        if written.sha256 is None:
+            if target.runtime:
+                probe(target.runtime, path)
+        elif digest_of(path) != written.sha256:
+            raise ArtifactError(
+                f"{path} is not the file that was written: its SHA-256 is another. It was changed or damaged since, "
+                "and is not run. Export the network again."
+            )
+        return _run(target, verdict, reference, source, written, float_ms)
+    except ArtifactError as error:
+        return replace(verdict, problem=str(error))
+
+
+def _run(
+    target: Target, verdict: Verification, reference: Reference, source: Source, written: Written, float_ms: float
+) -> Verification:
+    """The verdict on a file that can be run.
+
+    Raises:
+        ArtifactError: it cannot.
+    """
+    notes: list[str] = []
+    path = verdict.path
+    runner = target.runner(path, source)
+    if target.form is not None:
+        plain = reference.agreement(runner)
+        notes.append(f"{100 * plain.decisions:.2f} % decided as by the reference of all other files")
+        reference = reference.like(target.form(reference.model, written.options))
+    deployed = None if target.deployed is None else target.deployed(path, source)
+    verdict = replace(
+        verdict,
+        agreement=reference.agreement(runner),
+        as_deployed=None if deployed is None else reference.agreement(deployed),
+        latency_ratio=latency_ms(deployed or runner, reference.one) / float_ms if target.timed else None,
+    )
+    inside: Watch | None = None
+    if written.sha256 is None:
+        inside = target.watch(path, source, reference.model)
+        few = tuple(x[:EXAMPLES] for x in reference.batches[0])
+        codes = compare_codes(reference.model, few, inside(*few))
+        verdict = replace(verdict, codes=codes, first_difference=codes.difference)
+        notes.append(f"no digest of it is known: the codes of {codes.activations} activations were compared as well")
+    verdict = replace(verdict, notes=tuple(notes))
+    if verdict.passed or verdict.first_difference:
         return verdict
-    watch = _with_output(target.watch(path, source, reference.model), runner, reference)
+    watch = _with_output(inside or target.watch(path, source, reference.model), runner, reference)
     return replace(verdict, first_difference=reference.first_difference(watch))
 
 
 def _with_output(inside: Watch, runner: Runner, reference: Reference) -> Watch:
     """What can be seen inside, and the output as it was judged."""
 
-    def watch(x: Tensor) -> dict[str, Tensor]:
-        outputs = runner(x)
-        codes = encode(outputs[0] if isinstance(outputs, tuple) else outputs, reference.edge)
-        return {**inside(x), reference.edge.name: codes}
+    def watch(*x: Tensor) -> dict[str, Tensor]:
+        outputs = runner(*x)
+        expected = reference.executor.run_codes(*reference.executor.quantize_inputs(*x))
+        found = reference.shaped(outputs, expected)
+        return {**inside(*x), **dict(zip(reference.model.outputs, found, strict=True))}
 
     return watch
 
 
 def _bytes(path: Path) -> int:
-    """Bytes of a file, or of a C folder's constants in flash: its sources are text."""
-    if path.is_file():
-        return path.stat().st_size
-    document = json.loads((path / "export.json").read_text(encoding="utf-8"))
-    return int(document["weight_bytes"] + document["table_bytes"])
+    """Bytes of a file, or of a C folder's constants in flash, its sources are text; 0 where that cannot be told."""
+    try:
+        if path.is_file():
+            return path.stat().st_size
+        document = json.loads((path / LISTING).read_text(encoding="utf-8"))
+        return int(document["weight_bytes"] + document["table_bytes"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 0

@@ -177,6 +177,7 @@ def _device_tables(report: ModelReport) -> list[Table]:
 def verifications(verdicts: Sequence[Verification]) -> Table:
     """Every exported file: whether it computes what the reference does, its bytes and its speed."""
     table = Table(title="Exported files", title_justify="left")
+    integers = verdicts[0].integers if verdicts else None
     for name in (
         "file",
         "verdict",
@@ -189,23 +190,43 @@ def verifications(verdicts: Sequence[Verification]) -> Table:
         "time / float",
     ):
         table.add_column(name, justify="left" if name in ("file", "verdict") else "right")
+    if integers is not None:
+        ours = integers.agreement
+        table.add_row(
+            "(integers beside the network)",
+            "verified",
+            f"{100 * ours.decisions:.2f} %",
+            "–",
+            f"{100 * ours.equal:.2f} %",
+            f"{ours.largest_steps} steps",
+            *("", "", "–"),
+        )
     for verdict in verdicts:
         found, deployed = verdict.agreement, verdict.as_deployed
+        failed = "FAILED" if verdict.problem else f"FAILED (needs {verdict.demand})"
         table.add_row(
             escape(str(verdict.path)),
-            "verified" if verdict.passed else f"FAILED (needs {verdict.demand})",
-            f"{100 * found.decisions:.2f} %",
+            "verified" if verdict.passed else failed,
+            "–" if found is None else f"{100 * found.decisions:.2f} %",
             "–" if deployed is None else f"{100 * deployed.decisions:.2f} %",
-            f"{100 * found.equal:.2f} %",
-            f"{found.largest_steps} steps",
+            "–" if found is None else f"{100 * found.equal:.2f} %",
+            "–" if found is None else f"{found.largest_steps} steps",
             f"{verdict.real_bytes:,}",
             f"{verdict.ideal_bytes:,}",
             "–" if verdict.latency_ratio is None else f"{verdict.latency_ratio:.2f}",
         )
-    lines = [f"{v.path}: {v.first_difference}" for v in verdicts if v.first_difference]
-    lines += [f"{v.path}: {note}" for v in verdicts for note in v.notes]
-    if verdicts:
-        lines.append(f"{verdicts[0].agreement.examples} examples against the integer reference")
+    lines = [v.problem.rstrip(".") for v in verdicts if v.problem]
+    lines += [f"{v.path}: {v.first_difference}" for v in verdicts if v.first_difference]
+    lines += [f"{v.path}: {note}" for v in verdicts for note in (*v.notes, v.deployment) if note]
+    examples = next((v.agreement.examples for v in verdicts if v.agreement is not None), None)
+    if examples is not None:
+        lines.append(f"{examples} examples against the integer reference")
+    if integers is not None:
+        lines.append(
+            f"{integers.operators} of its operators give what the quantized network rounds, to "
+            f"{integers.largest_beyond:.3f} steps on {integers.examples} examples; outputs are "
+            f"{integers.agreement.mean_steps:.2f} steps apart in the mean"
+        )
     table.caption = escape("; ".join(lines))
     table.caption_justify = "left"
     return table

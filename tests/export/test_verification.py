@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from sigmaquant.errors import ExportError
-from sigmaquant.export.verification import VALUE_STEPS, Agreement, Reference, Verification, latency_ms
+from sigmaquant.export.comparison import VALUE_STEPS, Agreement
+from sigmaquant.export.verification import Reference, Verification, latency_ms
 from sigmaquant.graph import trace
 from sigmaquant.lowering import IntegerExecutor, lower
 from sigmaquant.plan import BitwidthPlan
@@ -36,7 +37,7 @@ def test_the_reference_agrees_with_itself(model, batches):
 
 def test_differences_are_counted_in_steps(model, batches):
     reference = Reference(model, batches)
-    step = reference.edge.scale
+    step = reference.edges[0].scale
 
     def slightly_off(x):
         y = IntegerExecutor(model)(x).clone()
@@ -96,6 +97,28 @@ def test_a_verdict_needs_its_share(tmp_path):
     assert verdict(0.999).passed
     assert not verdict(0.998).passed
     assert verdict(0.998).to_dict()["passed"] is False
+
+
+def test_one_of_two_ways_to_run_may_be_off_by_roundings(tmp_path):
+    def verdict(plain, deployed, steps):
+        runs = (
+            Agreement(1000, share, largest, 1.0, 0.9) for share, largest in zip((plain, deployed), steps, strict=True)
+        )
+        return Verification("onnx", tmp_path / "x", 0.999, *runs, 10, 12)
+
+    good = verdict(1.0, 0.9995, (9, 9))
+    assert good.passed
+    assert good.deployment == ""
+    rounded = verdict(0.98, 1.0, (VALUE_STEPS, 9))
+    assert rounded.passed
+    assert "as deployed it has enough examples alike, with fusions off only 98.00 %" in rounded.deployment
+    assert "counts as roundings" in rounded.deployment
+    assert rounded.to_dict()["notes"] == (rounded.deployment,)
+    assert not verdict(0.98, 1.0, (VALUE_STEPS + 1, 0)).passed
+    other = verdict(1.0, 0.98, (0, VALUE_STEPS + 1))
+    assert not other.passed
+    assert "as deployed only 98.00 %" in other.deployment
+    assert not verdict(0.98, 0.98, (1, 1)).passed
 
 
 def test_an_exact_verdict_needs_every_code(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -55,7 +56,8 @@ class Case:
 
     @property
     def source(self) -> Source:
-        return Source(self.model, (self.batch[:2],), self.lowered.edges[self.lowered.inputs[0]])
+        edges = tuple(self.lowered.edges[name] for name in self.lowered.inputs)
+        return Source(self.model, (self.batch[:2],), edges)
 
     def reference(self, name: str) -> Reference:
         form = TARGETS[name].form
@@ -136,6 +138,9 @@ def damage_c(folder: Path) -> None:
     found = re.search(r"model_left_bias\[10\] = \{\n\s+(-?\d+)", text)
     assert found is not None
     path.write_text(text[: found.start(1)] + "123456" + text[found.end(1) :])
+    document = json.loads((folder / "export.json").read_text())
+    document["files"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "export.json").write_text(json.dumps(document))
 
 
 def damage_packed(path: Path) -> None:

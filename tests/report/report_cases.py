@@ -162,6 +162,8 @@ def verification(path: Path, digest: str | None, **changes: Any) -> Path:
               "latency_ratio": None, "first_difference": "activation 'x' at index (0, 1): 3 expected, 4 found",
               "agreement": {**agreement, "decisions": 0.75}, "notes": ["a <b>note</b>"], **changes}  # fmt: skip
     document = {"examples": 500, "options": {}, "checkpoint_sha256": digest, "artifacts": [item, failed]}
+    document["integers"] = {"agreement": {**agreement, "decisions": 0.994, "mean_steps": 0.25}, "operators": 12,
+                            "examples": 256, "largest_beyond": 0.004, "mean_beyond": 1e-6}  # fmt: skip
     if digest is None:
         del document["checkpoint_sha256"]
     (path / "export").mkdir(exist_ok=True)

@@ -167,7 +167,10 @@ def test_verified_files_belong_to_the_network_or_are_marked(tmp_path: Path) -> N
     assert [(file.path, file.passed, file.stale) for file in run.artifacts] == [
         ("model.onnx", True, False), ("model_c", False, False),
     ]  # fmt: skip
+    assert run.integers is not None
+    assert (run.integers.agreement.decisions, run.integers.operators) == (0.994, 12)
     (path / "checkpoint.safetensors").write_bytes(b"other weights")
+    assert gather([path]).runs[0].integers is None
     assert all(file.stale for file in gather([path]).runs[0].artifacts), "a run that was overwritten"
     report_cases.verification(path, None)
     (run,) = gather([path]).runs

@@ -470,6 +470,50 @@ def test_a_malformed_state_record(tmp_path: Path, changes: dict[str, object], me
             run.load_state()
 
 
+def test_a_changed_number_in_a_state_is_refused(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path, config=CONFIG) as run:
+        run.append_step({"step": 0, "accuracy": 0.75})
+        run.save_state(3, {}, {"best": float("inf"), "rate": 0.1})
+        whole = run.state_path.read_text()
+        for old, new in (('"rate": 0.1', '"rate": 0.2'), ('"step": 3', '"step": 4'), ("Infinity", "1.0")):
+            assert whole.count(old) == 1
+            run.state_path.write_text(whole.replace(old, new))
+            with pytest.raises(CheckpointError, match="has changed since it was written"):
+                run.load_state()
+        run.state_path.write_text(whole)
+        steps = run.trajectory_path.read_text()
+        run.append_step({"step": 1})
+        run.trajectory_path.write_text(run.trajectory_path.read_text().replace("0.75", "0.85"))
+        with pytest.raises(RunDirectoryError, match="SHA-256 of its first 1 steps differs"):
+            run.load_state()
+        run.trajectory_path.write_text(steps + '{"step": 1}\n')
+        found = run.load_state()
+        assert found is not None
+        assert found[2] == {"best": float("inf"), "rate": 0.1}
+
+
+def test_states_and_results_of_earlier_releases_are_read(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path, config=CONFIG) as run:
+        run.save_state(0, {}, {"rate": 0.1})
+        document = json.loads(run.state_path.read_text())
+        del document["document_sha256"], document["trajectory_sha256"]
+        run.state_path.write_text(json.dumps(document))
+        found = run.load_state()
+        assert found is not None
+        assert found[2] == {"rate": 0.1}
+        run.write_result({"status": "met"})
+        run.result_path.write_text('{"status": "met"}')
+        assert run.read_result() == {"status": "met"}
+
+
+def test_a_changed_number_in_a_result_is_refused(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path, config=CONFIG) as run:
+        run.write_result({"status": "met", "scores": {"test": 0.5}})
+        run.result_path.write_text(run.result_path.read_text().replace("0.5", "0.9"))
+        with pytest.raises(RunDirectoryError, match=r"result\.json has changed since it was written"):
+            run.read_result()
+
+
 def test_sigkill_at_any_instant_leaves_a_loadable_state(tmp_path: Path) -> None:
     # The tensors are too small for several threads: OpenMP does not survive a fork.
     def work(ready: Callable[[], None]) -> None:

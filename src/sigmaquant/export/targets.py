@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from sigmaquant.errors import ExportError
+from sigmaquant.errors import ArtifactError, CheckpointError, ExportError, ModelError, PlanError
 from sigmaquant.export.packed import export_packed, load_packed
 from sigmaquant.export.verification import Runner, Watch
 from sigmaquant.lowering import IntegerExecutor, IntegerModel, lower
-from sigmaquant.lowering.executor import encode
 from sigmaquant.lowering.model import Edge
 from sigmaquant.quant import QuantizedNetwork
 
@@ -49,6 +47,7 @@ class Target:
         deployed: runs it at the runtime's default settings; None: those are the same.
         timed: whether its time on this machine says anything.
         exact: whether every output code must be the reference's.
+        runtime: whose crashes a file can cause, as `sigmaquant.export.probe.probe` names it; empty: none.
         form: the reference as this runtime computes it; None: the reference itself.
     """
 
@@ -61,15 +60,26 @@ class Target:
     form: Callable[[IntegerModel, ExportOptions], IntegerModel] | None = None
     timed: bool = False
     exact: bool = False
+    runtime: str = ""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The float architecture and an input, for files that hold no architecture of their own."""
+    """The float architecture and its inputs, for files that hold no architecture of their own.
+
+    Attributes:
+        model: the float network.
+        example: its inputs, as for `sigmaquant.graph.trace`.
+        edges: the integer model's inputs, in its order, which is that of the files.
+        outputs: the integer model's outputs.
+        one: a single example of the float network's inputs, in its own order.
+    """
 
     model: nn.Module
     example: tuple[Tensor, ...]
-    edge: Edge
+    edges: tuple[Edge, ...]
+    one: tuple[Tensor, ...] = ()
+    outputs: tuple[Edge, ...] = ()
 
 
 def _write_onnx(network: QuantizedNetwork, model: IntegerModel, path: Path, options: ExportOptions) -> None:
@@ -79,18 +89,15 @@ def _write_onnx(network: QuantizedNetwork, model: IntegerModel, path: Path, opti
 
 
 def _run_onnx(path: Path, source: Source, fused: bool) -> Runner:
-    from sigmaquant.export.onnx import OnnxRunner
+    from sigmaquant.export.onnx.runtime import OnnxRunner, as_given
 
     runner = OnnxRunner(path, fused=fused)
-    kind = runner.session.get_inputs()[0].type
-    if kind == "tensor(float)":
-        return runner
 
-    def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:  # files that take codes
-        codes = [encode(x, source.edge) for x in inputs]
-        return runner(*(x if kind == "tensor(int8)" else (x.to(torch.int16) + 128).to(torch.uint8) for x in codes))
+    def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return runner(*(as_given(x, edge, kind) for x, edge, kind in zip(inputs, source.edges, kinds, strict=True)))
 
-    return run
+    kinds = runner.input_types
+    return runner if all(kind == "tensor(float)" for kind in kinds) else run
 
 
 def _watch_onnx(path: Path, source: Source, model: IntegerModel) -> Watch:
@@ -131,10 +138,14 @@ def _write_c(network: QuantizedNetwork, model: IntegerModel, path: Path, options
     export_c(model, path, name=options.name)
 
 
-def _run_c(path: Path) -> Runner:
+def _run_c(path: Path, source: Source) -> Runner:
     from sigmaquant.export.c import CRunner
 
-    return CRunner(path)
+    runner = CRunner(path)
+    for theirs, ours in zip(runner.edges, (source.edges, source.outputs), strict=True):
+        if theirs != ours and ours:
+            raise ArtifactError(f"{path} has inputs or outputs on other grids than the network: {theirs}, not {ours}.")
+    return runner
 
 
 def _watch_c(path: Path, source: Source, model: IntegerModel) -> Watch:
@@ -144,15 +155,18 @@ def _watch_c(path: Path, source: Source, model: IntegerModel) -> Watch:
 
 
 def _executor(path: Path, source: Source) -> IntegerExecutor:
-    return IntegerExecutor(lower(load_packed(source.model, source.example, path)))
+    try:
+        return IntegerExecutor(lower(load_packed(source.model, source.example, path)))
+    except (CheckpointError, PlanError, ModelError) as error:
+        raise ArtifactError(str(error)) from error
 
 
 def _watch_packed(path: Path, source: Source, model: IntegerModel) -> Watch:
     executor = _executor(path, source)
 
-    def watch(x: Tensor) -> dict[str, Tensor]:
+    def watch(*x: Tensor) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        executor.run_codes(*executor.quantize_inputs(x), watch=lambda edge, codes: found.update({edge.name: codes}))
+        executor.run_codes(*executor.quantize_inputs(*x), watch=lambda edge, codes: found.update({edge.name: codes}))
         return found
 
     return watch
@@ -167,6 +181,7 @@ TARGETS: dict[str, Target] = {
         _watch_onnx,
         lambda path, source: _run_onnx(path, source, fused=True),
         timed=True,
+        runtime="onnx",
     ),
     "litert": Target(
         "model.tflite",
@@ -176,8 +191,9 @@ TARGETS: dict[str, Target] = {
         _watch_litert,
         form=_litert_form,
         timed=True,
+        runtime="litert",
     ),
-    "c": Target("model_c", 1.0, _write_c, lambda path, _: _run_c(path), _watch_c, exact=True),
+    "c": Target("model_c", 1.0, _write_c, _run_c, _watch_c, exact=True),
     "packed": Target(
         "model.safetensors",
         1.0,

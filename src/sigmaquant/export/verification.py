@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from sigmaquant.errors import ExportError
+from sigmaquant.errors import ArtifactError, ExportError
+from sigmaquant.export.codes import CodesFound
+from sigmaquant.export.comparison import VALUE_STEPS, Agreement, Measure, Tally
+from sigmaquant.export.fidelity import Fidelity, decision_axes
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
-from sigmaquant.lowering.executor import encode
-from sigmaquant.outputs import OutputKind, output_kind
-
-VALUE_STEPS = 4
-"""How far an output that is a value may be off, of the 255 steps of an 8-bit grid."""
+from sigmaquant.lowering.model import Edge
+from sigmaquant.outputs import OutputKind
 
 
 class Runner(Protocol):
@@ -28,28 +28,8 @@ class Runner(Protocol):
         ...
 
 
-Watch = Callable[[Tensor], Mapping[str, Tensor]]
+Watch = Callable[..., Mapping[str, Tensor]]
 """A batch in, the codes of every edge that the artifact can show out, in the order of execution."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How close an artifact's outputs are to the reference's.
-
-    Attributes:
-        examples: how many were run.
-        decisions: share of examples that are decided alike: the same largest output, or for outputs that are values,
-            none of them more than `VALUE_STEPS` off.
-        largest_steps: largest difference, in steps of the output's grid.
-        median_steps: median difference over the outputs that differ; 0 where none does.
-        equal: share of outputs that are the same code.
-    """
-
-    examples: int
-    decisions: float
-    largest_steps: int
-    median_steps: float
-    equal: float
 
 
 @dataclass(frozen=True)
@@ -68,12 +48,16 @@ class Verification:
         first_difference: layer, index, and both codes where the reference and the artifact first differ.
         notes: what else the user should know.
         exact: whether every single code must be the reference's.
+        integers: the integer model, which the file is compared with, beside the quantized network; None: not compared.
+        sha256: of the file, or of a C folder's list of files, when it was written; None: not known.
+        codes: what its inner activations show; only looked at where `sha256` is not known.
+        problem: why it was not run, or does not run: it was changed, is damaged, or crashes; empty: nothing.
     """
 
     target: str
     path: Path
     required: float
-    agreement: Agreement
+    agreement: Agreement | None
     as_deployed: Agreement | None
     ideal_bytes: int
     real_bytes: int
@@ -81,11 +65,44 @@ class Verification:
     first_difference: str = ""
     notes: tuple[str, ...] = field(default=())
     exact: bool = False
+    integers: Fidelity | None = None
+    sha256: str | None = None
+    codes: CodesFound | None = None
+    problem: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether enough examples agree, or all codes where they must."""
-        return self.agreement.decisions >= self.required and (self.agreement.equal == 1 or not self.exact)
+        """Whether enough examples agree, or all codes where they must.
+
+        Of a file that is run in two ways, one may have fewer examples alike where the other has enough, as long as
+        none of its outputs is more than `VALUE_STEPS` steps off: these are roundings.
+        """
+        if self.problem or self.agreement is None or (self.codes is not None and self.codes.difference):
+            return False
+        if self.exact:
+            return self.agreement.decisions >= self.required and self.agreement.equal == 1
+        few = [run for run in self._runs if run.decisions < self.required]
+        return len(few) < len(self._runs) and all(run.largest_steps <= VALUE_STEPS for run in few)
+
+    @property
+    def _runs(self) -> list[Agreement]:
+        return [run for run in (self.agreement, self.as_deployed) if run is not None]
+
+    @property
+    def deployment(self) -> str:
+        """In words, where the file does not compute alike as it is verified and as it is deployed; else empty."""
+        if self.agreement is None or self.as_deployed is None:
+            return ""
+        plain, deployed = (run.decisions >= self.required for run in (self.agreement, self.as_deployed))
+        if plain == deployed:
+            return ""
+        good, bad = ("with fusions off", "as deployed") if plain else ("as deployed", "with fusions off")
+        found = self.as_deployed if plain else self.agreement
+        counts = "which counts as roundings" if self.passed else f"more than the {VALUE_STEPS} of roundings"
+        return (
+            f"{good} it has enough examples alike, {bad} only {100 * found.decisions:.2f} %, with outputs up to "
+            f"{found.largest_steps} steps off, {counts}"
+        )
 
     @property
     def demand(self) -> str:
@@ -94,7 +111,8 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "path": str(self.path), "passed": self.passed, "demand": self.demand}
+        notes = (*self.notes, *([self.deployment] if self.deployment else []))
+        return {**asdict(self), "notes": notes, "path": str(self.path), "passed": self.passed, "demand": self.demand}
 
 
 class Reference:
@@ -102,85 +120,113 @@ class Reference:
 
     Args:
         model: the integer model.
-        batches: inputs, each one tensor [N, ...].
-        outputs: what the outputs mean; ``"auto"`` goes by the targets, or else by the outputs' shape.
+        batches: inputs, each one tensor [N, ...] or a tuple of them in the order of the model's inputs.
+        outputs: what the scored output means; ``"auto"`` goes by the targets, or else by the output's shape.
         targets: of the first batch, if known.
+        scored: which of the outputs these are about.
 
     Raises:
-        ExportError: the model has several outputs or inputs, or a float output; no data.
+        ExportError: there are no data.
     """
 
     def __init__(
         self,
         model: IntegerModel,
-        batches: Iterable[Tensor],
+        batches: Iterable[Tensor | tuple[Tensor, ...]],
         outputs: OutputKind = "auto",
         targets: Tensor | None = None,
+        scored: int = 0,
     ) -> None:
-        if len(model.outputs) != 1 or len(model.inputs) != 1 or model.edges[model.outputs[0]].is_float:
-            raise ExportError("only models with one input and one quantized output can be verified.")
         self.model = model
         self.executor = IntegerExecutor(model)
-        self.edge = model.edges[model.outputs[0]]
-        self.batches = [batch.detach().cpu() for batch in batches]
-        if not self.batches or not sum(map(len, self.batches)):
+        self.edges = tuple(model.edges[name] for name in model.outputs)
+        given = (batch if isinstance(batch, tuple) else (batch,) for batch in batches)
+        self.batches = [tuple(x.detach().cpu() for x in batch) for batch in given]
+        if not self.batches or not self.examples:
             raise ExportError("verification needs data, but there are none.")
         with torch.no_grad():
-            self.codes = [self.executor.run_codes(*self.executor.quantize_inputs(x))[0] for x in self.batches]
-        self.outputs = output_kind(self.codes[0], targets, outputs)
+            self.codes = [self.executor.run_codes(*self.executor.quantize_inputs(*x)) for x in self.batches]
+        axes = decision_axes(self.codes[0], targets, outputs, scored)
+        self.outputs: OutputKind = "values" if axes[scored] is None else "logits"
+        columns = zip(*self.codes, strict=True)
+        self._measures = [Measure.of(e, c, axis) for e, c, axis in zip(self.edges, columns, axes, strict=True)]
+        self._scored = scored
 
     @property
     def examples(self) -> int:
         """How many."""
-        return sum(map(len, self.batches))
+        return sum(len(batch[0]) for batch in self.batches)
+
+    @property
+    def one(self) -> tuple[Tensor, ...]:
+        """The inputs of the first example."""
+        return tuple(x[:1] for x in self.batches[0])
+
+    def like(self, model: IntegerModel) -> Reference:
+        """The same data and outputs, as another form of the model computes them."""
+        other = Reference(model, self.batches, "auto", None, self._scored)
+        other._measures = [replace(m, edge=e) for m, e in zip(self._measures, other.edges, strict=True)]
+        other.outputs = self.outputs
+        return other
 
     def agreement(self, runner: Runner) -> Agreement:
-        """Run an artifact on all data."""
-        same, equal, total, largest = 0, 0, 0, 0
-        distances: list[Tensor] = []
+        """Run an artifact on all data.
+
+        Raises:
+            ArtifactError: it gives another number of outputs, or of values in one.
+        """
+        tally = Tally(self._measures)
         for x, expected in zip(self.batches, self.codes, strict=True):
-            outputs = runner(x)
-            found = encode((outputs[0] if isinstance(outputs, tuple) else outputs).reshape(expected.shape), self.edge)
-            steps = (found.to(torch.int64) - expected.to(torch.int64)).abs().reshape(len(x), -1)
-            logits = self.outputs == "logits"
-            same += int((found.argmax(1) == expected.argmax(1) if logits else steps.amax(1) <= VALUE_STEPS).sum())
-            equal += int((steps == 0).sum())
-            total += steps.numel()
-            largest = max(largest, int(steps.max()))
-            distances.append(steps[steps > 0])
-        differing = torch.cat(distances)
-        median = float(differing.double().median()) if differing.numel() else 0.0
-        return Agreement(self.examples, same / self.examples, largest, median, equal / total)
+            tally.add(self.shaped(runner(*x), expected), expected)
+        return tally.agreement()
+
+    def shaped(self, outputs: Tensor | tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> list[Tensor]:
+        """A runner's float outputs as the reference has them: codes, or floats where an output is in float.
+
+        Raises:
+            ArtifactError: another number of outputs, or of values in one.
+        """
+        found = outputs if isinstance(outputs, tuple) else (outputs,)
+        if [y.numel() for y in found] != [y.numel() for y in expected]:
+            shapes = [[list(y.shape) for y in ys] for ys in (found, expected)]
+            raise ArtifactError(f"the file gives outputs of the shapes {shapes[0]}, the network has {shapes[1]}.")
+        return [m.shaped(y, wanted) for m, y, wanted in zip(self._measures, found, expected, strict=True)]
 
     def first_difference(self, watch: Watch) -> str:
         """Where an artifact first leaves the reference, on the first batch that shows it; empty where it does not."""
         for x in self.batches:
-            found = watch(x)
+            found = watch(*x)
             report: list[str] = []
 
-            def see(edge: Any, codes: Tensor, found: Mapping[str, Tensor] = found, report: list[str] = report) -> None:
+            def see(edge: Edge, codes: Tensor, found: Mapping[str, Tensor] = found, report: list[str] = report) -> None:
                 theirs = found.get(edge.name)
                 if report or theirs is None:
                     return
-                differs = (theirs.reshape(codes.shape) != codes).nonzero()
+                if theirs.numel() != codes.numel():
+                    report.append(f"activation {edge.name!r} has {theirs.numel()} values, not {codes.numel()}")
+                    return
+                theirs = theirs.reshape(codes.shape)
+                measure = Measure.of(edge, [codes], None)
+                differs = measure.steps(theirs, codes).nonzero()
                 if len(differs):
                     index = tuple(differs[0].tolist())
-                    values = f"{int(codes[index])} expected, {int(theirs.reshape(codes.shape)[index])} found"
+                    values = f"{float(codes[index]):g} expected, {float(theirs[index]):g} found"
                     report.append(f"activation {edge.name!r} at index {index}: {values}")
 
-            self.executor.run_codes(*self.executor.quantize_inputs(x), watch=see)
+            self.executor.run_codes(*self.executor.quantize_inputs(*x), watch=see)
             if report:
                 return report[0]
         return ""
 
 
-def latency_ms(runner: Callable[[Tensor], Any], x: Tensor, seconds: float = 1.0) -> float:
+def latency_ms(runner: Callable[..., Any], x: Tensor | tuple[Tensor, ...], seconds: float = 1.0) -> float:
     """Best time of one call, over about so many seconds."""
-    runner(x)
+    inputs = x if isinstance(x, tuple) else (x,)
+    runner(*inputs)
     best, end = float("inf"), time.perf_counter() + seconds
     while True:
         begin = time.perf_counter()
-        runner(x)
+        runner(*inputs)
         now = time.perf_counter()
         best = min(best, now - begin)
         if now >= end:

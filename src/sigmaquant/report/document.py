@@ -150,12 +150,25 @@ class Agreement(_Read):
     largest_steps: int
     median_steps: float
     equal: float
+    mean_steps: Number = None
+
+
+class Fidelity(_Read):
+    """As `sigmaquant.export.fidelity.Fidelity`."""
+
+    agreement: Agreement
+    operators: int
+    examples: int
+    largest_beyond: float
+    mean_beyond: float
 
 
 class Artifact(_Read):
     """One verified file.
 
     Attributes:
+        agreement: None: it could not be run.
+        problem: why it was not run.
         stale: it was made from another checkpoint than the run has now.
     """
 
@@ -164,13 +177,14 @@ class Artifact(_Read):
     required: float
     passed: bool
     demand: str
-    agreement: Agreement
+    agreement: Agreement | None = None
     as_deployed: Agreement | None = None
     ideal_bytes: int
     real_bytes: int
     latency_ratio: Number = None
     first_difference: str = ""
     notes: tuple[str, ...] = ()
+    problem: str = ""
     stale: bool = False
 
 
@@ -178,6 +192,7 @@ class Artifacts(_Read):
     """``export/verification.json``."""
 
     artifacts: tuple[Artifact, ...]
+    integers: Fidelity | None = None
 
 
 class StepRow(_Read):
@@ -248,6 +263,8 @@ class RunReport(_Read):
         reference_bits: of the comparison in energy, cycles and latency.
         reference_cost: the whole network at these.
         outside: what is in no layer, by measure: scales of activations, unquantized parameters, overheads.
+        integers: the integer model that the files hold, beside the quantized network; None: not compared, or not with
+            the network that the run has now.
         front: measures by which no other run of the report costs less at no lower validation score.
         missing: what the report lacks, and why.
     """
@@ -284,6 +301,7 @@ class RunReport(_Read):
     outside: dict[str, float] = {}
     steps: tuple[StepRow, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
+    integers: Fidelity | None = None
     coverage: tuple[Coverage, ...] = ()
     float_operators: tuple[str, ...] = ()
     front: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from sigmaquant.report.document import (
     Config,
     Costs,
     Coverage,
+    Fidelity,
     LayerRow,
     Report,
     Result,
@@ -90,7 +91,7 @@ def gather_run(path: Path, label: str) -> RunReport:
     result = parse(Result, files.read_result(), files.result_path) if files.finished else None
     missing: list[str] = []
     described = _layers_document(files, result, missing)
-    artifacts = _artifacts(files, result, missing)
+    artifacts, integers = _artifacts(files, result, missing)
     common: dict[str, Any] = {
         "label": label,
         "strategy": settings.strategy,
@@ -111,6 +112,7 @@ def gather_run(path: Path, label: str) -> RunReport:
         "zones": next((step.zones for step in steps if step.zones is not None), None),
         "steps": tuple(_step_row(step, settings.strategy) for step in steps),
         "artifacts": artifacts,
+        "integers": integers,
     }
     if common["zones"] is None and any(step.move == "cluster" for step in steps):
         missing.append("the buffer zones of phase 1: the run was made before they were recorded")
@@ -170,19 +172,29 @@ def _layers_document(files: RunFiles, result: Result | None, missing: list[str])
     return found
 
 
-def _artifacts(files: RunFiles, result: Result | None, missing: list[str]) -> tuple[Artifact, ...]:
+def _artifacts(
+    files: RunFiles, result: Result | None, missing: list[str]
+) -> tuple[tuple[Artifact, ...], Fidelity | None]:
+    """The verified files, and how their integers compare with the quantized network."""
     path = files.path / EXPORT_FOLDER / VERIFICATION
     if not path.exists():
-        return ()
+        return (), None
     document = read_document(path)
-    found = parse(Artifacts, document, path).artifacts
+    found = parse(Artifacts, document, path)
     made_from = document.get("checkpoint_sha256")
     if made_from is None:
         missing.append("whether the exported files belong to this network: they were verified by an earlier release")
         stale = result is None
     else:
         stale = result is None or made_from != checkpoint_digest(files)
-    return tuple(item.model_copy(update={"path": Path(item.path).name, "stale": stale}) for item in found)
+    if found.integers is None and found.artifacts:
+        missing.append(
+            "whether the files' integers compute what the quantized network does: `sigmaquant verify` compares them"
+        )
+    files_shown = tuple(
+        item.model_copy(update={"path": Path(item.path).name, "stale": stale}) for item in found.artifacts
+    )
+    return files_shown, None if stale else found.integers
 
 
 def checkpoint_digest(files: RunFiles) -> str | None:

@@ -25,7 +25,7 @@ from sigmaquant.runs.atomic import (
     write_bytes_atomic,
     write_text_atomic,
 )
-from sigmaquant.runs.documents import dumps, first_difference, plain
+from sigmaquant.runs.documents import dumps, first_difference, plain, sealed
 from sigmaquant.runs.files import SCHEMA, SCHEMA_VERSION, RunFiles, same_configuration, split_lines
 from sigmaquant.runs.lock import RunLock
 
@@ -196,7 +196,7 @@ class RunDirectory(RunFiles):
         Raises:
             StorageError: the disk is full.
         """
-        write_text_atomic(self.result_path, dumps(result))
+        write_text_atomic(self.result_path, dumps(sealed(result)))
 
     def append_step(self, step: Mapping[str, Any]) -> None:
         """Add one line to the trajectory; it has reached the disk on return. NaN and infinity become null.
@@ -234,7 +234,9 @@ class RunDirectory(RunFiles):
         Raises:
             StorageError: the disk is full; the previous state is intact.
         """
-        state.save(self.state_path, step, tensors, meta, len(self.read_trajectory()))
+        data = self.trajectory_path.read_bytes() if self.trajectory_path.exists() else b""
+        ends = [0, *split_lines(data, self.trajectory_path)[1]]
+        state.save(self.state_path, step, tensors, meta, len(ends) - 1, _digest(data[: ends[-1]]))
 
     def load_state(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
         """Roll the run back to its last saved state, and give it; None when none was saved.
@@ -242,14 +244,27 @@ class RunDirectory(RunFiles):
         Steps that the trajectory got after that state are removed, since the run is about to do them again.
 
         Raises:
-            CheckpointError: the state's file is damaged.
-            RunDirectoryError: the trajectory has lost steps.
+            CheckpointError: the state's files are damaged.
+            RunDirectoryError: the trajectory has lost steps, or has others than when the state was saved.
         """
         record = state.read_record(self.state_path)
         tensors = {} if record is None else state.load(record, self.path)
+        if record is not None:
+            self._check_trajectory(record)
         self._truncate_trajectory(0 if record is None else record.trajectory_lines)
         state.drop_others(self.path, None if record is None else record.file)
         return None if record is None else (record.step, tensors, record.meta)
+
+    def _check_trajectory(self, record: state.StateRecord) -> None:
+        data = self.trajectory_path.read_bytes() if self.trajectory_path.exists() else b""
+        ends = [0, *split_lines(data, self.trajectory_path)[1]]
+        if record.trajectory_sha256 is None or len(ends) <= record.trajectory_lines:
+            return  # lost steps are told with their number
+        if _digest(data[: ends[record.trajectory_lines]]) != record.trajectory_sha256:
+            raise RunDirectoryError(
+                f"{self.trajectory_path} has changed since the state was saved (the SHA-256 of its first "
+                f"{record.trajectory_lines} steps differs). Restore the file, or start the run anew (--overwrite)."
+            )
 
     def _truncate_trajectory(self, lines: int) -> None:
         if not self.trajectory_path.exists() and lines == 0:
@@ -267,6 +282,10 @@ class RunDirectory(RunFiles):
             os.truncate(self.trajectory_path, ends[lines])
         except OSError as error:
             raise storage_error(self.trajectory_path, error, "The steps are intact.") from error
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def void(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from sigmaquant.errors import RunDirectoryError, SigmaQuantError
 
 Kind = TypeVar("Kind")
+SEAL = "document_sha256"
+"""Where a document has the digest of all its other values."""
 
 
 def plain(value: Any, *, finite: bool = True) -> Any:
@@ -87,6 +90,39 @@ def parse(
         key = ".".join(map(str, found["loc"]))
         message = f"{found['msg'][:1].lower()}{found['msg'][1:]}"
         raise error(f"{source} is damaged, at {key!r}: {message}. {remedy}") from None
+
+
+def sealed(document: Mapping[str, Any], *, finite: bool = True) -> dict[str, Any]:
+    """A document with the digest of its own values, so that a number that changed on the disk is seen.
+
+    Args:
+        document: as for `plain`; without a seal.
+        finite: as for `plain`.
+    """
+    values = plain(document, finite=finite)
+    return {**values, SEAL: _digest(values)}
+
+
+def unsealed(
+    document: Mapping[str, Any],
+    source: PurePath | str,
+    error: type[SigmaQuantError] = RunDirectoryError,
+    remedy: str = "Restore it from a backup, or start the run anew (--overwrite).",
+) -> dict[str, Any]:
+    """A document without its seal; one that has none, as earlier releases wrote them, is taken as it is.
+
+    Raises:
+        SigmaQuantError: `error`; its values are not those that were written.
+    """
+    values = {key: value for key, value in document.items() if key != SEAL}
+    if SEAL in document and document[SEAL] != _digest(values):
+        raise error(f"{source} has changed since it was written (the SHA-256 of its values differs). {remedy}")
+    return values
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sigmaquant.errors import RunDirectoryError
 from sigmaquant.plan import BitwidthPlan
-from sigmaquant.runs.documents import first_difference, parse, plain
+from sigmaquant.runs.documents import first_difference, parse, plain, unsealed
 from sigmaquant.runs.weights import check_digest, parse_tensors, read_bytes
 
 SCHEMA = "sigmaquant.run"
@@ -241,7 +241,7 @@ class RunFiles:
         """
         document = read_document(self.result_path)
         parse(_Result, document, self.result_path)
-        return document
+        return unsealed(document, self.result_path)
 
     def read_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Tensors and metadata of the best plan's checkpoint.

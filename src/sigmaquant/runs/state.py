@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sigmaquant.errors import CheckpointError
 from sigmaquant.runs.atomic import tensor_bytes, write_bytes_atomic, write_text_atomic
-from sigmaquant.runs.documents import dumps, parse
+from sigmaquant.runs.documents import SEAL, dumps, parse, sealed, unsealed
 from sigmaquant.runs.files import read_document
 from sigmaquant.runs.weights import check_digest, parse_tensors, read_bytes
 
@@ -33,6 +33,7 @@ class StateRecord:
         sha256: digest of that file.
         trajectory_lines: number of steps in the trajectory when the state was saved.
         meta: what the caller gave.
+        trajectory_sha256: digest of these steps' lines; None: an earlier release saved it.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -42,18 +43,20 @@ class StateRecord:
     sha256: str
     trajectory_lines: Annotated[StrictInt, Field(ge=0)]
     meta: dict[str, Any]
+    trajectory_sha256: str | None = None
 
 
 def read_record(path: Path) -> StateRecord | None:
     """What ``state.json`` says, or None when no state was saved.
 
     Raises:
-        CheckpointError: it is malformed or of a newer version.
+        CheckpointError: it is malformed, of a newer version, or not what was saved.
         RunDirectoryError: it cannot be read.
     """
     if not path.exists():
         return None
-    document = read_document(path)
+    found = read_document(path)
+    document = {key: value for key, value in found.items() if key != SEAL}
     if document.pop("schema", None) != SCHEMA or document.pop("version", None) != SCHEMA_VERSION:
         raise CheckpointError(
             f"{path} is no saved state of version {SCHEMA_VERSION}. Update sigmaquant, or start the run anew."
@@ -61,10 +64,18 @@ def read_record(path: Path) -> StateRecord | None:
     record = parse(StateRecord, document, path, CheckpointError, "Start the run anew (--overwrite).")
     if Path(record.file).name != record.file:
         raise CheckpointError(f"{path} is damaged: it names a file outside the run directory.")
+    unsealed(found, path, CheckpointError)
     return record
 
 
-def save(path: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], trajectory_lines: int) -> None:
+def save(
+    path: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    trajectory_lines: int,
+    trajectory_sha256: str | None = None,
+) -> None:
     """Write ``state-<step>.safetensors``, then `path` (``state.json``) that makes it current, then drop older ones.
 
     Until `path` is replaced, the old state with its file is current and untouched.
@@ -79,10 +90,10 @@ def save(path: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str
         name = f"state-{step}-{again}.safetensors"
     data = tensor_bytes(tensors)
     write_bytes_atomic(path.parent / name, data)
-    record = StateRecord(step, name, hashlib.sha256(data).hexdigest(), trajectory_lines, dict(meta))
+    record = StateRecord(step, name, hashlib.sha256(data).hexdigest(), trajectory_lines, dict(meta), trajectory_sha256)
     # Unlike the files for other readers, this one keeps infinities ("best so far" starts at one).
     document = {"schema": SCHEMA, "version": SCHEMA_VERSION, **record.__dict__}
-    write_text_atomic(path, dumps(document, finite=False))
+    write_text_atomic(path, dumps(sealed(document, finite=False), finite=False))
     drop_others(path.parent, name)
 
 

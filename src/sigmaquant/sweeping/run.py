@@ -20,7 +20,7 @@ from sigmaquant.job import Job, make_settings
 from sigmaquant.report import write_report
 from sigmaquant.runs import NullProgress, Progress, task
 from sigmaquant.runs.atomic import write_text_atomic
-from sigmaquant.runs.documents import dumps
+from sigmaquant.runs.documents import dumps, sealed, unsealed
 from sigmaquant.runs.files import read_document
 from sigmaquant.search.session import Session, Statistics
 from sigmaquant.search.settings import Settings
@@ -183,7 +183,7 @@ def sweep_job(
                 session = _prepare(job, named, directory)
             limits = {run: session.for_budget(budget).limits.upper[RESOURCE[swept]] for run, budget in named.items()}
             directory.begin(named)
-            write_text_atomic(directory.statistics_path, dumps(job.statistics.to_dict()))
+            write_text_atomic(directory.statistics_path, dumps(sealed(job.statistics.to_dict())))
             runs = Runs(directory, named, limits, RESOURCE[swept], job.config, job.settings.strategy == "sigma")
             if parallel:
                 del session, job  # the workers have their own
@@ -210,14 +210,13 @@ def _kept_statistics(path: Path) -> Statistics:
     """What an earlier part of the sweep measured.
 
     Raises:
-        RunDirectoryError: the file is damaged.
+        RunDirectoryError: the file is damaged, or has other values than were written.
     """
+    remedy = "Delete it: what it held is measured again."
     try:
-        return Statistics.from_dict(read_document(path))
+        return Statistics.from_dict(unsealed(read_document(path), path, remedy=remedy))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunDirectoryError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Delete it: what it held is measured again."
-        ) from error
+        raise RunDirectoryError(f"{path} is damaged ({type(error).__name__}: {error}). {remedy}") from error
 
 
 def _finish(runs: Runs) -> Sweep:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from c_cases import NO_PLAN, Net, check_codes, compiled, mixed_model, random_codes
+from c_cases import NO_PLAN, Net, check_codes, compiled, list_again, mixed_model, random_codes
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sigmaquant.errors import ExportError, StorageError
+from sigmaquant.errors import ArtifactError, ExportError, StorageError
 from sigmaquant.export.c import CRunner, export_c
 from sigmaquant.export.c import export as export_module
 from sigmaquant.export.c.names import Names, comment, identifier, model_identifier
@@ -312,5 +313,69 @@ def test_folders_and_compilers_that_do_not_work(tmp_path, monkeypatch):
         with pytest.raises(ExportError, match="no C compiler here"):
             CRunner(report.folder)
     (report.folder / "model.c").write_text("nonsense")
-    with pytest.raises(ExportError, match=r"compiling .* failed"):
+    with pytest.raises(ArtifactError, match=r"model\.c is not the file that was written"):
         CRunner(report.folder)
+    list_again(report.folder)
+    with pytest.raises(ArtifactError, match=r"compiling .* failed"):
+        CRunner(report.folder)
+
+
+def change(path, pattern, replacement):
+    text = path.read_text()
+    assert len(re.findall(pattern, text)) == 1
+    path.write_text(re.sub(pattern, replacement, text))
+
+
+def test_only_listed_files_are_compiled(tmp_path):
+    """A planted file would run its constructor."""
+    report = export_c(tiny(), tmp_path / "out")
+    ran = tmp_path / "ran"
+    (report.folder / "planted.c").write_text(
+        "#include <stdio.h>\n__attribute__((constructor)) static void f(void)\n"
+        f'{{\n    FILE *file = fopen("{ran}", "w");\n    fclose(file);\n}}\n'
+    )
+    codes = torch.zeros(1, 2, 3, dtype=torch.int8)
+    assert torch.equal(CRunner(report.folder)(codes), -1 - codes)
+    assert not ran.exists()
+    document = json.loads((report.folder / "export.json").read_text())
+    for file in ("../planted.c", "planted.c"):
+        other = {**document, "files": {**document["files"], file: "0" * 64}}
+        (report.folder / "export.json").write_text(json.dumps(other))
+        with pytest.raises(ArtifactError, match="is not the file that was written"):
+            CRunner(report.folder)
+    for broken in ({**document, "files": {}}, {**document, "inputs": 3}, {**document, "name": "x y"}):
+        (report.folder / "export.json").write_text(json.dumps(broken))
+        with pytest.raises(ArtifactError, match="damaged"):
+            CRunner(report.folder)
+    assert not ran.exists()
+
+
+def test_a_listed_file_that_is_gone(tmp_path):
+    report = export_c(tiny(), tmp_path / "out")
+    (report.folder / "sq.h").unlink()
+    with pytest.raises(ArtifactError, match=r"sq\.h is listed in export\.json and cannot be read"):
+        CRunner(report.folder)
+
+
+@pytest.mark.parametrize("constant", ["INPUT_SCALE", "INPUT_ZERO_POINT", "OUTPUT_SCALE", "OUTPUT_ZERO_POINT"])
+def test_constants_of_the_header_are_checked(tmp_path, constant):
+    report = export_c(tiny(), tmp_path / "out")
+    change(report.folder / "model.h", rf"(MODEL_{constant}) .*", r"\1 (7)" if "ZERO" in constant else r"\1 0.75F")
+    list_again(report.folder)
+    with pytest.raises(ArtifactError, match=r"model\.h has size, scale and zero-point"):
+        CRunner(report.folder)
+
+
+@pytest.mark.parametrize("scale", ["1.000000000e+00F", "5.000000000e-01F"])
+def test_the_helpers_for_floats_are_run(tmp_path, scale):
+    """The network is right; only the helper for its input, or that for its output, is not."""
+    x = torch.randn(4, 2, 3) * 40
+    report = export_c(tiny(), tmp_path / "out")
+    right = CRunner(report.folder)(x)
+    change(report.folder / "model.c", rf"(sq_grid grid = \{{6), {re.escape(scale)}", r"\1, 3.5F")
+    list_again(report.folder)
+    if scale.startswith("1"):
+        assert not torch.equal(CRunner(report.folder)(x), right)
+    else:
+        with pytest.raises(ArtifactError, match="the helper for floats"):
+            CRunner(report.folder)(x)

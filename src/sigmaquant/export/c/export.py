@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -67,15 +68,16 @@ def _files(model: IntegerModel, report: CReport, program: Program, placed: Place
     }
     sources = sorted(file for file in files if file.endswith(".c"))
     inputs, outputs = _example(model)
-    return {
+    files = {
         **files,
         f"{name}.h": code.header(report),
         f"{name}_weights.h": code.weights_header(report, program),
         "main.c": main_source(report, inputs, outputs),
         "Makefile": makefile(report, sources),
         "README.md": readme(report),
-        FILE: report.to_json(),
     }
+    digests = {file: hashlib.sha256(text.encode()).hexdigest() for file, text in files.items()}
+    return {**files, FILE: report.to_json(digests)}
 
 
 def _kernel_files(kernels: set[str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -97,8 +98,12 @@ class CReport:
     layers: tuple[CLayer, ...]
     activations: tuple[CActivation, ...]
 
-    def to_json(self) -> str:
-        """The report as a document, without the folder."""
-        document = {"format": FORMAT, "version": 1, **asdict(self)}
+    def to_json(self, digests: Mapping[str, str]) -> str:
+        """The report as a document, without the folder.
+
+        Args:
+            digests: SHA-256 of every other file of the folder, by name.
+        """
+        document = {"format": FORMAT, "version": 2, **asdict(self), "files": dict(digests)}
         del document["folder"]
         return json.dumps(document, indent=2) + "\n"

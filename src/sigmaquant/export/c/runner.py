@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from sigmaquant.errors import ExportError
+from sigmaquant.errors import ArtifactError, ExportError
+from sigmaquant.export.c.driver import CODES, FLOATS, GRID, driver_source
 from sigmaquant.export.c.report import FILE, FORMAT
-from sigmaquant.lowering.executor import decode, encode
+from sigmaquant.lowering.executor import decode
 from sigmaquant.lowering.model import Edge
 
 _COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = ("-std=c99", "-O2")
+_HEAD = struct.Struct("=ii")
 
 
 def _found_compiler() -> str:
@@ -35,7 +39,8 @@ def _found_compiler() -> str:
 class CRunner:
     """Calls an exported network.
 
-    It is compiled with its ``main.c`` into a program of its own, so that a fault there ends no Python.
+    Of the folder only what ``export.json`` lists is compiled, and only if its digest is the one that stands there. It
+    becomes a program of its own, so that a fault there ends no Python.
 
     Args:
         folder: what `export_c` wrote.
@@ -43,49 +48,123 @@ class CRunner:
         flags: instead of ``-std=c99 -O2``.
 
     Raises:
-        ExportError: no such export, no such compiler, or it does not compile.
+        ArtifactError: no such export, files that are not the listed ones, code that does not compile, or constants in
+            the header that are not those of ``export.json``.
+        ExportError: no such compiler.
     """
 
     def __init__(self, folder: str | Path, *, compiler: str | None = None, flags: Sequence[str] = _FLAGS) -> None:
         self._folder = Path(folder)
         self._document = _document(self._folder)
-        self._inputs = [_edge(item) for item in self._document["inputs"]]
-        self._outputs = [_edge(item) for item in self._document["outputs"]]
+        try:
+            self._name = str(self._document["name"])
+            self._inputs = [_edge(item) for item in self._document["inputs"]]
+            self._outputs = [_edge(item) for item in self._document["outputs"]]
+            self._files = {str(file): str(digest) for file, digest in self._document["files"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(
+                f"{self._folder / FILE} is damaged, or by an earlier release: {error!r}. Export the network again."
+            ) from error
         self._compiler, self._flags = compiler or _found_compiler(), flags
         self._build = tempfile.TemporaryDirectory(prefix="sigmaquant-")
+        self._sources = self._copied()
         self._program = self._compiled("run")
+        self._check_constants()
+
+    @property
+    def edges(self) -> tuple[tuple[Edge, ...], tuple[Edge, ...]]:
+        """The grids of inputs and outputs, as the folder has them."""
+        return tuple(self._inputs), tuple(self._outputs)
+
+    def _copied(self) -> Path:
+        """The listed files, as they were when their digests were looked at."""
+        copy = Path(self._build.name) / "folder"
+        copy.mkdir()
+        if f"{self._name}.c" not in self._files or not re.fullmatch(r"[A-Za-z_]\w*", self._name):
+            raise ArtifactError(f"{self._folder / FILE} is damaged: it does not list {self._name}.c.")
+        for file, digest in self._files.items():
+            try:
+                content = (self._folder / file).read_bytes() if PurePath(file).name == file else b""
+            except OSError as error:
+                raise ArtifactError(f"{self._folder / file} is listed in {FILE} and cannot be read: {error}.") from None
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise ArtifactError(
+                    f"{self._folder / file} is not the file that was written: its SHA-256 is not the one in {FILE}. "
+                    "Export the network again."
+                )
+            (copy / file).write_bytes(content)
+        return copy
 
     def _compiled(self, name: str, *options: str) -> Path:
-        program = Path(self._build.name) / name
+        build = Path(self._build.name)
+        program, driver = build / name, build / "driver.c"
         if shutil.which(self._compiler) is None:
             raise ExportError(f"there is no compiler {self._compiler!r} here. Install it, or name another one.")
-        sources = sorted(str(path) for path in self._folder.glob("*.c"))
-        command = [self._compiler, *self._flags, "-DSQ_STDIN", *options, "-o", str(program), *sources]
+        driver.write_text(driver_source(self._name, len(self._inputs), len(self._outputs)), encoding="utf-8")
+        listed = sorted(str(self._sources / file) for file in self._files if file.endswith(".c") and file != "main.c")
+        given = [str(driver), *listed]
+        command = [self._compiler, *self._flags, *options, "-I", str(self._sources), "-o", str(program), *given]
         _run(command, b"", f"compiling {self._folder}")
         return program
+
+    def _records(self, program: Path, mode: str, data: bytes) -> list[tuple[int, bytes]]:
+        printed = _run([str(program), mode], data, f"running {self._folder}")
+        found, place = [], 0
+        while place < len(printed):
+            tag, size = _HEAD.unpack_from(printed, place)
+            place += _HEAD.size
+            found.append((tag, printed[place : place + size]))
+            place += size
+        return found
+
+    def _check_constants(self) -> None:
+        """The header's constants against those that the folder's document has."""
+        records = [
+            struct.unpack("=ddd", data) for tag, data in self._records(self._program, "grids", b"") if tag == GRID
+        ]
+        for edge, (size, scale, zero) in zip([*self._inputs, *self._outputs], records, strict=True):
+            wanted = (math.prod(edge.shape), float(np.float32(edge.scale)), edge.zero_point)
+            if (size, scale, zero) != wanted:
+                raise ArtifactError(
+                    f"{self._folder / self._name}.h has size, scale and zero-point {size:.0f}, {scale:.9g} and "
+                    f"{zero:.0f} for {edge.name!r}; {FILE} has {wanted[0]}, {wanted[1]:.9g} and {wanted[2]}. "
+                    "Export the network again."
+                )
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Outputs of a batch: one tensor, or a tuple of them.
 
         Args:
-            inputs: [N, ...], one for each input; all int8 codes, or all float.
+            inputs: [N, ...], one for each input; all int8 codes, or all float, which the network's own helpers turn
+                into codes, and its outputs back into floats.
 
         Returns:
             Codes for codes, float32 for float: [N, ...] each.
 
         Raises:
-            ExportError: inputs of another number or shape, or the program failed.
+            ExportError: inputs of another number or shape.
+            ArtifactError: the program failed, or its helpers' floats are not those of its codes.
         """
         is_codes = all(x.dtype == torch.int8 for x in inputs)
         flat = self._flat(inputs, is_codes)
-        printed = _run([str(self._program)], flat.numpy().tobytes(), f"running {self._folder}")
-        sizes = [math.prod(edge.shape) for edge in self._outputs]
-        values = np.array(printed.split(), dtype=np.int8).reshape(len(flat), sum(sizes))
-        parts = torch.split(torch.from_numpy(values), sizes, 1)
-        results = [part.reshape(len(flat), *edge.shape) for part, edge in zip(parts, self._outputs, strict=True)]
-        if not is_codes:
-            results = [decode(part, edge) for part, edge in zip(results, self._outputs, strict=True)]
+        records = self._records(self._program, "codes" if is_codes else "floats", flat.numpy().tobytes())
+        results = []
+        for number, edge in enumerate(self._outputs):
+            codes = self._joined(records, CODES - number, np.int8, len(flat), edge)
+            if is_codes:
+                results.append(codes)
+                continue
+            real = self._joined(records, FLOATS - number, np.float32, len(flat), edge)
+            if not torch.equal(real, decode(codes, edge)):
+                raise ArtifactError(f"{self._folder}: the helper for floats of {edge.name!r} does not fit its codes.")
+            results.append(real)
         return results[0] if len(results) == 1 else tuple(results)
+
+    def _joined(self, records: list[tuple[int, bytes]], tag: int, kind: Any, count: int, edge: Edge) -> Tensor:
+        data = b"".join(content for found, content in records if found == tag)
+        if len(data) != count * math.prod(edge.shape) * np.dtype(kind).itemsize:
+            raise ArtifactError(f"{self._folder}: the program gives another number of values for {edge.name!r}.")
+        return torch.from_numpy(np.frombuffer(data, dtype=kind).reshape(count, *edge.shape).copy())
 
     def watch(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Codes of the activations inside, by name: int8 [N, ...] each; what is only another view is left out.
@@ -94,50 +173,51 @@ class CRunner:
             inputs: as for a call.
 
         Raises:
-            ExportError: as for a call.
+            ExportError, ArtifactError: as for a call.
         """
         program = self._compiled("watch", "-DSQ_WATCH")
-        flat = self._flat(inputs, all(x.dtype == torch.int8 for x in inputs))
-        printed = _run([str(program)], flat.numpy().tobytes(), f"running {self._folder}")
-        found: dict[int, list[NDArray[np.int8]]] = {}
-        for line in printed.splitlines():
-            if line.startswith(b"@"):
-                first, *values = line[1:].split()
-                found.setdefault(int(first), []).append(np.array(values, dtype=np.int8))
+        is_codes = all(x.dtype == torch.int8 for x in inputs)
+        data = self._flat(inputs, is_codes).numpy().tobytes()
+        found: dict[int, list[bytes]] = {}
+        for tag, content in self._records(program, "codes" if is_codes else "floats", data):
+            if tag >= 0:
+                found.setdefault(tag, []).append(content)
         result = {}
         for number, rows in found.items():
-            item, codes = self._document["activations"][number], torch.from_numpy(np.stack(rows))
+            item = self._document["activations"][number]
+            codes = torch.from_numpy(np.frombuffer(b"".join(rows), dtype=np.int8).reshape(len(rows), -1).copy())
             strides = (codes.shape[1], *item["strides"])
             result[str(item["name"])] = codes.as_strided((len(codes), *item["shape"]), strides).contiguous()
         return result
 
     def _flat(self, inputs: Sequence[Tensor], is_codes: bool) -> Tensor:
-        """All inputs of one example after the other, as codes."""
+        """All inputs of one example after the other, as codes or as floats."""
         if len(inputs) != len(self._inputs):
             raise ExportError(f"{len(inputs)} inputs were given, the network has {len(self._inputs)}.")
         for x, edge in zip(inputs, self._inputs, strict=True):
             if tuple(x.shape[1:]) != edge.shape or len(x) != len(inputs[0]):
                 raise ExportError(f"input {edge.name!r} has shape {list(x.shape)} instead of [N, *{list(edge.shape)}].")
-        codes = [x if is_codes else encode(x, edge) for x, edge in zip(inputs, self._inputs, strict=True)]
-        return torch.cat([x.cpu().reshape(len(x), -1) for x in codes], 1)
+        kind = torch.int8 if is_codes else torch.float32
+        return torch.cat([x.detach().cpu().to(kind).reshape(len(x), -1) for x in inputs], 1)
 
 
 def _document(folder: Path) -> dict[str, Any]:
     try:
         document = json.loads((folder / FILE).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         document = None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ExportError(f"{folder} is no C export: its {FILE} is missing or damaged.")
+        raise ArtifactError(f"{folder} is no C export: its {FILE} is missing or damaged.")
     return document
 
 
 def _edge(item: dict[str, Any]) -> Edge:
-    return Edge(item["name"], tuple(item["shape"]), item["bits"], item["scale"], item["zero_point"])
+    shape = tuple(int(size) for size in item["shape"])
+    return Edge(str(item["name"]), shape, int(item["bits"]), float(item["scale"]), int(item["zero_point"]))
 
 
 def _run(command: list[str], data: bytes, what: str) -> bytes:
     done = subprocess.run(command, input=data, capture_output=True, check=False)
     if done.returncode:
-        raise ExportError(f"{what} failed ({done.returncode}): {done.stderr.decode(errors='replace').strip()}")
+        raise ArtifactError(f"{what} failed ({done.returncode}): {done.stderr.decode(errors='replace').strip()}")
     return done.stdout

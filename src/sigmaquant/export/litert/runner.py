@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sigmaquant.errors import ExportError
+from sigmaquant.errors import ArtifactError
 from sigmaquant.export.litert.flatbuffer import litert_module
 
 
@@ -23,7 +23,7 @@ class LitertRunner:
         threads: for kernels that can use several.
 
     Raises:
-        ExportError: no file, or none that the runtime can load.
+        ArtifactError: no file, or none that the runtime can load; or later, run.
         MissingExtraError: the extra ``litert`` is not installed.
     """
 
@@ -36,7 +36,7 @@ class LitertRunner:
             self._interpreter = module.Interpreter(**given, num_threads=threads, experimental_op_resolver_type=resolver)
         except ValueError as error:
             name = "this content" if isinstance(file, bytes) else file
-            raise ExportError(f"{name} is no LiteRT file that the runtime can load: {error}") from error
+            raise ArtifactError(f"{name} is no LiteRT file that the runtime can load: {error}") from error
         self._shapes: list[tuple[int, ...]] = []
 
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -47,6 +47,12 @@ class LitertRunner:
 
     def raw(self, *inputs: Tensor) -> list[NDArray[Any]]:
         """The outputs as the file has them, codes where it gives codes; from float inputs."""
+        try:
+            return self._run(inputs)
+        except (ValueError, RuntimeError, TypeError) as error:  # what the runtime raises
+            raise ArtifactError(f"the file does not run: {' '.join(str(error).split())[:300]}") from error
+
+    def _run(self, inputs: tuple[Tensor, ...]) -> list[NDArray[Any]]:
         details = self._interpreter.get_input_details()
         shapes = [tuple(x.shape) for x in inputs]
         if shapes != self._shapes:

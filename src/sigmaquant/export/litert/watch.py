@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sigmaquant.errors import ArtifactError
 from sigmaquant.export.litert.flatbuffer import FILE_IDENTIFIER, AlignedBuffer, litert_module
 from sigmaquant.export.litert.runner import LitertRunner
 from sigmaquant.export.litert.values import HIGHEST, image_shape
@@ -25,15 +26,18 @@ class LitertWatch:
         model: the network that it was made from; names and grids are taken from it.
 
     Raises:
-        ExportError: no file, or none that the runtime can load.
+        ArtifactError: no file, or none that the runtime can load.
         MissingExtraError: the extra ``litert`` is not installed.
     """
 
     def __init__(self, path: str | Path, model: IntegerModel) -> None:
         schema = litert_module("ai_edge_litert.schema_py_generated")
         flatbuffers = litert_module("flatbuffers")
-        file = schema.ModelT.InitFromPackedBuf(Path(path).read_bytes(), 0)
-        (graph,) = file.subgraphs
+        try:
+            file = schema.ModelT.InitFromPackedBuf(Path(path).read_bytes(), 0)
+            (graph,) = file.subgraphs
+        except Exception as error:  # the reader goes wherever the bytes point
+            raise ArtifactError(f"{path} is no LiteRT file that can be read: {type(error).__name__}") from error
         written = {int(index) for operator in graph.operators for index in operator.outputs}
         before = [int(index) for index in graph.outputs]
         self._found: list[tuple[Edge, bool]] = []
@@ -52,9 +56,9 @@ class LitertWatch:
         builder.Finish(file.Pack(builder), file_identifier=FILE_IDENTIFIER)
         self._runner, self._skip = LitertRunner(bytes(builder.Output())), len(before)
 
-    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+    def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Codes by activation, int8, from float inputs."""
-        codes = self._runner.raw(x)[self._skip :]
+        codes = self._runner.raw(*inputs)[self._skip :]
         result: dict[str, Tensor] = {}
         for (edge, image), values in zip(self._found, codes, strict=True):
             if edge.name in result:  # the other layout of the same activation
