@@ -247,8 +247,9 @@ def trace_copy(model: nn.Module, data: Data, device: Device) -> QuantGraph:
     for source in (data.validation, data.test):
         if source is not None:
             _fitting_example(twin, source, note)
-    device.put_module(twin)
-    return trace(twin, tuple(device.put(x) for x in example))
+    graph = trace(twin.to(device.name), tuple(x.to(device.name) for x in example))
+    device.put_module(graph.module)  # its memory format is the program's choice: the model itself may not run in it
+    return graph
 
 
 def _fitting_example(model: nn.Module, data: DataSource, note: str | None) -> tuple[Tensor, ...]:

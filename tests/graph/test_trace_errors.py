@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sigmaquant.errors import GraphExportError, ModelError
 from sigmaquant.graph import trace
 from sigmaquant.graph.export import export_graph
+from sigmaquant.graph.inputs import Arguments
 
 
 class Base(nn.Module):
@@ -169,7 +170,7 @@ def test_torch_logs_nothing_beside_the_error() -> None:
     logging.getLogger("torch").addHandler(handler)
     try:
         with pytest.raises(GraphExportError, match=r"torch\.export cannot"):
-            export_graph(Logging(), (torch.zeros(2, 3),))
+            export_graph(Logging(), Arguments((torch.zeros(2, 3),), {}))
     finally:
         logging.getLogger("torch").removeHandler(handler)
     assert len(records) == 1, "what the model logs when it is run by itself"
