@@ -21,7 +21,7 @@ _LAST = 2**63 - 1  # how export writes an open end of a slice
 
 def simplify_sizes_(graph: fx.Graph) -> None:
     """Write views, expansions and slices without sizes that were read from shapes, wherever these say nothing."""
-    pinned = _written_memory(graph)
+    pinned = written_memory(graph)
     for node in list(graph.nodes):
         name = operator(node)
         if name in _VIEWS and node not in pinned:
@@ -135,7 +135,7 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a.node.expr == b.node.expr)
 
 
-def _written_memory(graph: fx.Graph) -> set[fx.Node]:
+def written_memory(graph: fx.Graph) -> set[fx.Node]:
     """The nodes whose memory an operator may write into, theirs or what they are a view of."""
     pinned: set[fx.Node] = set()
     stack = [source for node in graph.nodes if writes(node) for source in node.all_input_nodes[:1]]

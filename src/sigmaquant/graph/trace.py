@@ -14,6 +14,7 @@ from sigmaquant.graph.assembly import assemble, check_names_free
 from sigmaquant.graph.cleanup import drop_assertions_, drop_inactive_dropout_, follow_device_, make_functional_
 from sigmaquant.graph.export import export_graph
 from sigmaquant.graph.floats import float_parameters
+from sigmaquant.graph.folding import fold_constants_
 from sigmaquant.graph.inputs import ExampleInputs, read_arguments
 from sigmaquant.graph.inventory import install_parameter_layers_, take_inventory
 from sigmaquant.graph.layers import QuantGraph
@@ -74,6 +75,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> QuantGraph:
     drop_inactive_dropout_(graph)
     make_functional_(graph)
     simplify_sizes_(graph)
+    fold_constants_(exported, model)
     follow_device_(graph, example.tensors[0].device)
     tensors = _tensors(graph, exported, model)
     raised = raise_modules_(graph, model, tensors)
