@@ -51,13 +51,32 @@ def export_graph(model: nn.Module, example: Arguments) -> fx.GraphModule:
         failure = None
         with GuardRecorder():
             try:
-                return call.export(Dim("batch")).module(check_guards=False)
+                return _checked(call.export(Dim("batch")).module(check_guards=False))
+            except GraphExportError:
+                raise
             except Exception as error:  # torch.export raises whatever the model and its many passes raise
                 failure = error
         _log.debug("torch.export failed", exc_info=failure)
         if is_batch_violation(failure) and (found := _with_exceptions(call)) is not None:
-            return found
+            return _checked(found)
         raise _diagnosed(call, failure) from None
+
+
+def _checked(graph: fx.GraphModule) -> fx.GraphModule:
+    """The graph, unless it holds what is no operator.
+
+    Raises:
+        GraphExportError: `torch.vmap`, whose levels are calls that a graph cannot move or leave out.
+    """
+    for node in graph.graph.nodes:
+        if getattr(node.target, "__module__", "") == "torch._functorch.predispatch":
+            line = line_of(RuntimeError(node.meta.get("stack_trace") or ""))
+            at = "." if line is None else f" at {line}\n"
+            raise GraphExportError(
+                f"the model cannot be turned into a graph of operators{at} torch.vmap runs operators item by item. "
+                "Write it for the whole batch: with broadcasting, torch.einsum or torch.bmm."
+            )
+    return graph
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
@@ -77,6 +78,10 @@ def read_arguments(model: nn.Module, example: object) -> Arguments:
             "the example must be a tensor, a tuple of tensors (the model's positional inputs), or a dict of tensors "
             f"(its inputs by name){what}. These may be nested in tuples, lists and dicts."
         )
+    for tensor in found.tensors:
+        if tensor.layout != torch.strided:
+            layout = str(tensor.layout).removeprefix("torch.")
+            raise ModelError(f"the example holds a {layout} tensor, which no graph takes. Give its to_dense().")
     return found
 
 

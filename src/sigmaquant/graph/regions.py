@@ -36,6 +36,13 @@ def inline_regions_(module: fx.GraphModule) -> None:
     graph.eliminate_dead_code()
 
 
+def float_regions(module: fx.GraphModule) -> list[str]:
+    """What the graphs are under, that operators of this one run and that stay in float: ``torch.autocast``, …"""
+    names = {"wrap_with_autocast": "torch.autocast", "cond": "torch.cond"}
+    found = [str(node.target) for node in module.graph.nodes if isinstance(node.target, torch._ops.HigherOrderOperator)]
+    return [names.get(name, name) for name in dict.fromkeys(found)]
+
+
 def with_gradients_throughout(module: fx.GraphModule) -> fx.GraphModule:
     """The same modules, with gradients through what is detached: outputs depend on it, although nothing is to learn it.
 

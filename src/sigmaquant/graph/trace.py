@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,7 +22,7 @@ from sigmaquant.graph.nodes import tensor_value
 from sigmaquant.graph.parameters import constant_nodes, follow
 from sigmaquant.graph.raising import raise_modules_
 from sigmaquant.graph.reading import precision_note, readable
-from sigmaquant.graph.regions import inline_regions_
+from sigmaquant.graph.regions import float_regions, inline_regions_
 from sigmaquant.graph.shapes import example_shape
 from sigmaquant.graph.sizes import simplify_sizes_
 
@@ -88,11 +88,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> QuantGraph:
     }
     inventory = take_inventory(graph, raised, flows, tensors, names)
     if not inventory.layers:
-        raise ModelError(
-            f"{type(model).__name__} has no quantizable layer: no convolution, linear, embedding, recurrent or "
-            "attention weight that is a parameter. Weights computed from parameters (weight norm, parametrizations) "
-            "do not count: remove the parametrization first (torch.nn.utils.parametrize.remove_parametrizations)."
-        )
+        raise ModelError(_no_layer(model, float_regions(exported)))
     floats = float_parameters(model, inventory.layers, raised, flows, tensors)
     holders = install_parameter_layers_(graph, inventory.holders, tensors)
     module = assemble(graph, model, {**raised, **holders}, tensors, exported)
@@ -105,6 +101,20 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> QuantGraph:
             float_macs=inventory.float_macs,
             input_shapes=tuple(example_shape(tensor_value(n)) for n in graph.nodes if n.op == "placeholder"),
         )
+    )
+
+
+def _no_layer(model: nn.Module, regions: Sequence[str]) -> str:
+    what = f"{type(model).__name__} has no quantizable layer"
+    if regions:
+        return (
+            f"{what} outside of {' and '.join(regions)}, and what is under these stays in float. Call the layers "
+            "outside of it: a graph is float32 (training may use bfloat16 all the same)."
+        )
+    return (
+        f"{what}: no convolution, linear, embedding, recurrent or "
+        "attention weight that is a parameter. Weights computed from parameters (weight norm, parametrizations) "
+        "do not count: remove the parametrization first (torch.nn.utils.parametrize.remove_parametrizations)."
     )
 
 
