@@ -316,3 +316,18 @@ def test_strides_are_those_of_the_plain_layout():
     graph, x = trace(model, torch.zeros(2, 3, 4, 4)), torch.randn(3, 3, 4, 4)
     twin = copy.deepcopy(graph.module).to(memory_format=torch.channels_last)
     torch.testing.assert_close(twin(x.contiguous(memory_format=torch.channels_last)), model(x))
+
+
+def test_a_tuple_for_keywords_alone():
+    class Keywords(Two):
+        def forward(self, first: Tensor, *, second: Tensor, third: Tensor | None = None) -> Tensor:
+            return self.a(first) + self.b(second) + (0 if third is None else third)
+
+    model = Keywords()
+    for example in ((X, Y), (X, Y, X)):
+        graph = trace(model, example)
+        given = tuple(torch.randn(3, x.shape[1]) for x in example)
+        expected = model(given[0], **dict(zip(("second", "third"), given[1:], strict=False)))
+        assert torch.equal(graph.module(*given), expected)
+    with pytest.raises(GraphExportError, match="does not run"):
+        trace(model, (X, Y, X, X))

@@ -50,25 +50,25 @@ def read_arguments(model: nn.Module, example: object) -> Arguments:
     """An example as arguments of the model's forward.
 
     A dict holds keyword arguments; where the model knows no such keywords and takes one argument, the dict is that.
+    Of a tuple, what is left when the model takes no more positional arguments goes to its keyword-only ones, in order.
 
     Raises:
         ModelError: no tensor, or something that no graph can take.
     """
+    signature = inspect.signature(model.forward)
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
     if isinstance(example, Tensor):
-        args: tuple[Any, ...] = (example,)
-        kwargs: dict[str, Any] = {}
+        args, kwargs = _positional(signature, (example,))
     elif isinstance(example, Mapping):
-        args, kwargs = (), {str(key): _plain(value) for key, value in example.items()}
-        signature = inspect.signature(model.forward)
+        kwargs = {str(key): _plain(value) for key, value in example.items()}
         if not _binds(signature, (), kwargs) and _binds(signature, (kwargs,), {}):
             args, kwargs = (kwargs,), {}
         else:
             order = [name for name in signature.parameters if name in kwargs]
             kwargs = {name: kwargs[name] for name in (*order, *(name for name in kwargs if name not in order))}
     elif isinstance(example, list | tuple):
-        args, kwargs = tuple(_plain(item) for item in example), {}
-    else:
-        args, kwargs = (), {}
+        args, kwargs = _positional(signature, tuple(_plain(item) for item in example))
     found = Arguments(args, kwargs)
     leaves = pytree.tree_leaves((args, kwargs))
     unknown = [leaf for leaf in leaves if not isinstance(leaf, Tensor | int | float | str | None)]
@@ -115,6 +115,17 @@ def map_tensors(example: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if type(example) in (list, tuple):
         return type(example)(map_tensors(value, change) for value in example)
     return pytree.tree_map_only(Tensor, change, example)
+
+
+def _positional(signature: inspect.Signature, given: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    kinds = [(name, parameter.kind) for name, parameter in signature.parameters.items()]
+    takes = sum(
+        kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for _, kind in kinds
+    )
+    names = [name for name, kind in kinds if kind is inspect.Parameter.KEYWORD_ONLY]
+    if any(kind is inspect.Parameter.VAR_POSITIONAL for _, kind in kinds) or len(given) > takes + len(names):
+        return given, {}
+    return given[:takes], dict(zip(names, given[takes:], strict=False))
 
 
 def _plain(value: Any) -> Any:
