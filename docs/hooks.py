@@ -3,6 +3,7 @@
 - the pages of a folder that ends in a slash in the navigation;
 - for ``<!-- commands -->``, every verb of the command line with its options;
 - for ``<!-- rooms -->``, every room of the package with the floor it stands on;
+- for ``<!-- coverage -->``, what became of the networks of ``benchmarks/coverage.py``;
 - for ``<!-- file: examples/… -->``, that program.
 
 A page that would load anything from elsewhere ends the build: the site must be readable without a network.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -34,7 +36,7 @@ def on_config(config: Any) -> Any:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in the tables that are read from the sources."""
-    for marker, table in (("<!-- commands -->", commands), ("<!-- rooms -->", rooms)):
+    for marker, table in (("<!-- commands -->", commands), ("<!-- rooms -->", rooms), ("<!-- coverage -->", coverage)):
         if marker in markdown:
             markdown = markdown.replace(marker, table())
     return _FILE.sub(lambda match: f"```python\n{(ROOT / match[1]).read_text(encoding='utf-8')}```", markdown)
@@ -153,3 +155,13 @@ def floors() -> list[set[str]]:
         if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "FLOORS" for target in node.targets):
             return [set(floor) for floor in ast.literal_eval(node.value)]
     raise ValueError("tests/test_imports.py has no FLOORS.")
+
+
+# -- coverage ----------------------------------------------------------------------------------------------------
+
+
+def coverage() -> str:
+    """The tables of `benchmarks/networks/tables.py` from the measured rows."""
+    benchmarks = ROOT / "benchmarks"
+    tables = runpy.run_path(str(benchmarks / "networks" / "tables.py"))
+    return str(tables["table"](tables["read"](benchmarks / "results" / "coverage.jsonl")))

@@ -146,6 +146,27 @@ def test_a_model_with_several_inputs_and_a_mapping_as_output(tmp_path: Path) -> 
     assert evaluate_run(model, (inputs, targets), tmp_path)["quantized"] == result.scores.test
 
 
+class Keywords(Two):
+    """Takes its inputs by name alone, and flattens by a view that tensors in channels-last memory would refuse."""
+
+    def forward(self, *, image: Tensor, vector: Tensor) -> dict[str, Tensor]:
+        hidden = self.image(image).relu()
+        return {"logits": self.head(torch.cat((hidden.view(hidden.size(0), -1), self.vector(vector).relu()), 1))}
+
+
+def test_a_model_that_takes_keywords_alone_and_is_no_friend_of_channels_last(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(200, 1, 8, 8, generator=generator), torch.randn(200, 5, generator=generator)
+    model = Keywords()
+    with torch.no_grad():
+        targets = model(image=inputs[0], vector=inputs[1])["logits"].argmax(1)
+    result = quantize(model, (inputs, targets), budget="3x", test_data=(inputs, targets), run_dir=tmp_path, **QUICK)
+    assert result.met
+    network = load_quantized(model, {"image": inputs[0][:2], "vector": inputs[1][:2]}, tmp_path)
+    assert float((network(*inputs)["logits"].argmax(1) == targets).float().mean()) == result.scores.test
+    assert evaluate_run(model, (inputs, targets), tmp_path)["quantized"] == result.scores.test
+
+
 def test_a_run_is_evaluated_and_loaded_exactly(tmp_path: Path) -> None:
     result = tiny.run("8x", run_dir=tmp_path, test_data=tiny.test_data(), **{"max_cycles": 1})
     scores = evaluate_run(tiny.trained(), tiny.test_data(), tmp_path)

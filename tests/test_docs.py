@@ -280,6 +280,12 @@ def test_the_rooms_are_read_from_the_package() -> None:
     assert not [room for room, what in rooms.items() if not what], "a room without a docstring"
 
 
+def test_coverage_is_read_from_the_measured_rows() -> None:
+    text = hooks.on_page_markdown((DOCS / "coverage.md").read_text(encoding="utf-8"))
+    assert re.search(r"^\| convolutional \| \d+ \| \d+ \(", text, re.M)
+    assert text.count("\n| yolov8n |") + text.count("\n| tc-resnet8 |") >= 1
+
+
 def test_the_picture_shows_rooms_that_exist() -> None:
     picture = (DOCS / "assets" / "architecture.svg").read_text(encoding="utf-8")
     names = set(re.findall(r'class="sq-name"[^>]*>([^<]+)<', picture)) - {"your network"}

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from sigmaquant.graph import LayerSpec, QuantGraph, trace
 from sigmaquant.graph.copying import copied
+from sigmaquant.graph.inputs import ExampleInputs
 from sigmaquant.hardware.costs import packed_bytes
 from sigmaquant.hardware.profile import HardwareProfile
 from sigmaquant.hardware.profiled import HardwareCost, LayerCost, ProfiledCosts
@@ -80,7 +81,7 @@ class ModelReport:
 
 def inspect_model(
     model: nn.Module,
-    example_inputs: tuple[Tensor, ...],
+    example_inputs: ExampleInputs,
     bitwidths: Sequence[int],
     sigma: SigmaVariant = "raw",
     hardware: HardwareProfile | None = None,

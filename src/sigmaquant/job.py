@@ -19,6 +19,7 @@ from sigmaquant.data import DataSource, as_source, split
 from sigmaquant.data.batch import describe_inputs
 from sigmaquant.errors import DataError, SigmaQuantError, UnreachableBudgetError, near_matches
 from sigmaquant.graph import QuantGraph, trace
+from sigmaquant.graph.inputs import read_arguments
 from sigmaquant.graph.reading import precision_note, read_copy
 from sigmaquant.hardware.profile import HardwareProfile, load_profile, shipped_profiles
 from sigmaquant.hardware.profiled import ProfiledCosts
@@ -270,8 +271,9 @@ def trace_copy(model: nn.Module, data: Data, device: Device) -> QuantGraph:
     for source in (data.validation, data.test):
         if source is not None:
             _fitting_example(twin, source, note)
-    device.put_module(twin)
-    return trace(twin, tuple(device.put(x) for x in example))
+    graph = trace(twin.to(device.name), tuple(x.to(device.name) for x in example))
+    device.put_module(graph.module)  # its memory format is the program's choice: the model itself may not run in it
+    return graph
 
 
 def _fitting_example(model: nn.Module, data: DataSource, note: str | None) -> tuple[Tensor, ...]:
@@ -281,7 +283,8 @@ def _fitting_example(model: nn.Module, data: DataSource, note: str | None) -> tu
     small = tuple(x[:2].cpu() for x in inputs)  # the data may lie on another device
     try:
         with torch.no_grad():
-            model(*small)
+            given = read_arguments(model, small)
+            model(*given.args, **given.kwargs)
     except Exception as error:
         raise DataError(
             f"the model cannot run on the {data.name}: a batch of {describe_inputs(small)} gives "

@@ -15,6 +15,7 @@ from sigmaquant.data import as_source
 from sigmaquant.errors import CheckpointError, MetricError
 from sigmaquant.graph import trace
 from sigmaquant.graph.copying import copied
+from sigmaquant.graph.inputs import ExampleInputs, map_tensors
 from sigmaquant.graph.reading import readable
 from sigmaquant.quant import QuantizedNetwork, prepare, restore_plan_
 from sigmaquant.runs import RunFiles
@@ -40,7 +41,7 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def load_quantized(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], run: str | Path) -> QuantizedNetwork:
+def load_quantized(model: nn.Module, example_inputs: ExampleInputs, run: str | Path) -> QuantizedNetwork:
     """The quantized network of a finished run, on the CPU.
 
     Args:
@@ -58,8 +59,7 @@ def load_quantized(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
     tensors, metadata = files.read_checkpoint()
     if metadata.get("format") != "sigmaquant.checkpoint":
         raise CheckpointError(f"{files.checkpoint_path} is no checkpoint of this program: its metadata do not say so.")
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
-    graph = trace(copied(model).cpu(), tuple(x.cpu() for x in inputs))
+    graph = trace(copied(model).cpu(), map_tensors(example_inputs, Tensor.cpu))
     plan.check(graph.layer, graph.activation_names, graph.fingerprint)  # first: it can name what was misspelt
     if metadata.get("plan") != plan.to_json():
         raise CheckpointError(

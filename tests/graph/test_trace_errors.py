@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sigmaquant.errors import GraphExportError, ModelError
 from sigmaquant.graph import trace
 from sigmaquant.graph.export import export_graph
+from sigmaquant.graph.inputs import Arguments
 
 
 class Base(nn.Module):
@@ -72,7 +73,19 @@ class Output(Base):
         return self.layer(x), object()
 
 
+class Length(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[: len(x)]  # culprit
+
+
+class Vmap(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.vmap(self.layer)(x)  # culprit
+
+
 CASES = [
+    (Length, ("batch", "len()")),
+    (Vmap, ("torch.vmap", "whole batch")),
     (Branch, ("torch.where", "torch.cond")),
     (Item, (".item()", "Keep the value as a tensor")),
     (FixedView, ("batch", "-1")),
@@ -169,8 +182,26 @@ def test_torch_logs_nothing_beside_the_error() -> None:
     logging.getLogger("torch").addHandler(handler)
     try:
         with pytest.raises(GraphExportError, match=r"torch\.export cannot"):
-            export_graph(Logging(), (torch.zeros(2, 3),))
+            export_graph(Logging(), Arguments((torch.zeros(2, 3),), {}))
     finally:
         logging.getLogger("torch").removeHandler(handler)
     assert len(records) == 1, "what the model logs when it is run by itself"
     assert not handler.filters
+
+
+def test_a_sparse_example():
+    with pytest.raises(ModelError, match=r"sparse_coo.*to_dense"):
+        trace(Base(), torch.ones(2, 4).to_sparse())
+
+
+@pytest.mark.parametrize("name", ["torch.autocast", "torch.cond"])
+def test_layers_that_all_stay_in_float(name):
+    class Region(Base):
+        def forward(self, x: Tensor) -> Tensor:
+            if name == "torch.cond":
+                return torch.cond(x.sum() > 0, self.layer, lambda y: -self.layer(y), (x,))
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.layer(x)
+
+    with pytest.raises(ModelError, match=rf"no quantizable layer outside of {name}.*stays in float"):
+        trace(Region(), torch.ones(2, 4))

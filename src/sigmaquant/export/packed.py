@@ -17,6 +17,7 @@ from sigmaquant.errors import CheckpointError
 from sigmaquant.export.packing import pack_codes, unpack_codes
 from sigmaquant.graph import trace
 from sigmaquant.graph.copying import copied
+from sigmaquant.graph.inputs import ExampleInputs
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import QuantizedNetwork, prepare, restore_plan_
 from sigmaquant.quant.numerics import dequantize_weight
@@ -53,7 +54,7 @@ def export_packed(network: QuantizedNetwork, path: str | Path) -> None:
     save_tensors_atomic(Path(path), {key: value.detach().cpu() for key, value in tensors.items()}, metadata)
 
 
-def load_packed(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], path: str | Path) -> QuantizedNetwork:
+def load_packed(model: nn.Module, example_inputs: ExampleInputs, path: str | Path) -> QuantizedNetwork:
     """The quantized network of a packed checkpoint, in evaluation mode.
 
     Args:

@@ -93,19 +93,26 @@ def _parent(root: nn.Module, name: str, modules: Mapping[str, nn.Module]) -> tup
 
 
 def _plain_signature_(graph: fx.Graph) -> None:
-    """Let the graph take tensors and return tuples, lists and dicts by itself, where the output is made of these.
+    """Let the graph take tensors, one after the other, and return what the model returns.
 
-    Export flattens inputs and outputs by a tree description of its own; that stays for other output types, such as
-    the dataclasses of a model library, which only it can rebuild.
+    Export flattens inputs and outputs by tree descriptions of its own. Tuples, lists and dicts the graph returns by
+    itself; other types, such as the dataclasses of a model library, only the description can rebuild.
     """
     description = getattr(graph._codegen, "pytree_info", None)
     if description is None or description.out_spec is None:
         return
+    for node in graph.find_nodes(op="placeholder"):
+        if tensor_value(node) is None and not node.users:  # a constant among the example's arguments
+            graph.erase_node(node)
     output = next(iter(reversed(graph.nodes)))
     structure = pytree.tree_unflatten(list(output.args[0]), description.out_spec)
     if _is_plain(structure):
         graph.set_codegen(fx.graph.CodeGen())
         output.args = (structure,)
+    else:
+        names = [node.name for node in graph.find_nodes(op="placeholder")]
+        inputs = pytree.tree_structure((tuple(names), {}))
+        graph.set_codegen(fx.graph._PyTreeCodeGen(fx.graph._PyTreeInfo(names, inputs, description.out_spec)))
 
 
 def _is_plain(structure: object) -> bool:

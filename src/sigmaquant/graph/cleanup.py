@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from sigmaquant.graph.nodes import arguments, operator, tensor_value
+from sigmaquant.graph.sizes import shares_memory
 
 _DROPOUT = {"dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_",
             "feature_alpha_dropout", "feature_alpha_dropout_"}  # fmt: skip
@@ -44,7 +45,7 @@ def make_functional_(graph: fx.Graph) -> None:
         changed = node.args[0]
         assert isinstance(changed, fx.Node)
         earlier = [user for user in changed.users if position[user] < position[node]]
-        if not _is_fresh(changed) or any(_may_alias(user) for user in earlier):
+        if not _is_fresh(changed) or any(shares_memory(user) for user in earlier):
             continue
         node.target = functional
         for user in [user for user in changed.users if position[user] > position[node]]:
@@ -91,11 +92,4 @@ def _functional(node: fx.Node) -> torch._ops.OpOverload | None:
 
 def _is_fresh(node: fx.Node) -> bool:
     """Whether the node's result is a tensor of its own: a model input or the new result of an operator."""
-    return node.op == "placeholder" or (node.op == "call_function" and not _may_alias(node))
-
-
-def _may_alias(node: fx.Node) -> bool:
-    """Whether the result may share memory with an operand."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        return any(result.alias_info is not None for result in node.target._schema.returns)
-    return node.op != "output"
+    return node.op == "placeholder" or (node.op == "call_function" and not shares_memory(node))

@@ -114,7 +114,7 @@ def explain(error: BaseException, line: SourceLine | None) -> str:
         return (
             f"The model fixes or restricts its batch size{allowed}, but it must work for every batch size. Use -1 or "
             "x.shape[0] for the batch in view, reshape and expand; do not compare, iterate over, unpack or chunk the "
-            "batch dimension."
+            "batch dimension, nor take its len() or int()."
         )
     if ".numpy()" in message or ".numpy(" in text:
         return "NumPy is used inside forward. Use torch operations on the tensors themselves."

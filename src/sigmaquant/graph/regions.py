@@ -1,4 +1,7 @@
-"""Regions of a graph under a gradient mode of their own (``with torch.no_grad():``) become plain nodes of the graph."""
+"""Regions of a graph under a mode of their own become plain nodes of the graph.
+
+That is a gradient mode (``with torch.no_grad():``), or a ``torch.autocast`` that is switched off: a graph is float32.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from torch import fx
 from sigmaquant.graph.nodes import operator
 
 
-def inline_gradient_modes_(module: fx.GraphModule) -> None:
+def inline_regions_(module: fx.GraphModule) -> None:
     """Put the nodes of every such region in its place; what leaves one without gradients is detached.
 
     So the layers inside are layers like others, for costs and for quantization, and what the user froze by ``no_grad``
@@ -21,9 +24,23 @@ def inline_gradient_modes_(module: fx.GraphModule) -> None:
     """
     graph = module.graph
     for node in list(graph.nodes):
-        if node.op == "call_function" and node.target is torch.ops.higher_order.wrap_with_set_grad_enabled:
-            _inline_(module, node)
+        if node.op != "call_function":
+            continue
+        if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled:
+            enabled, body, *operands = node.args
+            _inline_(module, node, body, operands, detached=not enabled)
+        elif node.target is torch.ops.higher_order.wrap_with_autocast:
+            _, _, enabled, _, body, *operands = node.args  # device, dtype, enabled, cache
+            if not enabled:
+                _inline_(module, node, body, operands, detached=False)
     graph.eliminate_dead_code()
+
+
+def float_regions(module: fx.GraphModule) -> list[str]:
+    """What the graphs are under, that operators of this one run and that stay in float: ``torch.autocast``, …"""
+    names = {"wrap_with_autocast": "torch.autocast", "cond": "torch.cond"}
+    found = [str(node.target) for node in module.graph.nodes if isinstance(node.target, torch._ops.HigherOrderOperator)]
+    return [names.get(name, name) for name in dict.fromkeys(found)]
 
 
 def with_gradients_throughout(module: fx.GraphModule) -> fx.GraphModule:
@@ -44,12 +61,11 @@ def with_gradients_throughout(module: fx.GraphModule) -> fx.GraphModule:
     return fx.GraphModule(module, graph)
 
 
-def _inline_(module: fx.GraphModule, node: fx.Node) -> None:
-    enabled, body, *operands = node.args
+def _inline_(module: fx.GraphModule, node: fx.Node, body: object, operands: list[Any], detached: bool) -> None:
     assert isinstance(body, fx.Node)
     inner = module.get_submodule(str(body.target))
     assert isinstance(inner, fx.GraphModule)
-    inline_gradient_modes_(inner)
+    inline_regions_(inner)
     graph = module.graph
     inputs = [source for source in inner.graph.nodes if source.op == "placeholder"]
     copies: dict[fx.Node, Any] = dict(zip(inputs, operands, strict=True))
@@ -61,7 +77,7 @@ def _inline_(module: fx.GraphModule, node: fx.Node) -> None:
                 copies[source] = graph.get_attr(name)
         graph.graph_copy(inner.graph, copies)
         results: Any = inner.graph.output_node().args[0]
-        outputs = [copies[result] if enabled else _detached(graph, copies[result]) for result in results]
+        outputs = [_detached(graph, copies[result]) if detached else copies[result] for result in results]
     for user in list(node.users):  # each picks one result
         index: Any = user.args[1]
         user.replace_all_uses_with(outputs[index])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,19 +14,22 @@ from sigmaquant.graph.assembly import assemble, check_names_free
 from sigmaquant.graph.cleanup import drop_assertions_, drop_inactive_dropout_, follow_device_, make_functional_
 from sigmaquant.graph.export import export_graph
 from sigmaquant.graph.floats import float_parameters
+from sigmaquant.graph.folding import fold_constants_
+from sigmaquant.graph.inputs import ExampleInputs, read_arguments
 from sigmaquant.graph.inventory import install_parameter_layers_, take_inventory
 from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.graph.nodes import tensor_value
 from sigmaquant.graph.parameters import constant_nodes, follow
 from sigmaquant.graph.raising import raise_modules_
 from sigmaquant.graph.reading import precision_note, readable
-from sigmaquant.graph.regions import inline_gradient_modes_
+from sigmaquant.graph.regions import float_regions, inline_regions_
 from sigmaquant.graph.shapes import example_shape
+from sigmaquant.graph.sizes import simplify_sizes_
 
 _log = logging.getLogger(__name__)
 
 
-def trace(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> QuantGraph:
+def trace(model: nn.Module, example_inputs: ExampleInputs) -> QuantGraph:
     """The model as a graph whose nodes call the user's own modules under their own names.
 
     The graph computes exactly what the model computes in evaluation mode, for every batch size, and can be trained:
@@ -41,36 +44,39 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Quan
 
     Args:
         model: any module that `torch.export` accepts.
-        example_inputs: the positional inputs, with the batch as dimension 0; values do not matter, any batch size of
-            at least one will do, and floating ones are read as float32. An input whose dimension 0 has another size
-            than the first input's has no batch.
+        example_inputs: what the model is called with: a tensor, a tuple of the positional inputs, or a dict of the
+            inputs by name; inputs may be tuples, lists and dicts themselves. The batch is dimension 0; values do not
+            matter, any batch size of at least one will do, and floating ones are read as float32. A tensor whose
+            dimension 0 has another size than the first one's has no batch. What is no tensor is a constant of the
+            graph. The graph takes the tensors alone, one after the other: those of a dict in the order in which the
+            model's ``forward`` names them.
 
     Raises:
         GraphExportError: the model cannot be exported for every batch size; names the user's line and the remedy.
-        ModelError: no quantizable layer, a weight that is NaN or infinite, a name that the graph needs itself, a
-            TorchScript module, or a lazy one that has never run.
+        ModelError: an example without a tensor, no quantizable layer, a weight that is NaN or infinite, a name that
+            the graph needs itself, a TorchScript module, or a lazy one that has never run.
 
     Example:
         >>> graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()), torch.zeros(1, 3, 8, 8))
         >>> graph.layers[0].name, graph.layers[0].macs, graph.layers[0].batch_norm
         ('0', 7776, '1')
     """
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    if not inputs or not all(isinstance(x, Tensor) for x in inputs):
-        raise ModelError("the example must be a tensor, or a tuple of tensors: the model's positional inputs.")
     model, own = readable(model), model
     if note := precision_note(own):
         _log.info(note)
-    inputs = tuple(x.float() if x.is_floating_point() else x for x in inputs)  # as data sources give them
+    # floating inputs as data sources give them
+    example = read_arguments(model, example_inputs).map(lambda x: x.float() if x.is_floating_point() else x)
     _check_finite(model)
     check_names_free(model)
-    exported = export_graph(model, inputs)
-    inline_gradient_modes_(exported)
+    exported = export_graph(model, example)
+    inline_regions_(exported)
     graph = exported.graph
     drop_assertions_(graph)
     drop_inactive_dropout_(graph)
     make_functional_(graph)
-    follow_device_(graph, inputs[0].device)
+    simplify_sizes_(graph)
+    fold_constants_(exported, model)
+    follow_device_(graph, example.tensors[0].device)
     tensors = _tensors(graph, exported, model)
     raised = raise_modules_(graph, model, tensors)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -82,11 +88,7 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Quan
     }
     inventory = take_inventory(graph, raised, flows, tensors, names)
     if not inventory.layers:
-        raise ModelError(
-            f"{type(model).__name__} has no quantizable layer: no convolution, linear, embedding, recurrent or "
-            "attention weight that is a parameter. Weights computed from parameters (weight norm, parametrizations) "
-            "do not count: remove the parametrization first (torch.nn.utils.parametrize.remove_parametrizations)."
-        )
+        raise ModelError(_no_layer(model, float_regions(exported)))
     floats = float_parameters(model, inventory.layers, raised, flows, tensors)
     holders = install_parameter_layers_(graph, inventory.holders, tensors)
     module = assemble(graph, model, {**raised, **holders}, tensors, exported)
@@ -99,6 +101,20 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Quan
             float_macs=inventory.float_macs,
             input_shapes=tuple(example_shape(tensor_value(n)) for n in graph.nodes if n.op == "placeholder"),
         )
+    )
+
+
+def _no_layer(model: nn.Module, regions: Sequence[str]) -> str:
+    what = f"{type(model).__name__} has no quantizable layer"
+    if regions:
+        return (
+            f"{what} outside of {' and '.join(regions)}, and what is under these stays in float. Call the layers "
+            "outside of it: a graph is float32 (training may use bfloat16 all the same)."
+        )
+    return (
+        f"{what}: no convolution, linear, embedding, recurrent or "
+        "attention weight that is a parameter. Weights computed from parameters (weight norm, parametrizations) "
+        "do not count: remove the parametrization first (torch.nn.utils.parametrize.remove_parametrizations)."
     )
 
 

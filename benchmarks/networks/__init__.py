@@ -1,0 +1,1 @@
+"""Networks of many kinds with random weights, for `benchmarks/coverage.py`."""
