@@ -34,16 +34,7 @@ from sigmaquant.export.onnx.builder import GraphBuilder
 from sigmaquant.graph import QuantGraph, trace
 from sigmaquant.hardware.costs import IdealCosts
 from sigmaquant.lowering import IntegerExecutor, IntegerModel, lower
-from sigmaquant.lowering.model import (
-    Affine,
-    Average,
-    Concatenation,
-    Convolution,
-    Linear,
-    Move,
-    Operator,
-    Sum,
-)
+from sigmaquant.operators import Affine, Average, Concatenation, Convolution, Linear, Operator, Pad, Reshape, Slice, Sum
 from sigmaquant.plan import BITWIDTHS, BitwidthPlan
 from sigmaquant.quant import calibrate_, prepare, reestimate_batch_norm_, set_plan_
 
@@ -184,17 +175,20 @@ def _(operator: Average, to: FloatGraph) -> None:
 
 
 @in_float.register
-def _(operator: Move, to: FloatGraph) -> None:
-    parameters = operator.parameters
-    if operator.kind == "pad":
-        to.node(
-            "Pad", [*operator.inputs, to.integers(0, *parameters["before"], 0, *parameters["after"])], operator.output
-        )
-    elif operator.kind == "slice":
-        window = (parameters["start"], parameters["stop"], parameters["axis"] + 1, parameters["step"])
-        to.node("Slice", [*operator.inputs, *(to.integers(v) for v in window)], operator.output)
-    else:
-        to.node("Reshape", [*operator.inputs, to.integers(-1, *parameters["shape"])], operator.output)
+def _(operator: Pad, to: FloatGraph) -> None:
+    sides = to.integers(0, *operator.before, 0, *operator.after)
+    to.node("Pad", [*operator.inputs, sides], operator.output)
+
+
+@in_float.register
+def _(operator: Slice, to: FloatGraph) -> None:
+    window = (operator.start, operator.stop, operator.axis + 1, operator.step)
+    to.node("Slice", [*operator.inputs, *(to.integers(v) for v in window)], operator.output)
+
+
+@in_float.register
+def _(operator: Reshape, to: FloatGraph) -> None:
+    to.node("Reshape", [*operator.inputs, to.integers(-1, *operator.shape)], operator.output)
 
 
 def export_float(model: IntegerModel, path: Path) -> None:

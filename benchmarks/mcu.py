@@ -31,11 +31,11 @@ from sigmaquant.export.c import CReport, export_c
 from sigmaquant.graph import trace
 from sigmaquant.hardware.profile import HardwareProfile
 from sigmaquant.lowering import IntegerModel, lower
-from sigmaquant.lowering.fixed_point import factor
-from sigmaquant.lowering.model import Convolution, Edge, Linear
+from sigmaquant.numerics import weight_qmax
+from sigmaquant.operators import Convolution, Edge, Linear
+from sigmaquant.operators.fixed_point import factor
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import calibrate_, prepare, set_plan_
-from sigmaquant.quant.numerics import weight_qmax
 
 TOOLS = ("arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm")
 PARTS = {"m4": ("Arm Cortex-M4", 100), "m7": ("Arm Cortex-M7", 400)}

@@ -3,6 +3,7 @@
 - the pages of a folder that ends in a slash in the navigation;
 - for ``<!-- commands -->``, every verb of the command line with its options;
 - for ``<!-- rooms -->``, every room of the package with the floor it stands on;
+- for ``<!-- operators -->``, every operator of ``benchmarks/operators.py`` in each kind of file;
 - for ``<!-- coverage -->``, what became of the networks of ``benchmarks/coverage.py``;
 - for ``<!-- file: examples/… -->``, that program.
 
@@ -12,6 +13,7 @@ A page that would load anything from elsewhere ends the build: the site must be 
 from __future__ import annotations
 
 import ast
+import json
 import re
 import runpy
 from collections.abc import Iterator
@@ -36,7 +38,13 @@ def on_config(config: Any) -> Any:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in the tables that are read from the sources."""
-    for marker, table in (("<!-- commands -->", commands), ("<!-- rooms -->", rooms), ("<!-- coverage -->", coverage)):
+    tables = (
+        ("<!-- commands -->", commands),
+        ("<!-- rooms -->", rooms),
+        ("<!-- coverage -->", coverage),
+        ("<!-- operators -->", operators),
+    )
+    for marker, table in tables:
         if marker in markdown:
             markdown = markdown.replace(marker, table())
     return _FILE.sub(lambda match: f"```python\n{(ROOT / match[1]).read_text(encoding='utf-8')}```", markdown)
@@ -158,6 +166,21 @@ def floors() -> list[set[str]]:
 
 
 # -- coverage ----------------------------------------------------------------------------------------------------
+
+
+def operators() -> str:
+    """Every case of ``benchmarks/operators.py``: its integer form and what each kind of file makes of it."""
+    path = ROOT / "benchmarks" / "results" / "operators.jsonl"
+    lines = ["| operator | integers | ONNX | LiteRT | C |", "| --- | --- | --- | --- | --- |"]
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        name = row["case"].replace("_", " ")
+        if row["float"]:
+            lines.append(f"| {name} | float: {', '.join(row['float'])} | – | – | – |")
+            continue
+        cells = [row[target].partition(":")[0] for target in ("onnx", "litert", "c")]
+        lines.append(f"| {name} | {row['integer']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def coverage() -> str:

@@ -17,7 +17,7 @@ from sigmaquant import Budget, QuantizationResult
 from sigmaquant.errors import TrainingError, UnreachableBudgetError
 from sigmaquant.exporting import export_run
 from sigmaquant.loading import evaluate_run
-from sigmaquant.quant.numerics import weight_qmax
+from sigmaquant.numerics import weight_qmax
 from sigmaquant.training import student
 
 NAMES = ("0", "3", "5", "9")

@@ -119,7 +119,8 @@ def test_a_last_batch_of_one_example_is_left_out(tmp_path: Path) -> None:
         **options,
     )
     assert min(seen) >= 2
-    assert sum(seen) == tiny.state(tmp_path / "run")["trained_examples"] == pytest.approx(2 * 352, abs=4)
+    state = tiny.state(tmp_path / "run")
+    assert sum(seen) == state["trained_examples"] + state["discarded_examples"] == pytest.approx(2 * 352, abs=4)
 
 
 class Two(nn.Module):
@@ -243,7 +244,8 @@ def test_a_network_of_several_values_is_fitted_to_values() -> None:
         result = quantize(model, (inputs, targets), budget=budget, metric=metric, outputs=kind, **options)
         scores[kind] = result.scores.validation
     assert scores["auto"] > -0.1
-    assert scores["auto"] > scores["logits"]  # a softmax does not see what all outputs have in common
+    # a softmax does not see what all outputs have in common: its training is thrown away, or is worse
+    assert scores["auto"] >= scores["logits"]
 
 
 def test_a_run_is_loaded_onto_the_cpu_wherever_the_model_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,4 +277,5 @@ def test_what_is_traced_and_verified_on_the_cpu_is_moved_there() -> None:
     trace_copy(model, Data(source, source), choose_device("cpu"))
     assert seen[0] is Tensor
     example, batches, found = _inputs(data, None)
-    assert {type(tensor) for tensor in (*example, *batches, found)} == {Tensor}
+    flat = [tensor for batch in batches for tensor in batch]
+    assert {type(tensor) for tensor in (*example, *flat, found)} == {Tensor}

@@ -237,14 +237,14 @@ class Odd(nn.Module):
         self.a, self.b = nn.Linear(64, 8), nn.Linear(8, 6)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.b(torch.erfinv(torch.tanh(self.a(x.flatten(1))) * 0.5))
+        return self.b(torch.cumsum(torch.tanh(self.a(x.flatten(1))), 1))
 
 
 @needs_onnx
 def test_what_no_file_can_hold_is_told_before_anything_is_written(tmp_path: Path) -> None:
     run = tmp_path / "odd"
     tiny.run("4x", Odd(), post_training=True, run_dir=run)
-    with pytest.raises(ExportError, match="erfinv"):
+    with pytest.raises(ExportError, match="cumsum"):
         export_run(Odd(), run, tiny.test_data(), to=("packed", "onnx"))
     assert not list((run / "export").iterdir())
 

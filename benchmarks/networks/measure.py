@@ -24,8 +24,8 @@ from sigmaquant.export.targets import TARGETS, ExportOptions, Source
 from sigmaquant.export.verification import Reference, Watch
 from sigmaquant.graph import trace
 from sigmaquant.lowering import IntegerExecutor, IntegerModel, lower
-from sigmaquant.lowering.executor import compute, encode
 from sigmaquant.lowering.model import FloatOperator
+from sigmaquant.operators import compute, encode
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import calibrate_, prepare, set_plan_
 
@@ -169,7 +169,7 @@ def steps_apart(network: Any, model: Any, inputs: tuple[Any, ...]) -> Row:
             code = compute(operator, executor, *(values[name] for name in operator.inputs))
             edge = model.edges[operator.output]
             if edge.name in real and not edge.is_float:
-                expected = encode(real[edge.name], edge)
+                expected = encode(real[edge.name].movedim(edge.batch_axis, 0), edge)
                 steps = (code.reshape(expected.shape).to(torch.int64) - expected.to(torch.int64)).abs()
                 off, total = off + int((steps > STEPS).sum()), total + steps.numel()
                 if int(steps.max()) > worst:
@@ -217,9 +217,11 @@ def written(target: str, network: Any, model: Any, inputs: tuple[Any, ...]) -> R
         try:
             kind.write(network, model, path, options)
             form = model if kind.form is None else kind.form(model, options)
-            reference = Reference(form, [inputs[0]] if len(inputs) == 1 else [inputs], "values")
+            reference = Reference(form, [inputs], "values")
             float_graph = network.graph.module
-            source = Source(float_graph, tuple(x[:2] for x in inputs), model.edges[model.inputs[0]])
+            edges = tuple(tuple(model.edges[name] for name in names) for names in (model.inputs, model.outputs))
+            two, one = (tuple(x[:count] for x in inputs) for count in (2, 1))
+            source = Source(float_graph, two, edges[0], one, edges[1])
             runner = kind.runner(path, source)
             agreement = reference.agreement(runner)
             local = None if kind.exact else local_steps(kind.watch(path, source, form), form, inputs)

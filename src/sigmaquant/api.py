@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from sigmaquant.budget import Budget
+from sigmaquant.errors import ExportError
+from sigmaquant.export.feasibility import check_feasible
+from sigmaquant.exporting import export_run
 from sigmaquant.hardware.profile import HardwareProfile
 from sigmaquant.job import Job, make_settings
 from sigmaquant.results import QuantizationResult
@@ -15,6 +20,9 @@ from sigmaquant.runs import Progress
 from sigmaquant.search.settings import Settings
 from sigmaquant.training.losses import TaskLoss
 from sigmaquant.training.metrics import Metric
+
+_EXAMPLES = 1000
+"""Files that are written at the end of a run are verified on so many."""
 
 
 def quantize(
@@ -33,6 +41,7 @@ def quantize(
     settings: Settings | None = None,
     device: str = "auto",
     progress: Progress | None = None,
+    export: Sequence[str] = (),
     **options: Any,
 ) -> QuantizationResult:
     """Fit a trained network into a budget: choose a bitwidth for every layer, train briefly, write the result.
@@ -55,6 +64,8 @@ def quantize(
         settings: how to search and train.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ….
         progress: display; None: silent.
+        export: kinds of files that are written and verified at the end (``"onnx"``, ``"litert"``, ``"c"``,
+            ``"packed"``), into ``export`` in `run_dir`. Whether they can hold the network is checked before any work.
         **options: fields of `Settings`, such as ``seed=1`` or ``pin={"conv1": 8}``.
 
     Returns:
@@ -63,7 +74,7 @@ def quantize(
 
     Raises:
         SigmaQuantError: bad input, see `sigmaquant.errors`; `UnreachableBudgetError` before any training where no plan
-            fits.
+            fits, `ExportError` where a file cannot hold the network.
 
     Example:
         >>> import torch
@@ -85,4 +96,14 @@ def quantize(
         settings=make_settings(settings, options),
         device=device,
     )
-    return job.run(budget, run_dir=run_dir, resume=resume, overwrite=overwrite, progress=progress)
+    if export:
+        if run_dir is None:
+            raise ExportError("files are exported from a run directory. Give run_dir.")
+        check_feasible(job.graph, export)
+    result = job.run(budget, run_dir=run_dir, resume=resume, overwrite=overwrite, progress=progress)
+    if export:
+        held_out = validation_data if validation_data is not None else train_data
+        data = test_data if test_data is not None else held_out
+        verdicts = export_run(model, str(run_dir), data, to=export, examples=_EXAMPLES, progress=progress)
+        result = replace(result, files=verdicts)
+    return result

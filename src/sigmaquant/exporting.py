@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from sigmaquant.data import DataSource, Inputs, as_source
-from sigmaquant.errors import ArtifactError, ExportError, StorageError, near_matches
+from sigmaquant.errors import ArtifactError, ExportError, StorageError
 from sigmaquant.export.c.report import FILE as LISTING
 from sigmaquant.export.codes import EXAMPLES, compare_codes
+from sigmaquant.export.feasibility import IN_FLOAT, known_targets
 from sigmaquant.export.fidelity import FORMED, Fidelity, FidelityCheck, Parting, scored_output
 from sigmaquant.export.probe import probe
 from sigmaquant.export.targets import TARGETS, ExportOptions, Source, Target
@@ -74,7 +75,7 @@ def export_run(
         MissingExtraError: an optional dependency is missing.
         StorageError: the disk is full, or the folder is not writable.
     """
-    names = _known(to)
+    names = known_targets(to)
     folder = Path(run) / FOLDER if out is None else Path(out)
     options = options or ExportOptions()
     subject = _loaded(model, run, data, examples, folder, dict.fromkeys(names, options))
@@ -83,9 +84,8 @@ def export_run(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as staging:  # all of them, or none
             for name in names:
-                TARGETS[name].write(
-                    subject.network, subject.reference.model, Path(staging) / TARGETS[name].file, options
-                )
+                held = options.held(subject.reference.model)
+                TARGETS[name].write(subject.network, held, Path(staging) / TARGETS[name].file, options)
             digests = {name: digest_of(Path(staging) / TARGETS[name].file) for name in names}
             for path in paths.values():
                 if path.is_dir():
@@ -164,6 +164,13 @@ class _Subject:
     source: Source
     integers: Fidelity
 
+    def of(self, target: str, options: ExportOptions) -> tuple[Reference, Source]:
+        """What a file is compared with, and what it needs to run: without the network's ending if it was left out."""
+        if not options.logits or not self.reference.model.endings or target in IN_FLOAT:
+            return self.reference, self.source
+        reference = self.reference.like(options.held(self.reference.model))
+        return reference, replace(self.source, outputs=reference.edges)
+
 
 def _loaded(
     model: nn.Module,
@@ -227,16 +234,6 @@ def _read_written(folder: Path, names: Iterable[str]) -> dict[str, Written]:
     return written
 
 
-def _known(to: Sequence[str]) -> list[str]:
-    names = list(dict.fromkeys(to))
-    for name in names:
-        if name not in TARGETS:
-            raise ExportError(f"there is no kind of file {name!r}. {near_matches(name, TARGETS)}")
-    if not names:
-        raise ExportError(f"no kind of file was asked for. Give at least one of {', '.join(TARGETS)}.")
-    return names
-
-
 def _inputs(data: Any, examples: int | None) -> tuple[tuple[Tensor, ...], list[tuple[Tensor, ...]], Tensor | None]:
     """An example, all inputs, each a tuple with a tensor for each argument, and the first batch's targets if known.
 
@@ -297,7 +294,8 @@ def _verified(
     verdicts = []
     with task(progress, "verifying", len(paths)):
         for name, path in paths.items():
-            verdict = replace(_verify(name, path, reference, source, written[name], ideal, float_ms), integers=integers)
+            own = subject.of(name, written[name].options)
+            verdict = replace(_verify(name, path, *own, written[name], ideal, float_ms), integers=integers)
             alike = 0.0 if verdict.agreement is None else verdict.agreement.decisions
             log.info("%s: decided alike %.4f %s", path, alike, "" if verdict.passed else "FAILED")
             verdicts.append(verdict)

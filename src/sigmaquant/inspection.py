@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from sigmaquant.export.feasibility import Feasibility, feasibilities
+from sigmaquant.export.targets import TARGETS
 from sigmaquant.graph import LayerSpec, QuantGraph, trace
 from sigmaquant.graph.copying import copied
 from sigmaquant.graph.inputs import ExampleInputs
@@ -16,6 +18,8 @@ from sigmaquant.hardware.profile import HardwareProfile
 from sigmaquant.hardware.profiled import HardwareCost, LayerCost, ProfiledCosts
 from sigmaquant.plan import BitwidthPlan, check_bitwidth
 from sigmaquant.statistics import SigmaVariant, divergences, layer_sigmas
+
+_WRITTEN_UNASKED = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,14 @@ class ModelReport:
         layers: one row for each layer.
         bitwidths: those shown.
         hardware: costs of the whole network with all weights at each bitwidth, on the device asked for.
+        files: whether each kind of file can hold the network, of those that were asked for.
     """
 
     graph: QuantGraph
     layers: tuple[LayerReport, ...]
     bitwidths: tuple[int, ...]
     hardware: dict[int, HardwareCost] = field(default_factory=dict)
+    files: tuple[Feasibility, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -72,7 +78,11 @@ class ModelReport:
             ],
             "activations": [asdict(spec) for spec in self.graph.activations],
             "float_parameters": [asdict(spec) for spec in self.graph.float_parameters],
-            "float_operators": list(self.graph.float_operators),
+            "float_operators": [
+                {"layer": place.layer, "operator": place.operator, "line": place.line}
+                for place in self.graph.float_places
+            ],
+            "files": {found.target: found.reason or None for found in self.files},
             "weightless_macs": self.graph.weightless_macs,
             "float_macs": self.graph.float_macs,
             "hardware": {bits: cost.to_dict() for bits, cost in self.hardware.items()},
@@ -85,8 +95,18 @@ def inspect_model(
     bitwidths: Sequence[int],
     sigma: SigmaVariant = "raw",
     hardware: HardwareProfile | None = None,
+    files: Sequence[str] | None = None,
 ) -> ModelReport:
     """Trace a model and measure its weights.
+
+    Args:
+        model: any module.
+        example_inputs: as for `sigmaquant.graph.trace`.
+        bitwidths: 2..8, those to show.
+        sigma: the variant of sigma.
+        hardware: also costs on this device.
+        files: kinds of files of which to say whether they can hold the network; None: all, for networks of at most
+            five million weights, since each is written once to know.
 
     Raises:
         HardwareProfileError: the profile lacks a bitwidth.
@@ -115,4 +135,6 @@ def inspect_model(
         )
         for index, spec in enumerate(graph.layers)
     )
-    return ModelReport(graph, rows, widths, costs)
+    small = sum(spec.elements for spec in graph.layers) <= _WRITTEN_UNASKED
+    asked = tuple(TARGETS if small else ()) if files is None else tuple(files)
+    return ModelReport(graph, rows, widths, costs, feasibilities(graph, asked) if asked else ())

@@ -319,7 +319,7 @@ def _result(
         scores=found.scores,
         float_scores=Scores(session.float_accuracy, float_test, 0.0),
         coverage=coverage(session.graph, found.plan),
-        float_operators=session.graph.float_operators,
+        float_operators=tuple(place.described for place in session.graph.float_places),
         control=None,
         seconds=found.driver.state.seconds,
         notes=notes,

@@ -73,7 +73,7 @@ class BitwidthPlan:
         activations: bitwidth of each quantized activation, by `ActivationSpec.name`.
         model: fingerprint of the graph the plan belongs to (`QuantGraph.fingerprint`), or ``""`` when unknown.
         midrise_up_to: weights of at most so many bits lie on a mid-rise grid (odd codes, no zero), the others on a
-            mid-tread grid (all codes of a symmetric range); 0: all mid-tread. See `sigmaquant.quant.numerics`.
+            mid-tread grid (all codes of a symmetric range); 0: all mid-tread. See `sigmaquant.numerics`.
 
     Raises:
         PlanError: a bitwidth outside 2..8, or `midrise_up_to` outside 0..4.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sigmaquant.budget import Cost
+from sigmaquant.export.verification import Verification
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import QuantizedNetwork
 from sigmaquant.quant.coverage import CoverageRow
@@ -56,7 +57,7 @@ class QuantizationResult:
         scores: of the quantized network.
         float_scores: of the float network.
         coverage: every parameter: its bitwidth, or why it is not quantized.
-        float_operators: operators whose results are not quantized.
+        float_operators: operators without an integer form, with their layer and the user's line.
         control: the uniform plan's result, when asked for.
         sensitivity_examples: training examples that the sensitivities are from; 0: none were measured on data.
         sensitivity_agreement: of their ranking, see `sigmaquant.statistics.drawing`; None: not known.
@@ -69,6 +70,7 @@ class QuantizationResult:
         discarded_examples: those of trainings that were thrown away, because what was before them was better.
         notes: what the user should know, such as where validation data came from.
         run_dir: where the files are, or None.
+        files: verdicts on the files that were asked for with ``export=``.
     """
 
     network: QuantizedNetwork
@@ -92,6 +94,7 @@ class QuantizationResult:
     sensitivity_agreement: float | None = None
     control_above: Control | None = None
     returned: Literal["search", "control"] = "search"
+    files: tuple[Verification, ...] = ()
 
     @property
     def status(self) -> str:

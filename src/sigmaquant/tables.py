@@ -79,7 +79,7 @@ def summary(result: QuantizationResult) -> Table:
     ]
     notes += list(result.notes)
     if result.float_operators:
-        notes.append(f"{len(result.float_operators)} operators stay in float, see result.json")
+        notes.append(f"{len(result.float_operators)} operators stay in float, the first is {result.float_operators[0]}")
     notes.append(f"took {format_seconds(result.seconds)}")
     table.caption = escape("; ".join(notes))
     table.caption_justify = "left"
@@ -137,9 +137,22 @@ def inspection(report: ModelReport) -> list[Table]:
         floats.add_column(name, justify="right" if name == "values" else "left")
     for parameter in report.graph.float_parameters:
         floats.add_row(escape(parameter.name), f"{parameter.elements:,}", escape(parameter.reason))
-    for operator in report.graph.float_operators:
-        floats.add_row(escape(operator), "", "operator without an integer form")
-    return [table, *_device_tables(report), floats]
+    for place in report.graph.float_places:
+        line = f": {place.line}" if place.line else ""
+        floats.add_row(escape(str(place)), "", escape(f"operator without an integer form{line}"))
+    return [table, *_device_tables(report), floats, *_feasible(report)]
+
+
+def _feasible(report: ModelReport) -> list[Table]:
+    """Which kinds of files can hold the network, and why not."""
+    if not report.files:
+        return []
+    table = Table(title="Files", title_justify="left")
+    for name in ("file", "can be written", "because"):
+        table.add_column(name)
+    for found in report.files:
+        table.add_row(found.target, "yes" if found.possible else "no", escape(found.reason))
+    return [table]
 
 
 def _device_tables(report: ModelReport) -> list[Table]:

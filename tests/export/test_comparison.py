@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sigmaquant.export.comparison import FLOAT_STEPS, VALUE_STEPS, Agreement, Measure, Tally, decision_axis
-from sigmaquant.lowering.model import Edge
+from sigmaquant.operators import Edge
 
 
 def codes(*shape: int, seed: int = 0) -> Tensor:

@@ -15,7 +15,19 @@ from torch.nn import functional as F
 from sigmaquant.export.fidelity import LOWERED, FidelityCheck, input_order, network_outputs
 from sigmaquant.graph import trace
 from sigmaquant.lowering import IntegerExecutor, IntegerModel, lower
-from sigmaquant.lowering.model import Concatenation, Convolution, Linear, MaxPool, Move, Operator, Sum
+from sigmaquant.operators import (
+    Concatenation,
+    Convolution,
+    FloatFunction,
+    Linear,
+    MaxPool,
+    Move,
+    Operator,
+    Reshape,
+    Sum,
+    compute,
+)
+from sigmaquant.operators.node import Reference
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import QuantizedNetwork, calibrate_, prepare, set_plan_
 
@@ -118,12 +130,39 @@ def test_a_wrong_operator_is_named(what: str, network: QuantizedNetwork) -> None
     assert name in str(parting)
 
 
-@pytest.mark.parametrize("kind", [MaxPool, Move])
+class Windows(Move):
+    """The first value of each window of two by two."""
+
+
+class Turned(Reshape):
+    """The values of an example in the opposite order."""
+
+
+class Doubled(FloatFunction):
+    """A function of twice the values."""
+
+
+@compute.register
+def _(operator: Windows, reference: Reference, codes: Tensor) -> Tensor:
+    return codes[..., ::2, ::2]
+
+
+@compute.register
+def _(operator: Turned, reference: Reference, codes: Tensor) -> Tensor:
+    return codes.reshape(-1, *operator.shape).flip(1)
+
+
+@compute.register
+def _(operator: Doubled, reference: Reference, x: Tensor) -> Tensor:
+    return torch.log_softmax(2 * x, operator.axis + 1)
+
+
+@pytest.mark.parametrize("kind", [MaxPool, Reshape])
 def test_what_only_moves_values_is_found_at_the_next_activation(kind: type, network: QuantizedNetwork) -> None:
     def wrong(operator: Any) -> Operator:
         if isinstance(operator, MaxPool):
-            return Move(operator.name, operator.inputs, operator.output, "slice", {}, lambda x: x[..., ::2, ::2])
-        return replace(operator, apply=lambda x: operator.apply(x).flip(1))
+            return Windows(operator.name, operator.inputs, operator.output)
+        return Turned(operator.name, operator.inputs, operator.output, operator.shape)
 
     parting = judged(network, changed(lower(network), kind, wrong), IMAGES).parting
     assert parting is not None
@@ -214,7 +253,8 @@ def test_a_float_output_is_held_against_the_networks() -> None:
     assert judged(network, model, x).parting is None
     (place,) = [i for i, op in enumerate(model.operators) if op.output == model.outputs[0]]
     operators = list(model.operators)
-    operators[place] = replace(operators[place], apply=lambda x: torch.log_softmax(2 * x, -1))  # type: ignore[call-arg]
+    last = operators[place]
+    operators[place] = Doubled(last.name, last.inputs, last.output, "log_softmax")
     parting = judged(network, replace(model, operators=tuple(operators)), x).parting
     assert parting is not None
     assert parting.activation == model.outputs[0]

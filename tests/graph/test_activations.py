@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -83,13 +84,14 @@ def test_what_only_moves_values_passes_the_grid_on():
     found, graph = placed(model)
     assert [name for name, _ in found] == ["input", "a", "b", "add", "c", "add_1"]
     assert all(spec.inputs == ("input",) for spec in graph.layers)
-    assert graph.float_operators == ("model: mean",)  # one number for the whole batch has no grid of its own
+    # one number for the whole batch has no grid of its own
+    assert graph.float_operators == ("model: mean", "model: add")
 
 
 def test_padding_with_other_values_has_no_grid():
     model = Of(lambda m, x: m.a(F.pad(x, (1, 1), value=-1.0)), a=nn.Conv2d(3, 2, 1))
     _, graph = placed(model)
-    assert graph.float_operators == ("model: pad",)
+    assert graph.float_operators == ("model: pad", "a: Conv2d")
     assert graph.layer["a"].inputs == ()
 
 
@@ -113,9 +115,16 @@ def test_clipping_merges_and_curved_activations_get_their_own():
     for clipping in (nn.ReLU6(), nn.Hardtanh(), nn.ReLU()):
         found, _ = placed(nn.Sequential(*block(), clipping))
         assert found == [("input", "input"), ("2", "activation")], clipping
-    for curved in (nn.SiLU(), nn.GELU(), nn.Hardswish(), nn.Sigmoid(), nn.LeakyReLU(), nn.PReLU()):
+    for curved in (nn.SiLU(), nn.GELU(), nn.Hardswish(), nn.Hardsigmoid(), nn.LeakyReLU(), nn.PReLU()):
         found, _ = placed(nn.Sequential(*block(), curved))
         assert found == [("input", "input"), ("1", "norm"), ("2", "activation")], curved
+
+
+@pytest.mark.parametrize("last", [nn.Sigmoid(), nn.Softmax(1), nn.LogSoftmax(1)])
+def test_what_ends_a_network_in_float_has_no_grid(last):
+    found, graph = placed(nn.Sequential(*block(), last))
+    assert found == [("input", "input"), ("1", "norm")]
+    assert graph.float_operators == ()
 
 
 def test_in_place_activations_are_placed_like_others():
@@ -159,11 +168,12 @@ def test_integer_inputs_are_not_quantized_and_float_ones_are():
 
 
 def test_unknown_operators_are_listed_and_feed_float():
-    model = Of(lambda m, x: m.f(torch.erfinv(m.a(x)).mean((2, 3))), a=nn.Conv2d(3, 2, 1), f=nn.Linear(2, 2))
+    model = Of(lambda m, x: m.f(torch.cumsum(m.a(x), 1).mean((2, 3))), a=nn.Conv2d(3, 2, 1), f=nn.Linear(2, 2))
     _, graph = placed(model)
-    assert graph.float_operators == ("model: erfinv",)
+    assert graph.float_operators == ("model: cumsum", "model: mean")
+    assert all(place.line.startswith("test_activations.py:") for place in graph.float_places)
     assert graph.layer["f"].inputs == ("mean",)
-    model = Of(lambda m, x: m.a(torch.erfinv(x)), a=nn.Conv2d(3, 2, 1))
+    model = Of(lambda m, x: m.a(torch.cumsum(x, 1)), a=nn.Conv2d(3, 2, 1))
     assert placed(model)[1].layer["a"].inputs == ()
 
 
@@ -193,14 +203,22 @@ def test_masked_scores_stay_float():
 
     found, graph = placed(Of(forward, q=nn.Linear(3, 3), k=nn.Linear(3, 3)), torch.zeros(2, 4, 3))
     assert [name for name, _ in found] == ["input", "q", "k", "matmul", "softmax", "matmul_1"]
-    assert graph.float_operators == ("model: add",)
+    assert graph.float_operators == ()  # a mask of constants is part of the softmax
+
+    def live(m, x):
+        scores = m.q(x) @ m.k(x).transpose(1, 2)
+        return torch.softmax(scores + (x.mean(2) < 0)[:, None] * -1e9, -1) @ x
+
+    found, graph = placed(Of(live, q=nn.Linear(3, 3), k=nn.Linear(3, 3)), torch.zeros(2, 4, 3))
+    assert {"model: add", "model: softmax"} <= set(graph.float_operators)
+    assert "add" not in [name for name, _ in found]
 
 
 def test_one_float_call_of_a_shared_layer_makes_its_input_float():
     shared = nn.Linear(3, 3)
     _, graph = placed(Of(lambda m, x: m.f(m.f(x)), f=shared), torch.zeros(2, 3))
     assert graph.layer["f"].inputs == ("input", "f")
-    _, graph = placed(Of(lambda m, x: m.f(torch.erfinv(m.f(x))), f=shared), torch.zeros(2, 3))
+    _, graph = placed(Of(lambda m, x: m.f(torch.cumsum(m.f(x), 1)), f=shared), torch.zeros(2, 3))
     assert graph.layer["f"].inputs == ()
 
 
@@ -228,8 +246,9 @@ def test_inputs_of_attention():
             return self.head(self.attn(x, x, x, need_weights=False)[0])
 
     found, graph = placed(Attention(), torch.zeros(2, 5, 8))
-    product = "attn.scaled_dot_product_attention"
-    assert [name for name, _ in found] == ["input", "attn.linear", product, "attn.out_proj", "head"]
+    product = "attn.matmul"
+    parts = ["attn.mul", "attn.softmax", product]
+    assert [name for name, _ in found] == ["input", "attn.linear", *parts, "attn.out_proj", "head"]
     assert {name: spec.inputs for name, spec in graph.layer.items()} == {
         "attn.in_proj_weight": ("input",),
         "attn.out_proj": (product,),

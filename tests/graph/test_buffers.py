@@ -72,7 +72,7 @@ def test_what_stays_float_takes_four_bytes():
             self.fc = nn.Linear(8, 8)
 
         def forward(self, x):
-            return torch.erfinv(torch.tanh(self.fc(x)))
+            return torch.cumsum(torch.tanh(self.fc(x)), 1)
 
     graph = trace(Odd(), (torch.zeros(2, 8),))
     assert graph.float_operators

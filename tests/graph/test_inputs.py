@@ -154,7 +154,7 @@ def test_objects_are_returned_as_they_are(kind):
         assert type(found) is type(expected)
         if kind == "inside":
             expected, found = expected["a"][0], found["a"][0]
-        assert torch.equal(found.logits, expected.logits)
+        assert torch.allclose(found.logits, expected.logits, atol=1e-6)  # attention is written out
         if kind == "dataclass":
             assert torch.equal(found.hidden[1], expected.hidden[1])
         if kind == "frozen":
@@ -176,7 +176,7 @@ def test_a_cache_is_no_output():
     with torch.no_grad():
         expected, found = model(input_ids=words), graph.module(words)
     assert type(found) is type(expected)
-    assert torch.equal(found.logits, expected.logits)
+    assert torch.allclose(found.logits, expected.logits, atol=1e-6)  # attention is written out
     assert len(list(expected.keys())) == 2
     assert list(found.keys()) == ["logits"]
 

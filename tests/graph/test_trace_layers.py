@@ -127,7 +127,7 @@ def test_modules_with_hooks_stay_operators(check):
     assert graph.layers[0].kind == "parameter"
 
 
-def test_subclass_with_own_forward_stays_an_operator(check):
+def test_subclass_with_own_forward_is_the_layer_that_it_computes_with(check):
     class Doubled(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             return 2 * super().forward(x)
@@ -136,7 +136,7 @@ def test_subclass_with_own_forward_stays_an_operator(check):
         pass
 
     graph = check(nn.Sequential(Doubled(4, 4), Renamed(4, 4)), torch.zeros(2, 4))
-    assert [spec.kind for spec in graph.layers] == ["parameter", "linear"]
+    assert [(spec.name, spec.kind) for spec in graph.layers] == [("0", "linear"), ("1", "linear")]
 
 
 def test_root_module(check):

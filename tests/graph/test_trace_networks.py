@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from sigmaquant.graph.nodes import scope
+from sigmaquant.exported.nodes import scope
 
 # multiply-accumulates of convolutions and the classifier, from the layers' shapes alone
 RESNET20_MACS = 432 * 1024 + 6 * 2304 * 1024 + (4608 + 5 * 9216) * 256 + (18432 + 5 * 36864) * 64 + 640

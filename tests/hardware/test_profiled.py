@@ -15,8 +15,8 @@ from sigmaquant.graph.layers import LayerSpec
 from sigmaquant.hardware.digits import digit_statistics
 from sigmaquant.hardware.profile import CycleRule, HardwareProfile, load_profile
 from sigmaquant.hardware.profiled import ProfiledCosts, find_entry, layer_class
+from sigmaquant.numerics import mse_weight_scales, quantize_weight
 from sigmaquant.plan import BitwidthPlan
-from sigmaquant.quant.numerics import mse_weight_scales, quantize_weight
 
 MACRO = {
     "word_bits": 32,

@@ -10,9 +10,10 @@ from lowering_cases import noise, quantized
 from torch import nn
 
 from sigmaquant.errors import CoverageError, LoweringError
+from sigmaquant.export.fidelity import FidelityCheck
 from sigmaquant.graph import trace
 from sigmaquant.lowering import IntegerExecutor, lower
-from sigmaquant.lowering.model import Affine, Convolution, Lookup, Move
+from sigmaquant.operators import Affine, Convolution, Lookup, Move, Pad, Slice, Take
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import calibrate_, prepare, set_plan_
 
@@ -176,12 +177,14 @@ def test_kinds_of_operators():
     assert [layer.layer for layer in layers] == ["a", "a"]
     assert layers[0].name != layers[1].name
     moves = [op for op in lower(quantized(CASES["slices and pads"][0], 4, 8, 8)).operators if isinstance(op, Move)]
-    assert [move.kind for move in moves] == ["slice", "slice", "slice", "pad"]
-    assert moves[-1].parameters == {"before": (0, 2, 0), "after": (0, 0, 1)}
-    for case, kind in (("reflected", "reflect_pad"), ("replicated", "replicate_pad"), ("wound", "circular_pad")):
-        move, layer = lower(quantized(CASES[case][0], *CASES[case][1])).operators
-        assert (move.name, move.kind, layer.name) == (f"a.{kind}", kind, "a")
-    assert lower(quantized(CASES["reflected by hand"][0], 4, 6, 6)).operators[0].kind == "reflect_pad"
+    assert [type(move) for move in moves] == [Slice, Slice, Slice, Pad]
+    assert (moves[-1].before, moves[-1].after) == ((0, 2, 0), (0, 0, 1))
+    for case in ("reflected", "replicated", "wound"):
+        *moves, layer = lower(quantized(CASES[case][0], *CASES[case][1])).operators
+        assert {type(move) for move in moves} == {Take}
+        assert (moves[0].name, layer.name) == ("a.take", "a")
+    (first, *_) = lower(quantized(CASES["reflected by hand"][0], 4, 6, 6)).operators
+    assert (first.axis, first.indices[:2]) == (1, (1, 0))
     same = lower(quantized(CASES["same padding"][0], 4, 6, 6)).weighted[0]
     assert isinstance(same, Convolution)
     assert same.padding == ((1, 2), (1, 2))
@@ -189,14 +192,14 @@ def test_kinds_of_operators():
 
 def test_what_stays_float_is_listed_and_computed():
     model = Call(
-        lambda m, x: m.b(torch.softmax(m.a(x), 1) + torch.erfinv(torch.tanh(m.a(x)))),
+        lambda m, x: m.b(torch.sort(m.a(x), 1)[0] + torch.cumsum(torch.tanh(m.a(x)), 1)),
         a=nn.Linear(6, 6),
         b=nn.Linear(6, 3),
     )
     network = quantized(model, 6)
     lowered = lower(network)
-    assert any("softmax" in name for name in lowered.float_operators)
-    assert any("erfinv" in name for name in lowered.float_operators)
+    assert any("sort" in name for name in lowered.float_operators)
+    assert any("cumsum" in name for name in lowered.float_operators)
     x = noise(8, 6, seed=3)
     step = lowered.edges[lowered.outputs[0]].scale
     assert float((IntegerExecutor(lowered)(x) - network(x).detach()).abs().max()) <= 2.01 * step
@@ -246,3 +249,28 @@ def test_trained_networks_agree_on_images(shared_loader, name):
     steps = ((found - expected) / model.edges[model.outputs[0]].scale).abs()
     assert float(steps.mean()) < 3
     assert float((found - expected).std() / expected.std()) < 0.1
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_stock_encoder_layer_is_integers_alone(first):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=first, activation="gelu")
+
+    def forward(m, x):
+        return m.a(x) if first else m.a(x.transpose(0, 1)).transpose(0, 1)
+
+    network = quantized(Call(forward, a=layer), 5, 8)
+    model = lower(network)
+    assert not model.float_operators
+    assert FidelityCheck(network, model).run([(noise(16, 5, 8, seed=2),)]) is None
+    assert sum(isinstance(operator, Move) for operator in model.operators) < 30
+
+
+def test_moves_that_follow_each_other_are_one():
+    body = Call(
+        lambda m, x: m.a(x).flatten(2).permute(0, 2, 1).permute(0, 2, 1).reshape(-1, 6, 24).view(-1, 144), a=conv()
+    )
+    network = quantized(body, 4, 8, 8)
+    model = lower(network)
+    assert [type(operator).__name__ for operator in model.operators][1:] == ["Reshape", "Permute", "Reshape"]
+    x = noise(8, 4, 8, 8, seed=2)
+    assert torch.equal(IntegerExecutor(model)(x), network(x).detach())

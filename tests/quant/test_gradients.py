@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quant_cases import BITS, GRIDS
 
-from sigmaquant.quant.numerics import activation_range, fake_quantize_activation, fake_quantize_weight, weight_qmax
+from sigmaquant.numerics import activation_range, fake_quantize_activation, fake_quantize_weight, weight_qmax
 
 QUICK = settings(max_examples=40, deadline=None)
 SEEDS = st.integers(0, 2**31)

@@ -117,7 +117,7 @@ def test_scales_and_weights_are_all_parameters_once():
     assert {id(p) for p in network.scales()} | {id(p) for p in network.weights()} == {
         id(p) for p in network.parameters()
     }
-    assert len(network.scales()) == 1 + 3  # fc's weight; input, fc, mul
+    assert len(network.scales()) == 1 + 2  # fc's weight; input, and fc with the factor after it
     assert any(p is network.body.gate.scale for p in network.weights())  # the user's own scale may be negative
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from quant_cases import BITS
 
 from sigmaquant.errors import DataError
-from sigmaquant.quant.numerics import dequantize_activation, quantize_activation
+from sigmaquant.numerics import dequantize_activation, quantize_activation
 from sigmaquant.quant.observers import MinMaxObserver, MseObserver
 
 OBSERVERS = pytest.mark.parametrize("observer", [MinMaxObserver, MseObserver])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sigmaquant.hardware.costs import packed_bytes
-from sigmaquant.quant.numerics import mse_weight_scales, quantize_weight
+from sigmaquant.numerics import mse_weight_scales, quantize_weight
 from sigmaquant.report.histogram import weight_histograms
 from sigmaquant.report.layers import LayerCosts, LayerRecord, LayersDocument
 from sigmaquant.runs.documents import dumps

@@ -15,9 +15,9 @@ from sigmaquant.errors import ModelError, RunDirectoryError
 from sigmaquant.graph import trace
 from sigmaquant.hardware.profile import HardwareProfile, load_profile
 from sigmaquant.hardware.profiled import ProfiledCosts
+from sigmaquant.numerics import mse_weight_scales, quantize_weight
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import QuantizedNetwork, calibrate_, prepare, set_plan_
-from sigmaquant.quant.numerics import mse_weight_scales, quantize_weight
 from sigmaquant.report import describe_layers
 from sigmaquant.report.histogram import bins_per_step, weight_histograms
 from sigmaquant.report.layers import read_layers

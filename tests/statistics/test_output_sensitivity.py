@@ -9,7 +9,7 @@ from torch import nn
 
 from sigmaquant.errors import DataError, ModelError
 from sigmaquant.graph import trace
-from sigmaquant.quant.numerics import dequantize_weight, mse_weight_scales, quantize_weight
+from sigmaquant.numerics import dequantize_weight, mse_weight_scales, quantize_weight
 from sigmaquant.statistics import fisher_sensitivities, output_sensitivity
 
 

@@ -14,8 +14,8 @@ from training_cases import CPU, network, plan_of, problem
 
 from sigmaquant.errors import CheckpointError, TrainingError
 from sigmaquant.graph import trace
+from sigmaquant.numerics import SCALE_FLOOR
 from sigmaquant.quant import calibrate_, prepare, set_plan_
-from sigmaquant.quant.numerics import SCALE_FLOOR
 from sigmaquant.training.devices import Device
 from sigmaquant.training.losses import Distillation
 from sigmaquant.training.qat import (

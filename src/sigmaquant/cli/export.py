@@ -58,12 +58,15 @@ def export_command(
         InputsOption, typer.Option(help="what ONNX and LiteRT files take; C takes int8 codes")
     ] = InputsOption.float,
     pack: Annotated[bool, typer.Option(help="LiteRT: narrow containers, or int8 for speed")] = True,
+    logits: Annotated[
+        bool, typer.Option("--logits", help="leave out a softmax or sigmoid at the end; else it stays, in float")
+    ] = False,
     examples: ExamplesOption = None,
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Write files that run, and verify each on data. Exit code 1: a file does not compute what it should."""
-    options = ExportOptions(onnx_form=onnx_form.value, inputs=inputs.value, pack=pack, name=name)
+    options = ExportOptions(onnx_form=onnx_form.value, inputs=inputs.value, pack=pack, name=name, logits=logits)
     with stdout_is_ours(json_output):
         verdicts = export_run(
             load_model(model, weights),

@@ -85,6 +85,12 @@ Control = Annotated[
 AcceptControl = Annotated[
     bool, typer.Option("--accept-control", help="return that plan where it is as good within noise and no larger")
 ]
+Export = Annotated[
+    str,
+    typer.Option(
+        help="kinds of files to write at the end, with commas; checked before any training: onnx,litert,c,packed"
+    ),
+]
 Seed = Annotated[int, typer.Option(help="of everything random")]
 
 

@@ -84,12 +84,16 @@ def quantize_command(
     loss: options.Loss = None,
     control: options.Control = False,
     accept_control: options.AcceptControl = False,
+    export: options.Export = "",
     seed: options.Seed = DEFAULTS.seed,
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Choose a bitwidth for every layer, train briefly, write the run. Exit code 1: the budget could not be met."""
+    """Choose a bitwidth for every layer, train briefly, write the run.
+
+    Exit code 1: the budget could not be met, or a file does not compute what it should.
+    """
     settings = options.settings_of(locals())
     limits = {"size": size, "accuracy": accuracy, "bops": bops, "energy": energy, "latency": latency, "ram": ram}
     budget = options.make_budget(limits, size_counts)
@@ -104,14 +108,19 @@ def quantize_command(
             settings=settings,
             device=device,
             progress=make_progress(show=not quiet),
+            export=[item.strip() for item in export.split(",") if item.strip()],
         )
     if json_output:
-        print_json({"run": str(out) if out else None, **result.to_dict()})
+        files = {"files": [verdict.to_dict() for verdict in result.files]} if result.files else {}
+        print_json({"run": str(out) if out else None, **result.to_dict(), **files})
     else:
         print_parts(tables.summary(result), tables.layers(result))
+        if result.files:
+            print_parts(tables.verifications(result.files))
         if out is not None:
             print_line(f"Files: {out}")
-    raise typer.Exit(0 if result.met else 1)
+    passed = all(verdict.passed for verdict in result.files)
+    raise typer.Exit(0 if result.met and passed else 1)
 
 
 def inspect_command(
@@ -124,6 +133,7 @@ def inspect_command(
     bitwidths: Annotated[str, typer.Option(help="bitwidths to show")] = "2,4,6,8",
     sigma: Annotated[str, typer.Option(help="raw, folded or normalised")] = "raw",
     hardware: Annotated[str | None, typer.Option(help="also costs on this hardware profile")] = None,
+    files: Annotated[str | None, typer.Option(help="kinds of files: can they hold the network? default: all")] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Show every layer: shapes, MACs, sigma, divergence, bytes and device costs at each bitwidth; what stays float."""
@@ -138,7 +148,8 @@ def inspect_command(
             inputs = (_zeros(str(input_shape)),)
         profile = None if hardware is None else load_profile(hardware)
         widths = whole_numbers(bitwidths, "--bitwidths")
-        report = inspect_model(network, inputs, widths, cast(SigmaVariant, sigma), profile)
+        kinds = None if files is None else [item.strip() for item in files.split(",") if item.strip()]
+        report = inspect_model(network, inputs, widths, cast(SigmaVariant, sigma), profile, kinds)
     if json_output:
         print_json(report.to_dict())
     else:

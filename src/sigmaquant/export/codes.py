@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
-from sigmaquant.lowering.executor import compute
-from sigmaquant.lowering.model import Operator, Weighted
+from sigmaquant.operators import Operator, Weighted, compute
 
 LARGEST_STEPS = 1
 """How far a runtime's rounding is from the reference's."""

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sigmaquant.lowering.executor import encode
-from sigmaquant.lowering.model import Edge
+from sigmaquant.operators import Edge, encode
 from sigmaquant.outputs import OutputKind, output_kind
 
 VALUE_STEPS = 4

@@ -20,8 +20,7 @@ from torch import Tensor, fx
 from sigmaquant.errors import ExportError
 from sigmaquant.export.comparison import FLOAT_TOLERANCE, Agreement, Measure, Tally, decision_axis
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
-from sigmaquant.lowering.executor import compute, encode
-from sigmaquant.lowering.model import Edge
+from sigmaquant.operators import Edge, compute, encode
 from sigmaquant.outputs import OutputKind, scored_tensor
 from sigmaquant.quant import QuantizedNetwork
 from sigmaquant.quant.modules import ActivationQuantizer
@@ -175,6 +174,7 @@ class FidelityCheck:
 
     def _compared_codes(self, edge: Edge, codes: Tensor, ratio: Tensor) -> Tensor:
         """The network's codes, once these are found to be close enough to its real numbers."""
+        ratio = ratio.movedim(edge.batch_axis, 0)
         if codes.shape != ratio.shape:
             raise _PartingError(f"its shape is {list(codes.shape)}, the network's is {list(ratio.shape)}")
         low, high = edge.range
@@ -185,6 +185,7 @@ class FidelityCheck:
 
     def _compare_output(self, edge: Edge, found: Any, output: Tensor) -> None:
         """A result that is moved or in float: the same values, since both come from the same ones."""
+        output = output.movedim(edge.batch_axis, 0)
         if not isinstance(found, Tensor) or found.shape != output.shape:
             shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise _PartingError(f"its shape is {shape}, the network's is {list(output.shape)}")

@@ -18,9 +18,9 @@ from sigmaquant.export.packing import pack_codes, unpack_codes
 from sigmaquant.graph import trace
 from sigmaquant.graph.copying import copied
 from sigmaquant.graph.inputs import ExampleInputs
+from sigmaquant.numerics import dequantize_weight
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import QuantizedNetwork, prepare, restore_plan_
-from sigmaquant.quant.numerics import dequantize_weight
 from sigmaquant.runs.atomic import save_tensors_atomic
 from sigmaquant.runs.weights import load_tensors
 

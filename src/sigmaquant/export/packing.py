@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigmaquant.errors import CheckpointError
-from sigmaquant.quant.numerics import weight_qmax
+from sigmaquant.numerics import weight_qmax
 
 
 def pack_codes(codes: NDArray[np.int8], bits: int, midrise: bool = False) -> NDArray[np.uint8]:

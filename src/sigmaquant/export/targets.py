@@ -13,7 +13,7 @@ from sigmaquant.errors import ArtifactError, CheckpointError, ExportError, Model
 from sigmaquant.export.packed import export_packed, load_packed
 from sigmaquant.export.verification import Runner, Watch
 from sigmaquant.lowering import IntegerExecutor, IntegerModel, lower
-from sigmaquant.lowering.model import Edge
+from sigmaquant.operators import Edge
 from sigmaquant.quant import QuantizedNetwork
 
 
@@ -26,12 +26,19 @@ class ExportOptions:
         inputs: ``"float"``, or codes as ``"int8"`` or (ONNX only) ``"uint8"``.
         pack: LiteRT: the narrowest containers that its kernels take; False: int8, for speed.
         name: of the network, in files and C identifiers.
+        logits: leaves out the softmax, log-softmax or sigmoid at the network's end; otherwise it stands in float behind
+            the last integers.
     """
 
     onnx_form: Literal["planes", "native"] = "planes"
     inputs: Literal["float", "int8", "uint8"] = "float"
     pack: bool = True
     name: str = "model"
+    logits: bool = False
+
+    def held(self, model: IntegerModel) -> IntegerModel:
+        """The part of the network that a file holds."""
+        return model.without_endings() if self.logits else model
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,11 @@ def _run_c(path: Path, source: Source) -> Runner:
     from sigmaquant.export.c import CRunner
 
     runner = CRunner(path)
-    for theirs, ours in zip(runner.edges, (source.edges, source.outputs), strict=True):
+    inputs, outputs = runner.edges
+    if outputs and len(outputs) == len(source.outputs):  # behind a function in float, C has the grid of what it reads
+        pairs = zip(outputs, source.outputs, runner.endings, strict=True)
+        outputs = tuple(ours if ending and ours.is_float else theirs for theirs, ours, ending in pairs)
+    for theirs, ours in ((inputs, source.edges), (outputs, source.outputs)):
         if theirs != ours and ours:
             raise ArtifactError(f"{path} has inputs or outputs on other grids than the network: {theirs}, not {ours}.")
     return runner

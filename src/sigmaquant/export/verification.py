@@ -16,7 +16,7 @@ from sigmaquant.export.codes import CodesFound
 from sigmaquant.export.comparison import VALUE_STEPS, Agreement, Measure, Tally
 from sigmaquant.export.fidelity import Fidelity, decision_axes
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
-from sigmaquant.lowering.model import Edge
+from sigmaquant.operators import Edge
 from sigmaquant.outputs import OutputKind
 
 

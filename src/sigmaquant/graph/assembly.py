@@ -10,7 +10,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from sigmaquant.errors import ModelError
-from sigmaquant.graph.nodes import tensor_value
+from sigmaquant.exported.nodes import tensor_value
 
 
 def check_names_free(model: nn.Module) -> None:

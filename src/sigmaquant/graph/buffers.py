@@ -13,18 +13,10 @@ from itertools import accumulate
 
 from torch import Tensor, fx
 
-from sigmaquant.graph.activations import stays_float
+from sigmaquant.exported.nodes import tensor_value
+from sigmaquant.exported.shapes import count
+from sigmaquant.graph.activations import Placement
 from sigmaquant.graph.layers import QuantGraph
-from sigmaquant.graph.nodes import tensor_value
-from sigmaquant.graph.operators import operator_name, passes_on
-from sigmaquant.graph.shapes import count
-
-_VIEWS = {
-    "view", "view_as", "_unsafe_view", "reshape", "reshape_as", "flatten", "unflatten", "ravel", "unsqueeze", "squeeze",
-    "expand", "expand_as", "contiguous", "clone", "alias", "detach", "dropout", "feature_dropout", "alpha_dropout",
-    "identity", "lift_fresh_copy", "to", "_to_copy", "type_as", "float",
-}  # fmt: skip
-"""Of `PASS_THROUGH`, what needs no memory of its own on a device."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,7 @@ class ActivationBuffer:
 def activation_buffers(graph: QuantGraph) -> tuple[ActivationBuffer, ...]:
     """Every buffer of one inference in the order of birth."""
     names = {spec.node: spec.name for spec in graph.activations}
-    nodes = list(graph.module.graph.nodes)
+    nodes, placement = list(graph.module.graph.nodes), Placement(graph.module)
     owners: dict[fx.Node, tuple[int, ...]] = {}  # node -> the buffers that its value lies in
     grids: dict[int, str | None] = {}
     found: list[list[int]] = []  # [elements, float bits, born, dies]
@@ -65,10 +57,10 @@ def activation_buffers(graph: QuantGraph) -> tuple[ActivationBuffer, ...]:
         grid = names.get(node.name)
         if grid is not None:
             own = True
-        elif passes_on(node) and read:
-            own, grid = not _is_view(node), grids[read[0]]
+        elif (meaning := placement.interpretation.meaning.get(node)) is not None and meaning.passes and read:
+            own, grid = not meaning.view, grids[read[0]]
         else:
-            own = _has_value(node) and (node.op == "placeholder" or stays_float(node))
+            own = _has_value(node) and (node.op == "placeholder" or placement.holds_float(node))
         if not own:
             owners[node] = read  # a link of a chain: what it has read is needed until the chain writes
             continue
@@ -76,11 +68,6 @@ def activation_buffers(graph: QuantGraph) -> tuple[ActivationBuffer, ...]:
         owners[node], grids[len(found)] = (len(found),), grid
         found.append([count(node), 32 if value is None else 8 * value.element_size(), step, step])
     return tuple(ActivationBuffer(grids[i], *numbers) for i, numbers in enumerate(found))
-
-
-def _is_view(node: fx.Node) -> bool:
-    whole = operator_name(node) == "slice" and count(node) == count(node.all_input_nodes[0])
-    return whole or operator_name(node) in _VIEWS
 
 
 def _has_value(node: fx.Node) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, fx
 
-from sigmaquant.graph.nodes import arguments, operator, tensor_value
+from sigmaquant.exported.nodes import arguments, operator, tensor_value
 from sigmaquant.graph.sizes import shares_memory
 
 _DROPOUT = {"dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_",
@@ -44,8 +46,7 @@ def make_functional_(graph: fx.Graph) -> None:
             continue
         changed = node.args[0]
         assert isinstance(changed, fx.Node)
-        earlier = [user for user in changed.users if position[user] < position[node]]
-        if not _is_fresh(changed) or any(shares_memory(user) for user in earlier):
+        if not _is_its_last_name(changed, node, position):
             continue
         node.target = functional
         for user in [user for user in changed.users if position[user] > position[node]]:
@@ -88,6 +89,23 @@ def _functional(node: fx.Node) -> torch._ops.OpOverload | None:
     if any(value.dtype != tensors[0].dtype for value in tensors) or name in ("fill_", "copy_", "zero_", "set_"):
         return None
     return overload
+
+
+def _is_its_last_name(changed: fx.Node, writer: fx.Node, position: Mapping[fx.Node, int]) -> bool:
+    """Whether nothing but `changed` reads its memory after the writer: no view of it, and no tensor that it views."""
+    root = changed
+    while shares_memory(root) and root.args and isinstance(root.args[0], fx.Node):
+        root = root.args[0]
+    if not _is_fresh(root):
+        return False
+    stack, names = [root], {root}
+    while stack:
+        for user in stack.pop().users:
+            if user not in names and user is not writer and shares_memory(user) and position[user] < position[writer]:
+                names.add(user)
+                stack.append(user)
+    later = (user for name in names - {changed} for user in name.users if position[user] > position[writer])
+    return not any(user not in names for user in later)
 
 
 def _is_fresh(node: fx.Node) -> bool:

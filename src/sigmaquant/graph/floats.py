@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from torch import Tensor, fx, nn
 
+from sigmaquant.exported.nodes import arguments, operator
 from sigmaquant.graph.layers import FloatParameter, LayerSpec
-from sigmaquant.graph.nodes import arguments, operator
 from sigmaquant.graph.parameters import ParameterFlow
-from sigmaquant.graph.products import products
+from sigmaquant.operators.products import products
 
 _NORMS = {
     "layer_norm": "LayerNorm", "native_layer_norm": "LayerNorm", "group_norm": "GroupNorm", "rms_norm": "RMSNorm",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sigmaquant.graph.nodes import tensor_value, writes
+from sigmaquant.exported.nodes import tensor_value, writes
 from sigmaquant.graph.sizes import written_memory
 
 _SHAPE_ONLY = {

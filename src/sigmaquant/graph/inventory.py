@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from sigmaquant.exported.nodes import operator, tensor_value
+from sigmaquant.exported.shapes import count, example_shape
 from sigmaquant.graph.layers import LayerSpec
-from sigmaquant.graph.nodes import operator, tensor_value
 from sigmaquant.graph.parameters import ParameterFlow, ParameterLayer, WeightUse, channel_axis
-from sigmaquant.graph.products import products
-from sigmaquant.graph.shapes import count, example_shape
+from sigmaquant.operators.products import products
 
 _KINDS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.Conv1d, "conv1d"),

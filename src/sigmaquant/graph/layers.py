@@ -72,12 +72,14 @@ class ActivationSpec:
         node: name of the node in `QuantGraph.module` after which the quantizer sits.
         shape: shape for one example.
         producer: kind of the producer: ``input | layer | add | concatenation | pool | …``.
+        known_range: smallest and largest value, where its type says so (pixels as 8-bit integers); None: data decide.
     """
 
     name: str
     node: str
     shape: tuple[int, ...]
     producer: str
+    known_range: tuple[float, float] | None = None
 
     @property
     def elements(self) -> int:
@@ -104,6 +106,29 @@ class FloatParameter:
 
 
 @dataclass(frozen=True)
+class FloatPlace:
+    """An operator without an integer form.
+
+    Attributes:
+        layer: the user's module in whose forward it is, or ``model``.
+        operator: its name.
+        line: the user's line, as ``"net.py:12: x = torch.sort(x)"``; empty where it is not known.
+    """
+
+    layer: str
+    operator: str
+    line: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.layer}: {self.operator}"
+
+    @property
+    def described(self) -> str:
+        """With the line, where it is known."""
+        return f"{self} ({self.line})" if self.line else str(self)
+
+
+@dataclass(frozen=True)
 class QuantGraph:
     """A model as a graph of calls of the user's own modules.
 
@@ -114,7 +139,7 @@ class QuantGraph:
         layers: every quantizable weight, in order of first use.
         activations: every place where an activation is quantized, in order.
         float_parameters: every parameter that is not a layer's weight.
-        float_operators: operators whose result stays in float, as ``"scope: operator"``.
+        float_places: operators without an integer form, in order.
         weightless_macs: multiply-accumulates between activations (attention), for one example.
         float_macs: those in parts of the graph that stay in float as they are: under ``torch.autocast``, or in the
             branches of ``torch.cond``, of which the larger one counts.
@@ -125,7 +150,7 @@ class QuantGraph:
     layers: tuple[LayerSpec, ...]
     activations: tuple[ActivationSpec, ...] = ()
     float_parameters: tuple[FloatParameter, ...] = ()
-    float_operators: tuple[str, ...] = ()
+    float_places: tuple[FloatPlace, ...] = ()
     weightless_macs: int = 0
     float_macs: int = 0
     input_shapes: tuple[tuple[int, ...], ...] = field(default=())
@@ -134,6 +159,11 @@ class QuantGraph:
     def layer(self) -> Mapping[str, LayerSpec]:
         """The layers by name."""
         return {spec.name: spec for spec in self.layers}
+
+    @property
+    def float_operators(self) -> tuple[str, ...]:
+        """Operators without an integer form, as ``"layer: operator"``."""
+        return tuple(map(str, self.float_places))
 
     @property
     def activation_names(self) -> tuple[str, ...]:

@@ -9,16 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sigmaquant.graph.nodes import operator, yields_tensor
-from sigmaquant.graph.products import Operand, Product, products
-from sigmaquant.graph.shapes import size_at_one
-
-_LAYOUT = {
-    "t", "numpy_T", "mT", "transpose", "swapaxes", "swapdims", "permute", "movedim", "view", "view_as", "reshape",
-    "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "expand_as", "split", "split_with_sizes", "chunk",
-    "tensor_split", "unbind", "slice", "select", "narrow", "getitem", "contiguous", "clone", "alias", "detach", "to",
-}  # fmt: skip
-"""Operators that move, cut or repeat values and change none."""
+from sigmaquant.exported.nodes import operator, yields_tensor
+from sigmaquant.exported.shapes import size_at_one
+from sigmaquant.operators.movement import WEIGHT_MOVES
+from sigmaquant.operators.products import Operand, Product, products
 
 
 class ParameterLayer(nn.Module):
@@ -106,7 +100,7 @@ def follow(source: fx.Node, constant: Collection[fx.Node]) -> ParameterFlow:
             flow.weights += uses
             if uses or (user, computed) in seen:
                 continue
-            if operator(user) in _LAYOUT and user.args and user.args[0] is node:
+            if operator(user) in WEIGHT_MOVES and user.args and user.args[0] is node:
                 following = (user, (*chain, user), computed)
             elif user in constant:
                 following = (user, (*chain, user), True)

@@ -8,9 +8,20 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from sigmaquant.graph.nodes import arguments, operator, scope, tensor_value
+from sigmaquant.exported.nodes import arguments, operator, scope, tensor_value
 
 Arguments = Mapping[str, Any]
+_NONE = object()
+_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_STOCK: Mapping[str, type[nn.Module]] = {
+    "conv1d": nn.Conv1d,
+    "conv2d": nn.Conv2d,
+    "conv3d": nn.Conv3d,
+    "conv_transpose1d": nn.ConvTranspose1d,
+    "conv_transpose2d": nn.ConvTranspose2d,
+    "conv_transpose3d": nn.ConvTranspose3d,
+    "linear": nn.Linear,
+}
 _BATCH_NORM_DIMS = ((nn.BatchNorm1d, (2, 3)), (nn.BatchNorm2d, (4,)), (nn.BatchNorm3d, (5,)))
 
 
@@ -20,7 +31,9 @@ def raise_modules_(graph: fx.Graph, model: nn.Module, tensors: Mapping[str, Tens
     An operator is raised when its weight is that of a module that computes as a stock class does (that class, or a
     subclass without a forward of its own), the module has no hooks, and the operator's arguments are the module's
     attributes (stride, padding, eps, …). A convolution that pads otherwise than with zeros is two operators, of which
-    the module's call takes the place. All others stay operators.
+    the module's call takes the place. A subclass of a stock class whose forward does more (padding, an activation, a
+    synchronisation) counts as what it computes: a stock module with its tensors and the operator's arguments takes its
+    name, and the rest of its forward stays operators. All others stay operators.
 
     Args:
         graph: exported graph; parameters and buffers are ``get_attr`` nodes.
@@ -36,6 +49,7 @@ def raise_modules_(graph: fx.Graph, model: nn.Module, tensors: Mapping[str, Tens
         if isinstance(weight := getattr(module, "weight", None), Tensor):
             owners.setdefault(id(weight), []).append(module)
     raised: dict[str, nn.Module] = {}
+    twins: dict[str, nn.Module] = {}
     for node in list(graph.nodes):
         rule = _RULES.get(operator(node))
         if rule is None:
@@ -47,8 +61,69 @@ def raise_modules_(graph: fx.Graph, model: nn.Module, tensors: Mapping[str, Tens
                 _replace_(graph, node, name, owner, bound)
                 raised[name] = owner
                 break
+        else:
+            _raise_subclass_(graph, node, bound, model, tensors, owners, names, twins)
+    raised.update(twins)
     graph.eliminate_dead_code()
     return raised
+
+
+def _raise_subclass_(
+    graph: fx.Graph,
+    node: fx.Node,
+    bound: Arguments,
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    owners: dict[int, list[nn.Module]],
+    names: Mapping[int, str],
+    twins: dict[str, nn.Module],
+) -> None:
+    """Call a stock module in place of an operator in the forward of a stock class's subclass."""
+    for owner in _candidates(node, bound, model, tensors, owners):
+        name = names[id(owner)]
+        if not name or not _same_tensors(owner, bound, tensors):
+            continue
+        twin = _twin(owner, operator(node), bound)
+        if twin is None:
+            continue
+        known = twins.get(name)
+        if known is not None and not _RULES[operator(node)](known, bound):
+            continue  # a second call with other arguments
+        twins.setdefault(name, twin)
+        _replace_(graph, node, name, twins[name], bound)
+        return
+
+
+def _twin(owner: nn.Module, name: str, bound: Arguments) -> nn.Module | None:
+    """A stock module with a subclass's own tensors and an operator's arguments; None where it would be another."""
+    stock: type[nn.Module] | None = _STOCK.get(name)
+    if name == "batch_norm":
+        value = tensor_value(bound["input"])
+        dims = 0 if value is None else value.dim()
+        fitting = [kind for kind, allowed in _BATCH_NORM_DIMS if dims in allowed]
+        stock = fitting[0] if fitting and isinstance(owner, nn.modules.batchnorm._BatchNorm) else None
+    elif stock is not None and not isinstance(owner, stock):
+        stock = None
+    if stock is None or type(owner) is stock:
+        return None
+    twin: Any = stock.__new__(stock)
+    twin.__dict__.update(owner.__dict__)
+    for table in ("_parameters", "_buffers"):
+        twin.__dict__[table] = {key: value for key, value in owner.__dict__[table].items() if key in _TENSORS}
+    for table in ("_modules", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        twin.__dict__[table] = type(owner.__dict__[table])()
+    twin.__dict__.pop("forward", None)
+    dims = twin.weight.dim() - 2 if name.startswith("conv") else 0
+    for key in ("stride", "padding", "dilation", "output_padding"):
+        if dims and key in bound:
+            setattr(twin, key, bound[key] if isinstance(bound[key], str) else _sizes(bound[key], dims))
+    if dims:
+        twin.padding_mode, twin.groups = "zeros", int(bound["groups"])
+    if name == "batch_norm":
+        twin.eps, twin.affine, twin.track_running_stats = bound["eps"], twin.weight is not None, True
+        if twin.momentum is not None:
+            twin.momentum = bound["momentum"]
+    return twin if _RULES[name](twin, bound) else None
 
 
 def _candidates(
@@ -85,7 +160,7 @@ def _tensor(argument: object, tensors: Mapping[str, Tensor]) -> object:
 
 def _same_tensors(owner: nn.Module, bound: Arguments, tensors: Mapping[str, Tensor]) -> bool:
     slots = [slot for slot in ("weight", "bias", "running_mean", "running_var") if slot in bound]
-    return all(_tensor(bound[slot], tensors) is getattr(owner, slot) for slot in slots)
+    return all(_tensor(bound[slot], tensors) is getattr(owner, slot, _NONE) for slot in slots)
 
 
 def _replace_(graph: fx.Graph, node: fx.Node, name: str, owner: nn.Module, bound: Arguments) -> None:

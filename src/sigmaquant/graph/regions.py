@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from sigmaquant.graph.nodes import operator
+from sigmaquant.exported.nodes import operator
 
 
 def inline_regions_(module: fx.GraphModule) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from sigmaquant.graph.nodes import arguments, operator, tensor_value, writes
+from sigmaquant.exported.nodes import arguments, operator, tensor_value, writes
 
 _VIEWS = ("view", "reshape", "_unsafe_view")
 _LAST = 2**63 - 1  # how export writes an open end of a slice

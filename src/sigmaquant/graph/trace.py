@@ -9,21 +9,22 @@ import torch
 from torch import Tensor, fx, nn
 
 from sigmaquant.errors import ModelError
+from sigmaquant.exported.nodes import tensor_value
+from sigmaquant.exported.shapes import example_shape
 from sigmaquant.graph.activations import place_activations
 from sigmaquant.graph.assembly import assemble, check_names_free
 from sigmaquant.graph.cleanup import drop_assertions_, drop_inactive_dropout_, follow_device_, make_functional_
+from sigmaquant.graph.decomposition import decompose_, keep_sequences_first_
 from sigmaquant.graph.export import export_graph
 from sigmaquant.graph.floats import float_parameters
 from sigmaquant.graph.folding import fold_constants_
 from sigmaquant.graph.inputs import ExampleInputs, read_arguments
 from sigmaquant.graph.inventory import install_parameter_layers_, take_inventory
 from sigmaquant.graph.layers import QuantGraph
-from sigmaquant.graph.nodes import tensor_value
 from sigmaquant.graph.parameters import constant_nodes, follow
 from sigmaquant.graph.raising import raise_modules_
 from sigmaquant.graph.reading import precision_note, readable
 from sigmaquant.graph.regions import float_regions, inline_regions_
-from sigmaquant.graph.shapes import example_shape
 from sigmaquant.graph.sizes import simplify_sizes_
 
 _log = logging.getLogger(__name__)
@@ -75,6 +76,8 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> QuantGraph:
     drop_inactive_dropout_(graph)
     make_functional_(graph)
     simplify_sizes_(graph)
+    decompose_(graph)
+    keep_sequences_first_(graph)
     fold_constants_(exported, model)
     follow_device_(graph, example.tensors[0].device)
     tensors = _tensors(graph, exported, model)

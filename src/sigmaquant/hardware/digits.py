@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.hardware.profile import CycleRule, Encoding
-from sigmaquant.quant.numerics import mse_weight_scales, quantize_weight
+from sigmaquant.numerics import mse_weight_scales, quantize_weight
 
 
 @dataclass(frozen=True)

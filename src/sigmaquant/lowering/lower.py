@@ -2,49 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sigmaquant.errors import LoweringError
-from sigmaquant.graph.nodes import arguments, tensor_value
-from sigmaquant.graph.operators import called_module, operator_name, passes_on
-from sigmaquant.graph.shapes import example_shape, shape_at_one
-from sigmaquant.lowering.finish import finish
-from sigmaquant.lowering.model import (
-    Dequantize,
-    Edge,
-    FloatOperator,
-    IntegerModel,
-    MaxPool,
-    Move,
-    Operator,
-    Quantize,
-)
-from sigmaquant.lowering.patterns import (
-    CLIPS,
-    MAX_POOLS,
-    NOTHING,
-    RESHAPES,
-    UNARY,
-    arithmetic,
-    attribute,
-    call_on,
-    evaluate,
-    free_name,
-    geometry_of,
-    is_codes,
-    mean_of,
-    norm_map,
-    owner_of,
-    sizes,
-    sources_of,
-)
-from sigmaquant.lowering.values import ChannelMap, Clip, Joined, Layer, Pending, Terms, Unary
+from sigmaquant.exported.nodes import operator, scope, tensor_value, user_line
+from sigmaquant.exported.shapes import shape_at_one, size_at_one
+from sigmaquant.lowering.model import Dequantize, FloatOperator, IntegerModel, Quantize
+from sigmaquant.lowering.moves import merged_moves
+from sigmaquant.operators.affine import Mapped
+from sigmaquant.operators.edge import FLOAT_BITS, Edge
+from sigmaquant.operators.floats import Ending, FloatFunction
+from sigmaquant.operators.interpretation import Interpretation, is_weight, picked_from
+from sigmaquant.operators.layers import WeightCodes
+from sigmaquant.operators.meaning import Extent, Pending, Value, evaluated, extent, is_constant
+from sigmaquant.operators.movement import IntegerInput, Reshape, Returned
+from sigmaquant.operators.node import Operator, free_name
 from sigmaquant.quant import QuantizedNetwork
 from sigmaquant.quant.modules import ActivationQuantizer, WeightQuantizer
 
@@ -77,296 +54,337 @@ def lower(network: QuantizedNetwork, *, fine_bias: bool = True) -> IntegerModel:
 
 
 class _Lowering:
-    """One walk over the graph."""
+    """One walk over the graph; the `Builder` of all meanings."""
 
     def __init__(self, network: QuantizedNetwork, fine_bias: bool) -> None:
         self.network, self.fine_bias = network, fine_bias
-        self.modules = dict(network.body.named_modules())
+        self.body = network.body
+        self.interpretation = Interpretation(self.body, lambda module: isinstance(module, ActivationQuantizer))
         self.owners = {name: spec.name for spec in network.graph.layers for name in (spec.name, *spec.tied)}
         self.activations = {module: name for name, module in network.activation_quantizers.items()}
-        self.values: dict[fx.Node, Edge | Pending | Any] = {}
+        self.values: dict[fx.Node, Value] = {}
+        self.floats: dict[fx.Node, Edge] = {}
+        self.constants: dict[fx.Node, Any] = {}
+        self.dequantized: dict[str, Edge] = {}
         self.operators: list[Operator] = []
         self.edges: dict[str, Edge] = {}
         self.names: set[str] = set()
-        self.inputs: list[str] = []
+        self.inputs: dict[fx.Node, str] = {}
+        self._node: fx.Node | None = None
+        self._device = next((p.device for p in self.body.parameters()), torch.device("cpu"))
 
     def run(self) -> IntegerModel:
         outputs: list[str] = []
-        for node in self.network.body.graph.nodes:
+        for node in self.body.graph.nodes:
+            self._node = node
             if node.op == "output":
-                outputs = [self._result(item).name for item in sources_of(node.args)]
-            else:
+                results: list[fx.Node] = []
+                fx.node.map_arg(node.args, results.append)  # in order, repeated ones too
+                outputs = [self._result(item).name for item in results]
+            elif isinstance(node.meta.get("val"), Tensor):
                 self.values[node] = self._value(node)
         plan = self.network.plan
         assert plan is not None, "lower has checked it"
-        return IntegerModel(tuple(self.operators), self.edges, tuple(self.inputs), tuple(outputs), plan)
+        placeholders = [node for node in self.body.graph.nodes if node.op == "placeholder"]
+        inputs = tuple(self.inputs.get(node) or self._input(node).name for node in placeholders)
+        kept = {*inputs, *outputs, *self.activations.values()}
+        operators, edges = merged_moves(tuple(self.operators), self.edges, kept)
+        return IntegerModel(operators, edges, inputs, tuple(outputs), plan)
 
     def _result(self, node: fx.Node) -> Edge:
-        value = self.values[node]
-        return value if isinstance(value, Edge) else self._float(node)
+        value, place = self.values.get(node), extent(node, anywhere=True)
+        edge = value if isinstance(value, Edge) else self._float(node)
+        if place is None or place.batch_axis == edge.batch_axis:
+            return edge
+        result = self._edge(replace(edge, name=f"{edge.name}.output", batch_axis=place.batch_axis))
+        self._append(Reshape(self._free(result.name), (edge.name,), result.name, edge.shape))
+        return result
 
-    # -- edges and operators -------------------------------------------------------------------------------------
+    # -- what meanings build with ------------------------------------------------------------------------------------
 
-    def _edge(
-        self, node: fx.Node, name: str, like: Edge | None = None, quantizer: ActivationQuantizer | None = None
-    ) -> Edge:
-        name, number = free_name(name, self.edges), tensor_value(node)
-        shape = example_shape(number)
-        if quantizer is not None:
-            edge = Edge(name, shape, quantizer.bits, float(quantizer.scale), quantizer.zero_point)
-        elif like is not None:
-            edge = replace(like, name=name, shape=shape)
-        else:
-            edge = Edge(name, shape, 32)
-        self.edges[name] = edge
+    def emit(self, make: Callable[[str, Edge], Operator], source: Edge, what: str, **changes: Any) -> Edge:
+        """Append an operator whose output has the source's grid."""
+        return self.emit_on(make, replace(source, **changes), what)
+
+    def emit_on(self, make: Callable[[str, Edge], Operator], edge: Edge, what: str) -> Edge:
+        """Append an operator whose output is a new edge like `edge`."""
+        node = self._node
+        assert node is not None, "meanings build while their node is walked"
+        label = self._owner(node)
+        edge = self._edge(replace(edge, name=f"{edge.name or label}.{node.name}"))
+        self._append(make(self._free(f"{label}.{what}".strip(".")), edge))
         return edge
 
-    def _emit(self, operator: Operator) -> None:
-        self.operators.append(operator)
-        self.names.add(operator.name)
-
-    # -- nodes ---------------------------------------------------------------------------------------------------
-
-    def _value(self, node: fx.Node) -> Edge | Pending | Any:
-        if node.op == "placeholder":
-            return None  # an edge once it is quantized or read as float
-        if node.op == "get_attr":
-            return attribute(self.network.body, str(node.target))
-        if node.op == "call_module":
-            module = called_module(node)
-            if isinstance(module, ActivationQuantizer):
-                return self._quantized(node, module)
-            found = self._module(node, module)
-        else:
-            found = self._function(node)
+    def constant(self, node: fx.Node) -> Tensor:
+        """The value of a node that depends on parameters and buffers alone, for a batch of one."""
+        found = self._constant(node)
+        assert isinstance(found, Tensor), "a constant operand is a tensor"
         return found
+
+    def _constant(self, node: fx.Node) -> Any:
+        stack = [node]
+        while stack:
+            current = stack[-1]
+            if current in self.constants:
+                stack.pop()
+                continue
+            value = current.meta.get("val")
+            if current.op == "get_attr":
+                self.constants[current] = _attribute(self.body, str(current.target))
+            elif isinstance(value, int | torch.SymInt):
+                self.constants[current] = size_at_one(value)
+            elif isinstance(value, torch.device):
+                self.constants[current] = self._device
+            elif missing := [source for source in current.all_input_nodes if source not in self.constants]:
+                if current.op != "call_function" or (not is_constant(current) and isinstance(value, Tensor)):
+                    raise LoweringError(f"{current.name} is no constant.")
+                stack.extend(missing)
+            else:
+                self.constants[current] = evaluated(current, self.constants)
+        return self.constants[node]
+
+    def module(self, node: fx.Node) -> nn.Module:
+        """The module that a node calls, as it is trained."""
+        return self.body.get_submodule(str(node.target))
+
+    def weight(self, node: fx.Node) -> WeightCodes | None:
+        """The codes of a layer's weight, or of a functional one, moved as the graph moves it."""
+        chain: list[fx.Node] = []
+        while node.op == "call_function":
+            chain.append(node)
+            source = node.args[0]
+            assert isinstance(source, fx.Node), "weights are moved by operators on them"
+            node = source
+        module: Any = self.module(node)
+        quantizer = getattr(module, "weight_quantizer", None)
+        if not isinstance(quantizer, WeightQuantizer) or quantizer.bits is None:
+            return None
+        codes = quantizer.codes(module.weight).cpu()
+        scale = quantizer.scale.detach().double().cpu()
+        axis, layer = quantizer.axis, self.owners[str(node.target)]
+        if chain:
+            view = [1] * codes.dim()
+            view[axis] = -1
+            moved_scale: Any = scale.view(view).expand(codes.shape)
+            moved_codes: Any = codes
+            for link in reversed(chain):
+                held: Any = link.args[0]
+                rest = {a: self._constant(a) for a in link.all_input_nodes if a is not held}
+                moved_codes = evaluated(link, {**rest, held: moved_codes})
+                moved_scale = evaluated(link, {**rest, held: moved_scale})
+            codes, found = moved_codes, _axis_of(moved_scale)
+            if found is None:
+                return None
+            axis, scale = found
+        return WeightCodes(layer, codes.numpy(), quantizer.bits, quantizer.midrise, scale.numpy(), axis)
+
+    # -- edges and operators -----------------------------------------------------------------------------------------
+
+    def _edge(self, edge: Edge) -> Edge:
+        edge = replace(edge, name=free_name(edge.name, self.edges))
+        self.edges[edge.name] = edge
+        return edge
+
+    def _on_grid(self, node: fx.Node, name: str, quantizer: ActivationQuantizer) -> Edge:
+        """A new edge on a quantizer's grid."""
+        place = extent(node, anywhere=True)
+        shape = Extent(1, shape_at_one(node.meta["val"])[1:]) if place is None else place
+        return self._edge(
+            Edge(
+                name,
+                shape.shape,
+                quantizer.bits,
+                float(quantizer.scale),
+                quantizer.zero_point,
+                shape.rows,
+                shape.batch_axis,
+            )
+        )
+
+    def _append(self, found: Operator) -> None:
+        self.operators.append(found)
+        self.names.add(found.name)
+
+    def _free(self, name: str) -> str:
+        return free_name(name, self.names)
+
+    def _owner(self, node: fx.Node) -> str:
+        """The user's module in which the node was made."""
+        return str(node.target) if node.op == "call_module" else (scope(node) or node.name)
+
+    # -- nodes -------------------------------------------------------------------------------------------------------
+
+    def _value(self, node: fx.Node) -> Value:
+        if node.op == "placeholder" or is_constant(node) or is_weight(node):
+            return None
+        module = self.interpretation.called(node)
+        if isinstance(module, ActivationQuantizer):
+            return self._quantized(node, module)
+        meaning = self.interpretation.meaning.get(node)
+        if meaning is None or not meaning.integer or isinstance(meaning, IntegerInput):
+            return None
+        if isinstance(meaning, Ending):
+            return self._ended(node, meaning)
+        return meaning.build([self.values.get(source) for source in meaning.sources], self)
 
     def _quantized(self, node: fx.Node, quantizer: ActivationQuantizer) -> Edge:
         source = node.args[0]
         assert isinstance(source, fx.Node)
-        name, value = self.activations[quantizer], self.values[source]
-        if source.op == "placeholder":
-            edge = self._edge(node, name, quantizer=quantizer)
-            self.inputs.append(edge.name)
+        name, value = self.activations[quantizer], self.values.get(source)
+        pixels = isinstance(self.interpretation.meaning.get(source), IntegerInput)
+        if pixels or (source.op == "placeholder" and extent(source) is not None):
+            edge = self._on_grid(node, name, quantizer)
+            self.inputs[source.all_input_nodes[0] if pixels else source] = edge.name
             return edge
-        if isinstance(value, Edge):
-            if value.is_float:
-                edge = self._edge(node, name, quantizer=quantizer)
-                self._emit(Quantize(free_name(name, self.names), (value.name,), edge.name))
-                return edge
-            value = Terms(terms=((value, 1.0),))
+        if isinstance(value, Edge) and not value.is_float:
+            value = Mapped(edge=value)
         if not isinstance(value, Pending):
-            return self._requantized(node, source, name, quantizer)
-        edge = self._edge(node, name, quantizer=quantizer)
-        self._emit(finish(value, edge, free_name(getattr(value, "name", "") or name, self.names)))
+            floating = self._float(source)
+            edge = self._on_grid(node, name, quantizer)
+            self._append(Quantize(self._free(name), (floating.name,), edge.name))
+            return edge
+        if isinstance(value, Returned):
+            return self._returned(node, name, value, quantizer)
+        edge = self._on_grid(node, name, quantizer)
+        self._append(value.finish(edge, self._free(getattr(value, "name", "") or name)))
         return edge
 
-    def _requantized(self, node: fx.Node, source: fx.Node, name: str, quantizer: ActivationQuantizer) -> Edge:
-        floating = self._float(source)
-        edge = self._edge(node, name, quantizer=quantizer)
-        self._emit(Quantize(free_name(name, self.names), (floating.name,), edge.name))
-        return edge
-
-    def _module(self, node: fx.Node, module: nn.Module) -> Pending | Edge | None:
-        source = node.args[0] if node.args else None
-        value = self.values.get(source) if isinstance(source, fx.Node) else None
-        if isinstance(getattr(module, "weight_quantizer", None), WeightQuantizer):
-            return self._layer(node, module, value)
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-            factor, offset = norm_map(module)
-            if isinstance(value, Layer) and value.clip == Clip():
-                return value.affine(factor, offset)
-            if isinstance(value, Edge) and not value.is_float:
-                return ChannelMap(name=str(node.target), edge=value, factor=factor, offset=offset)
-        return None
-
-    def _layer(self, node: fx.Node, module: Any, value: Any) -> Layer | None:
-        if not isinstance(value, Edge) or value.is_float:
-            return None
-        quantizer: WeightQuantizer = module.weight_quantizer
-        assert quantizer.bits is not None, "coverage was checked"
-        weight = module.weight
-        if isinstance(module, nn.Linear):
-            geometry: dict[str, Any] = {}
-        elif isinstance(module, nn.modules.conv._ConvNd):
-            geometry = geometry_of(module)
-            if module.padding_mode != "zeros":
-                value = self._padded(node, value, geometry["padding"], module.padding_mode)
-                geometry["padding"] = ((0, 0),) * len(geometry["padding"])
-        else:
-            return None
-        channels = int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)
-        scale = quantizer.scale.double().cpu().numpy()
-        if len(scale) != channels:  # grouped and transposed: the like channels of all groups share a scale
-            scale = np.tile(scale, channels // len(scale))
-        bias = np.zeros(channels) if module.bias is None else module.bias.double().cpu().numpy()
-        name = str(node.target)
-        return Layer(
-            layer=self.owners[name],
-            name=name,
-            edge=value,
-            geometry=geometry,
-            codes=quantizer.codes(weight).cpu().numpy(),
-            bits=quantizer.bits,
-            midrise=quantizer.midrise,
-            fine_bias=self.fine_bias,
-            scale=scale,
-            bias=bias,
-        )
-
-    def _padded(self, node: fx.Node, edge: Edge, sides: tuple[tuple[int, int], ...], mode: str) -> Edge:
-        """A convolution's input with what the convolution itself pads it with: copies of codes, not zeros."""
-        pads = [side for pair in reversed(sides) for side in pair]
-        channels, *places = edge.shape
-        shape = (channels, *(size + sum(pair) for size, pair in zip(places, sides, strict=True)))
-        kind = f"{mode}_pad"
-        output = replace(edge, name=free_name(f"{edge.name}.{node.name}.{kind}", self.edges), shape=shape)
-        self.edges[output.name] = output
-        name = free_name(f"{node.target}.{kind}", self.names)
-        self._emit(Move(name, (edge.name,), output.name, kind, {}, lambda codes: F.pad(codes, pads, mode)))
-        return output
-
-    def _function(self, node: fx.Node) -> Any:
-        name = operator_name(node)
-        bound = arguments(node)
-        sources = [a for a in sources_of(node.args) if isinstance(a, fx.Node)]
-        values = [self.values.get(a) for a in sources]
-        first = values[0] if values else None
-        if values and all(isinstance(value, Tensor) for value in values):  # of parameters and buffers alone
-            return evaluate(node, dict(zip(sources, values, strict=True)))
-        if name in CLIPS and first is not None:
-            low, high = CLIPS[name](bound)
-            if isinstance(first, Pending):
-                return first.clipped(low, high)
-            if is_codes(first):
-                return Terms(Clip(low, high), ((first, 1.0),))
-        if name in ("add", "sub", "rsub", "mul", "div"):
-            found = arithmetic(name, bound, self.values)
-            if found is not None:
-                return found
-        edges = tuple(value for value in values if is_codes(value))
-        if name in ("cat", "concat", "concatenate") and edges and len(edges) == len(values):
-            axis = int(bound.get("dim", 0)) % (len(edges[0].shape) + 1)
-            return Joined(edges=edges, axis=axis - 1) if axis > 0 else None
-        if not is_codes(first) or len(sources) != 1:
-            return None
-        if name in UNARY:
-            return Unary(edge=first, function=name, apply=lambda x: call_on(node, x))
-        if name in MAX_POOLS:
-            return self._max_pool(node, first, bound)
-        mean = mean_of(name, bound, first)
-        if mean is not None:
-            return mean
-        return self._move(node, name, first, bound) if passes_on(node) else None
-
-    def _max_pool(self, node: fx.Node, edge: Edge, bound: dict[str, Any]) -> Edge:
-        rank = len(edge.shape) - 1
-        kernel = sizes(bound["kernel_size"], rank)
-        output = self._edge(node, f"{edge.name}.{node.name}", like=edge)
-        operator = MaxPool(
-            free_name(owner_of(node), self.names),
-            (edge.name,),
-            output.name,
-            kernel,
-            sizes(bound["stride"] or kernel, rank),
-            sizes(bound["padding"], rank),
-            sizes(bound["dilation"], rank),
-            bool(bound["ceil_mode"]),
-        )
-        self._emit(operator)
-        return output
-
-    def _move(self, node: fx.Node, name: str, edge: Edge, bound: dict[str, Any]) -> Edge | None:
-        if not isinstance(node.meta["val"], Tensor):
-            return None  # several results
-        shape = example_shape(tensor_value(node))
-        if shape == edge.shape and name in (RESHAPES | NOTHING | {"slice"}):
-            return edge  # nothing moves
-        full, inner = shape_at_one(node.meta["val"]), len(edge.shape)
-        if full[:1] != (1,):
-            return None  # the batch is no longer the first dimension
-        if name in RESHAPES:
-            kind, parameters = "reshape", dict[str, Any](shape=shape)
-        elif name == "slice":
-            axis = int(bound["dim"]) % (inner + 1)
-            if axis == 0:
-                return None
-            size = edge.shape[axis - 1]
-            start, stop, step = slice(bound["start"], bound["end"], bound["step"]).indices(size)
-            kind, parameters = "slice", {"axis": axis - 1, "start": start, "stop": stop, "step": step}
-        elif name in ("permute", "transpose"):
-            axes = list(range(inner + 1))
-            if name == "permute":
-                axes = [int(d) % (inner + 1) for d in bound["dims"]]
-            else:
-                a, b = int(bound["dim0"]) % (inner + 1), int(bound["dim1"]) % (inner + 1)
-                axes[a], axes[b] = axes[b], axes[a]
-            if axes[0] != 0:
-                return None
-            kind, parameters = "permute", {"axes": tuple(a - 1 for a in axes[1:])}
-        elif name == "pad" and bound["mode"] != "constant":
-            kind, parameters = f"{bound['mode']}_pad", {}
-        elif name in ("pad", "constant_pad_nd"):
-            pads = [int(p) for p in bound["pad"]]
-            pairs = [(pads[i], pads[i + 1]) for i in range(0, len(pads), 2)][::-1]
-            pairs = [(0, 0)] * (inner - len(pairs)) + pairs
-            if len(pairs) != inner or min(min(pair) for pair in pairs) < 0:
-                return None
-            kind, parameters = "pad", {"before": tuple(p[0] for p in pairs), "after": tuple(p[1] for p in pairs)}
-        else:
-            kind, parameters = name, {}
-        output = self._edge(node, f"{edge.name}.{node.name}", like=edge)
-        shift = edge.zero_point  # codes relative to zero: whatever an operator fills in with zeros is then right
-
-        def apply(codes: Tensor) -> Tensor:
-            return call_on(node, codes - shift) + shift
-
-        self._emit(
-            Move(
-                free_name(f"{owner_of(node)}.{name}".strip("."), self.names),
-                (edge.name,),
-                output.name,
-                kind,
-                parameters,
-                apply,
+    def _returned(self, node: fx.Node, name: str, value: Returned, quantizer: ActivationQuantizer) -> Edge:
+        """Arithmetic whose result moves to its place: on the quantizer's grid, then moved."""
+        place, inner = extent(node, anywhere=True), value.inner
+        assert inner is not None
+        assert place is not None
+        edge = self._edge(
+            Edge(
+                f"{name}.unmoved", value.shape, quantizer.bits, float(quantizer.scale), quantizer.zero_point, place.rows
             )
         )
-        return output
+        label = self._free(getattr(inner, "name", "") or name)
+        self._append(inner.clipped(value.clip.low, value.clip.high).finish(edge, label))
+        for step in value.steps:
+            last = step is value.steps[-1]
+            target = replace(edge, name=name if last else f"{name}.unmoved", shape=step.shape, rows=step.rows)
+            target = self._edge(target)
+            label = self._free(f"{name}.{step.kind.__name__.lower()}")
+            self._append(step.kind(label, (edge.name,), target.name, *step.fields))
+            edge = target
+        return edge
 
-    # -- float ---------------------------------------------------------------------------------------------------
+    def _ended(self, node: fx.Node, meaning: Ending) -> Edge | None:
+        source = self.values.get(meaning.sources[0])
+        if not isinstance(source, Edge):
+            return None
+        given = source if source.is_float else self._dequantized(source)
+        edge = self._edge(Edge(node.name, meaning.shape, FLOAT_BITS, rows=meaning.rows))
+        name = self._free(f"{self._owner(node)}.{meaning.function}")
+        self._append(FloatFunction(name, (given.name,), edge.name, meaning.function, meaning.axis))
+        return edge
+
+    # -- float -------------------------------------------------------------------------------------------------------
+
+    def _input(self, node: fx.Node) -> Edge:
+        """The edge of an input that no quantizer follows."""
+        place, value = extent(node), tensor_value(node)
+        shape = place.shape if place else () if value is None else shape_at_one(value)[1:]
+        edge = self._edge(Edge(node.name, shape, FLOAT_BITS, rows=place.rows if place else 1))
+        self.inputs[node] = edge.name
+        return edge
 
     def _float(self, node: fx.Node) -> Edge:
         """The node's value as a float edge, computed by the operators themselves; each is listed in the model."""
-        value = self.values.get(node)
-        if isinstance(value, Edge):
-            return value if value.is_float else self._dequantized(node, value)
-        if node.op == "placeholder":
-            edge = self._edge(node, node.name)
-            self.inputs.append(edge.name)
-            self.values[node] = edge
-            return edge
-        sources = [
-            a for a in sources_of((node.args, node.kwargs)) if not isinstance(self.values.get(a), Tensor | nn.Parameter)
-        ]
-        inputs = tuple(self._float(source).name for source in sources)
-        edge = self._edge(node, f"{node.name}.float")
-        label = f"{owner_of(node) or 'model'}: {operator_name(node)}"
-        constants = {
-            a: self.values[a] for a in sources_of((node.args, node.kwargs)) if isinstance(self.values.get(a), Tensor)
-        }
-        module = self.modules.get(str(node.target)) if node.op == "call_module" else None
+        stack = [node]
+        while stack:
+            current = stack[-1]
+            if current in self.floats:
+                stack.pop()
+                continue
+            value = self.values.get(current)
+            if isinstance(value, Edge):
+                self.floats[current] = value if value.is_float else self._dequantized(value)
+            elif current.op == "placeholder":
+                known = self.inputs.get(current)
+                self.floats[current] = self.edges[known] if known else self._input(current)
+            elif missing := [source for source in self._sources(current) if source not in self.floats]:
+                stack.extend(missing)
+            else:
+                self.floats[current] = self._float_operator(current)
+        return self.floats[node]
+
+    def _sources(self, node: fx.Node) -> list[fx.Node]:
+        """The nodes whose values a float operator reads."""
+        return [source for source in node.all_input_nodes if not is_constant(source) and not self._is_plain(source)]
+
+    def _is_plain(self, node: fx.Node) -> bool:
+        """Whether a node yields no tensor: a size, a device."""
+        value = node.meta.get("val")
+        items = value if isinstance(value, list | tuple) else (value,)
+        return not any(isinstance(item, Tensor) for item in items)
+
+    def _float_operator(self, node: fx.Node) -> Edge:
+        sources = self._sources(node)
+        place, value = extent(node, anywhere=True), tensor_value(node)
+        shape = place.shape if place else () if value is None else shape_at_one(value)[1:]
+        edge = self._edge(Edge(f"{node.name}.float", shape, FLOAT_BITS, rows=place.rows if place else 1))
+        called = type(self.module(node)).__name__.removeprefix("Q") if node.op == "call_module" else ""
+        kind = called or operator(picked_from(node))
+        label = f"{self._owner(node) or 'model'}: {kind.removesuffix('_')}"
+        module = self.module(node) if node.op == "call_module" else None
+        others = [source for source in node.all_input_nodes if source not in sources]
 
         def apply(*given: Any) -> Any:
-            return evaluate(node, {**constants, **dict(zip(sources, given, strict=True))}, module)
+            result = computed(*given)
+            axis = 0 if place is None else place.batch_axis
+            return result.movedim(axis, 0) if axis else result
 
-        self._emit(FloatOperator(free_name(label, self.names), inputs, edge.name, label, apply))
-        self.values[node] = edge
+        def computed(*given: Any) -> Any:
+            known = {
+                source: _as_the_network_has_it(source, value) for source, value in zip(sources, given, strict=True)
+            }
+            batch = max((len(g) for g in given if isinstance(g, Tensor) and g.dim()), default=1)
+            for other in others:
+                known[other] = self._at_batch(other, batch)
+            if module is not None:
+                return module(*fx.node.map_arg(node.args, known.__getitem__))
+            return evaluated(node, known)
+
+        inputs = tuple(self.floats[source].name for source in sources)
+        self._append(FloatOperator(self._free(label), inputs, edge.name, label, user_line(node), apply))
         return edge
 
-    def _dequantized(self, node: fx.Node, value: Edge) -> Edge:
-        name = f"{value.name}.float"
-        if name in self.edges:
-            return self.edges[name]
-        edge = self._edge(node, name)
-        self._emit(Dequantize(free_name(name, self.names), (value.name,), edge.name))
-        return edge
+    def _at_batch(self, node: fx.Node, batch: int) -> Any:
+        """A constant, or a size at a batch size."""
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt):
+            expression = value.node.expr
+            return int(expression.subs(dict.fromkeys(expression.free_symbols, batch)))
+        if isinstance(value, Tensor):
+            return self.constant(node)
+        return value if value is not None else self._constant(node)
+
+    def _dequantized(self, value: Edge) -> Edge:
+        if value.name not in self.dequantized:
+            edge = self._edge(Edge(f"{value.name}.float", value.shape, FLOAT_BITS, rows=value.rows))
+            self._append(Dequantize(self._free(edge.name), (value.name,), edge.name))
+            self.dequantized[value.name] = edge
+        return self.dequantized[value.name]
+
+
+def _as_the_network_has_it(node: fx.Node, value: Any) -> Any:
+    """A float value with its batch axis where the node has it."""
+    place = extent(node, anywhere=True)
+    return value.movedim(0, place.batch_axis) if place is not None and place.batch_axis else value
+
+
+def _attribute(body: nn.Module, target: str) -> Any:
+    """What a ``get_attr`` node reads."""
+    owner, _, name = target.rpartition(".")
+    return getattr(body.get_submodule(owner), name)
+
+
+def _axis_of(scale: Tensor) -> tuple[int, Tensor] | None:
+    """The axis along which scales differ, and the scales along it; None where several do."""
+    for axis in range(scale.dim()):
+        line = scale.movedim(axis, 0).reshape(scale.shape[axis], -1)
+        if torch.equal(line, line[:, :1].expand_as(line)):
+            return axis, line[:, 0].contiguous()
+    return None

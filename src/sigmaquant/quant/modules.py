@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigmaquant.plan import check_bitwidth
-from sigmaquant.quant.numerics import (
+from sigmaquant.numerics import (
     SCALE_FLOOR,
     activation_range,
     fake_quantize_activation,
@@ -21,6 +20,7 @@ from sigmaquant.quant.numerics import (
     mse_weight_scales,
     quantize_weight,
 )
+from sigmaquant.plan import check_bitwidth
 
 
 class WeightQuantizer(nn.Module):
@@ -28,7 +28,7 @@ class WeightQuantizer(nn.Module):
 
     Attributes:
         bits: current bitwidth, or None for float.
-        midrise: which grid, see `sigmaquant.quant.numerics`.
+        midrise: which grid, see `sigmaquant.numerics`.
         axis: the weight's channel axis.
         scale: [C] parameter.
     """

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from sigmaquant.errors import CheckpointError, CoverageError, DataError
 from sigmaquant.graph.copying import copied
 from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.numerics import affine_from_range
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant.modules import ActivationQuantizer, WeightQuantizer, quantized_from_float
 from sigmaquant.quant.observers import MseObserver, Observer
@@ -253,7 +254,9 @@ def calibrate_(
     try:
         for inputs in batches:
             network(*(inputs if isinstance(inputs, tuple | list) else (inputs,)))
-        grids = {name: _grid(name, q.observer, network.plan.activations[name]) for name, q in quantizers.items()}
+        known = {spec.name: spec.known_range for spec in network.graph.activations}
+        bits = network.plan.activations
+        grids = {name: _grid(name, q.observer, bits[name], known[name]) for name, q in quantizers.items()}
         for name, quantizer in quantizers.items():
             quantizer.set_grid_(*grids[name], network.plan.activations[name])
     finally:
@@ -262,7 +265,9 @@ def calibrate_(
         network.train(training)
 
 
-def _grid(name: str, observer: Observer, bits: int) -> tuple[float, int]:
+def _grid(name: str, observer: Observer, bits: int, known: tuple[float, float] | None) -> tuple[float, int]:
+    if known is not None:
+        return affine_from_range(*known, bits)
     try:
         return observer.affine(bits)
     except DataError as error:

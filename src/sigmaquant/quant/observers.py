@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sigmaquant.errors import DataError
-from sigmaquant.quant.numerics import activation_range, affine_from_range
+from sigmaquant.numerics import activation_range, affine_from_range
 
 
 class Observer(Protocol):

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sigmaquant.numerics import round_to_codes_, weight_qmax
 from sigmaquant.quant.network import QuantizedNetwork
-from sigmaquant.quant.numerics import round_to_codes_, weight_qmax
 
 _SAMPLES = 16384
 """Input vectors of a layer that are looked at; many more than a layer has inputs to a channel."""

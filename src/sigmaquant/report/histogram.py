@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from sigmaquant.quant.numerics import channel_view, weight_qmax
+from sigmaquant.numerics import channel_view, weight_qmax
 
 MARGIN = 1.5
 """Steps shown beyond the outermost levels; what lies further out is in the last bin, and counted as clipped."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sigmaquant.errors import ModelError
 from sigmaquant.graph.layers import QuantGraph
-from sigmaquant.quant.numerics import weight_qmax
+from sigmaquant.numerics import weight_qmax
 from sigmaquant.statistics.histogram import HALF_BINS, density, weight_histogram
 
 Sensitivity = dict[str, dict[int, float]]

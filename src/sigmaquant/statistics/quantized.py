@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sigmaquant.errors import ModelError
 from sigmaquant.graph.layers import QuantGraph
-from sigmaquant.quant.numerics import dequantize_weight, mse_weight_scales, quantize_weight
+from sigmaquant.numerics import dequantize_weight, mse_weight_scales, quantize_weight
 
 _KEPT_BYTES = 1 << 28
 """Errors are kept between uses up to this many bytes: a small network is then not quantized anew for every sample."""

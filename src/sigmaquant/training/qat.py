@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sigmaquant.errors import CheckpointError, DivergedError, TrainingError
+from sigmaquant.numerics import SCALE_FLOOR
 from sigmaquant.quant.network import QuantizedNetwork
-from sigmaquant.quant.numerics import SCALE_FLOOR
 from sigmaquant.training.devices import Device
 from sigmaquant.training.losses import Distillation, check_finite
 from sigmaquant.training.metrics import call

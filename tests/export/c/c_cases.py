@@ -17,36 +17,42 @@ from torch import Tensor, nn
 from sigmaquant.export.c import CRunner, export_c
 from sigmaquant.graph import trace
 from sigmaquant.lowering import IntegerExecutor, IntegerModel, lower
-from sigmaquant.lowering.model import Edge, MaxPool, Operator
+from sigmaquant.operators import Edge, MaxPool, Operator
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import calibrate_, prepare, set_plan_
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion", "-Wshadow", "-Wstrict-prototypes")
 SANITIZED = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+ENDING = "sq_ending.c"
 NO_PLAN = BitwidthPlan({"none": 8}, {}, "", 0)
 
 
 class Net:
-    """A model under construction; shapes of outputs are what the executor makes."""
+    """A model under construction; shapes of outputs are what the executor makes.
 
-    def __init__(self) -> None:
+    Args:
+        rows: of an example, on every edge.
+    """
+
+    def __init__(self, rows: int = 1) -> None:
+        self.rows = rows
         self.edges: dict[str, Edge] = {}
         self.operators: list[Operator] = []
         self.inputs: list[str] = []
 
     def input(self, shape: tuple[int, ...], bits: int = 8, zero_point: int = 0) -> str:
         name = f"x{len(self.edges)}"
-        self.edges[name] = Edge(name, shape, bits, 0.5, zero_point)
+        self.edges[name] = Edge(name, shape, bits, 0.5, zero_point, self.rows)
         self.inputs.append(name)
         return name
 
     def add(self, cls: type, inputs: list[str], /, out_bits: int = 8, zero_point: int = 0, **fields: Any) -> str:
         name = f"y{len(self.edges)}"
-        edge = Edge(name, (), out_bits, 0.25, zero_point)
+        edge = Edge(name, (), out_bits, 0.25, zero_point, self.rows)
         operator = cls(f"op {name}", tuple(inputs), name, **fields)
         edges = {**self.edges, name: edge}
         alone = IntegerModel((operator,), edges, tuple(dict.fromkeys(inputs)), (name,), NO_PLAN)
-        zeros = [torch.zeros(1, *self.edges[n].shape, dtype=torch.int8) for n in alone.inputs]
+        zeros = [torch.zeros(self.rows, *self.edges[n].shape, dtype=torch.int8) for n in alone.inputs]
         (result,) = IntegerExecutor(alone, "integer").run_codes(*zeros)
         self.edges[name] = replace(edge, shape=tuple(result.shape[1:]))
         self.operators.append(operator)
@@ -56,7 +62,7 @@ class Net:
         """The same codes, after an operator that lays them out channels last."""
         edge = self.edges[name]
         rank = len(edge.shape) - 1
-        if rank not in (1, 2):
+        if rank not in (1, 2, 3):
             return name
         ones, zeros = (1,) * rank, (0,) * rank
         return self.add(
@@ -74,17 +80,20 @@ def random_codes(model: IntegerModel, count: int, seed: int = 0) -> list[Tensor]
     found = []
     for name in model.inputs:
         edge = model.edges[name]
+        if edge.is_float:  # nothing reads it
+            found.append(torch.zeros(count * edge.rows, *edge.shape))
+            continue
         low, high = edge.range
-        codes = torch.randint(low, high + 1, (count, *edge.shape), generator=generator, dtype=torch.int8)
+        codes = torch.randint(low, high + 1, (count * edge.rows, *edge.shape), generator=generator, dtype=torch.int8)
         codes[-1] = torch.where(codes[-1] > 0, high, low).to(torch.int8)
         found.append(codes)
     return found
 
 
 def kernel_objects(folder: Path, flags: tuple[str, ...]) -> tuple[str, ...]:
-    """All kernels, compiled."""
+    """All kernels of integers, compiled; what needs the library's mathematics is compiled where it is used."""
     source = resources.files("sigmaquant.export.c").joinpath("kernels")
-    files = sorted(str(item) for item in source.iterdir() if item.name.endswith(".c"))
+    files = sorted(str(item) for item in source.iterdir() if item.name.endswith(".c") and item.name != ENDING)
     subprocess.run(["gcc", "-std=c99", *flags, "-c", *files], cwd=folder, check=True)
     return tuple(sorted(map(str, folder.glob("*.o"))))
 
@@ -100,7 +109,8 @@ def list_again(folder: Path) -> None:
 def compiled(folder: Path, objects: tuple[str, ...], flags: tuple[str, ...]) -> CRunner:
     """The exported folder's own files with kernels that are compiled already."""
     for file in folder.glob("sq*.c"):
-        file.unlink()
+        if file.name != ENDING:
+            file.unlink()
     list_again(folder)
     return CRunner(folder, flags=("-std=c99", *flags, *objects))
 
@@ -130,6 +140,17 @@ def integer_model(network: nn.Module, images: Tensor, midrise_up_to: int, first:
     activations = dict.fromkeys(graph.activation_names, 8)
     set_plan_(prepared, BitwidthPlan(weights, activations, graph.fingerprint, midrise_up_to))
     calibrate_(prepared, [images])
+    return lower(prepared)
+
+
+def lowered(network: nn.Module, inputs: tuple[Tensor, ...], bits: int, first: int = 6) -> IntegerModel:
+    """The network in integers: activations at `bits`, its layers at 2..8 bits in turn, calibrated on the inputs."""
+    graph = trace(network.eval(), tuple(x[:2] for x in inputs))
+    prepared = prepare(graph)
+    weights = {layer.name: 2 + (i + first) % 7 for i, layer in enumerate(graph.layers)}
+    activations = dict.fromkeys(graph.activation_names, bits)
+    set_plan_(prepared, BitwidthPlan(weights, activations, graph.fingerprint, 4))
+    calibrate_(prepared, [inputs if len(inputs) > 1 else inputs[0]])
     return lower(prepared)
 
 

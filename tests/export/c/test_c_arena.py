@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigmaquant.export.c.arena import ALIGNMENT, Lifetime, gaps, plan_arena
-from sigmaquant.export.c.layout import RANK, View, channels_last, collapsed, dense, natural
+from sigmaquant.export.c.layout import Loop, View, channels_last, dense, loops, natural
 from sigmaquant.export.c.program import Program, Scratch, place
 
 lifetimes = st.builds(
@@ -133,17 +134,35 @@ def test_layouts(shape):
 def test_loops_visit_every_code_once(case, data):
     view, expected = case
     target = dense(view.shape, tuple(data.draw(st.permutations(range(len(view.shape))))))
-    found = collapsed(view.shape, view.strides, target)
-    assert found is not None
-    size, source_step, target_step = found
-    assert len(size) == len(source_step) == len(target_step) == RANK
+    found = loops(view.shape, view.strides, target)
     places = torch.full((math.prod(view.shape),), -1)
-    for index in torch.cartesian_prod(*(torch.arange(n) for n in size)):
-        at, to = (int((index * torch.tensor(s)).sum()) for s in (source_step, target_step))
+    for index in itertools.product(*(range(loop.count) for loop in found)):
+        at, to = (sum(i * loop.steps[k] for i, loop in zip(index, found, strict=True)) for k in range(2))
         assert places[to] == -1
         places[to] = view.offset + at
     assert torch.equal(places.as_strided(view.shape, target), expected)
 
 
-def test_five_loops_are_one_too_many():
-    assert collapsed((2,) * 5, (1, 2, 4, 8, 16), (16, 8, 4, 2, 1)) is None
+def test_loops_are_as_few_as_can_be():
+    assert len(loops((2,) * 5, (1, 2, 4, 8, 16), (16, 8, 4, 2, 1))) == 5
+    assert loops((2, 3, 4), (12, 4, 1), (12, 4, 1)) == [Loop(24, (1, 1))]
+    assert loops((2, 1, 4), (4, 9, 1), (8, 9, 1)) == [Loop(2, (4, 8)), Loop(4, (1, 1))]
+    assert loops((), ()) == []
+
+
+@given(rows=st.integers(1, 3), shape=shapes)
+def test_rows_come_back(rows, shape):
+    view = Program().buffer(shape, channels_last(shape), rows)
+    assert view.whole.count == rows * view.count
+    assert view.whole.folded(rows).whole == view.whole
+
+
+def test_a_new_index_lies_beside_the_dimension_before_it():
+    windowed = View(0, 0, (3, 4, 5), channels_last((3, 4, 5)))
+    stuffed = windowed.reshaped((3, 4, 1, 5, 1))
+    assert stuffed is not None
+    larger = View(0, 0, (3, 4, 2, 5, 2), stuffed.dense_for((3, 4, 2, 5, 2)))
+    assert larger.is_dense
+    merged = larger.reshaped((3, 8, 10))
+    assert merged is not None
+    assert merged.has(channels_last((3, 8, 10)))

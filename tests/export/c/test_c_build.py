@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,29 @@ def test_the_network_needs_no_floating_point_and_nothing_of_the_library_but_copy
     ).stdout
     undefined = {line.split()[-1] for line in symbols.splitlines() if line.strip()}
     foreign = {name for name in undefined if not name.startswith(("sq_", "mixed_", "_GLOBAL_OFFSET_TABLE_"))}
+    assert foreign - {"__stack_chk_fail"} == {"memcpy", "memset"}
+
+
+FLOATS = ("sq_float.c", "sq_ending.c")
+
+
+@pytest.mark.parametrize("optimization", ["-O0", "-O2"])
+def test_all_kernels_compile_without_warnings_and_floats(optimization, tmp_path):
+    if shutil.which("gcc") is None or shutil.which("nm") is None:
+        pytest.skip("needs gcc and nm")
+    with resources.as_file(resources.files("sigmaquant.export.c").joinpath("kernels")) as folder:
+        sources = sorted(folder.glob("*.c"))
+        for name in FLOATS:
+            subprocess.run(["gcc", *STRICT, optimization, "-c", str(folder / name)], cwd=tmp_path, check=True)
+            (tmp_path / name).with_suffix(".o").unlink()
+        integers = [str(path) for path in sources if path.name not in FLOATS]
+        flags = [*STRICT, optimization, "-mgeneral-regs-only"]
+        subprocess.run(["gcc", *flags, "-c", *integers], cwd=tmp_path, check=True)
+    names = subprocess.run(
+        ["nm", "-u", *sorted(map(str, tmp_path.glob("*.o")))], capture_output=True, text=True, check=True
+    ).stdout
+    undefined = {line.split()[-1] for line in names.splitlines() if line.startswith(" ")}
+    foreign = {name for name in undefined if not name.startswith(("sq_", "_GLOBAL_OFFSET_TABLE_"))}
     assert foreign - {"__stack_chk_fail"} == {"memcpy", "memset"}
 
 

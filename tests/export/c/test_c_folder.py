@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +21,28 @@ from sigmaquant.errors import ArtifactError, ExportError, StorageError
 from sigmaquant.export.c import CRunner, export_c
 from sigmaquant.export.c import export as export_module
 from sigmaquant.export.c.names import Names, comment, identifier, model_identifier
+from sigmaquant.export.targets import TARGETS, Source
+from sigmaquant.export.verification import Reference
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
-from sigmaquant.lowering.fixed_point import factor
-from sigmaquant.lowering.model import (
+from sigmaquant.lowering.model import Dequantize, FloatOperator, Quantize
+from sigmaquant.operators import (
     Average,
     Concatenation,
-    Convolution,
     Edge,
-    FloatOperator,
+    FloatFunction,
     Lookup,
-    MaxPool,
-    Move,
-    Quantize,
+    MatMul,
+    Norm,
+    Operator,
+    Permute,
+    Resize,
+    Slice,
+    Softmax,
     Sum,
+    UnitLength,
+    compute,
 )
+from sigmaquant.operators.fixed_point import factor
 
 
 def tiny(name: str = "table") -> IntegerModel:
@@ -101,18 +110,6 @@ def test_layers_of_any_name_compile(tmp_path, objects):
 # -- refusals ----------------------------------------------------------------------------------------------------
 
 
-def convolution(shape: tuple[int, ...], transposed: bool = False) -> IntegerModel:
-    rank = len(shape) - 1
-    codes = np.ones((shape[0], 2, *(1,) * rank), dtype=np.int8)
-    operator = Convolution(
-        "block.conv", ("x",), "y", "block.conv", codes, 8, False, 1, np.ones(2, dtype=np.float32),
-        np.zeros(2, dtype=np.int32), factor(np.full(2, 0.5), "test"), -128, 127,
-        (1,) * rank, ((0, 0),) * rank, (1,) * rank, 1, transposed, (0,) * rank,
-    )  # fmt: skip
-    edges = {"x": Edge("x", shape, 8), "y": Edge("y", shape, 8)}
-    return IntegerModel((operator,), edges, ("x",), ("y",), NO_PLAN)
-
-
 def of(cls: type, shape: tuple[int, ...] = (2, 2, 2, 2), inputs: int = 1, /, **fields) -> IntegerModel:
     net = Net()
     names = [net.input(shape) for _ in range(inputs)]
@@ -121,8 +118,27 @@ def of(cls: type, shape: tuple[int, ...] = (2, 2, 2, 2), inputs: int = 1, /, **f
 
 def floating() -> IntegerModel:
     edges = {"x": Edge("x", (2,), 32), "y": Edge("y", (2,), 32)}
-    operator = FloatOperator("norm: layer_norm", ("x",), "y", "norm: layer_norm", torch.relu)
+    operator = FloatOperator("norm: layer_norm", ("x",), "y", "norm: layer_norm", "net.py:7", torch.relu)
     return IntegerModel((operator,), edges, ("x",), ("y",), NO_PLAN)
+
+
+def moved_floats() -> IntegerModel:
+    edges = {"x": Edge("x", (2, 3), 8)} | {name: Edge(name, (2, 3), 32) for name in ("f", "s")}
+    edges["y"] = Edge("y", (3, 2), 32)
+    operators = (
+        Dequantize("d", ("x",), "f"), FloatFunction("soft", ("f",), "s", "softmax", 1),
+        Permute("turn", ("s",), "y", (1, 0)),
+    )  # fmt: skip
+    return IntegerModel(operators, edges, ("x",), ("y",), NO_PLAN)
+
+
+class Unknown(Operator):
+    """What no exporter has heard of."""
+
+
+@compute.register
+def _(operator: Unknown, reference: object, x: torch.Tensor) -> torch.Tensor:
+    return x
 
 
 def quantized_input() -> IntegerModel:
@@ -130,30 +146,58 @@ def quantized_input() -> IntegerModel:
     return IntegerModel((Quantize("q", ("x",), "y"),), edges, ("x",), ("y",), NO_PLAN)
 
 
+def batch_second() -> IntegerModel:
+    model = tiny()
+    return replace(model, edges={**model.edges, "y": replace(model.edges["y"], batch_axis=1)})
+
+
+def product_of(depth: int) -> IntegerModel:
+    net = Net()
+    names = [net.input((1, depth)), net.input((depth, 1))]
+    return net.model([net.add(MatMul, names, factor=factor(0.01, "t"), **RANGE)])
+
+
+def norm_of(count: int) -> IntegerModel:
+    one = np.ones(1)
+    return of(
+        Norm, (count,), axes=(0,), centred=True, epsilon=1, root_bits=0, multiplier=one.astype(np.int32),
+        offset=one.astype(np.int32), shift=one.astype(np.int64), **RANGE,
+    )  # fmt: skip
+
+
 RANGE = {"low": -128, "high": 127}
-CUBE = {"kernel": (2,) * 3, "stride": (1,) * 3, "padding": (0,) * 3}
-FOLD = {"dims": (0,), "keepdim": False, "kernel": (), "stride": (), "padding": ()}
+FOLD = {"dims": (0,), "keepdim": False, "windows": (), "kernel": (), "stride": (), "padding": ()}
 REFUSED = {
-    "float": (floating, "norm: layer_norm.*ONNX"),
-    "quantize": (quantized_input, "'q'.*float"),
-    "transposed": (lambda: convolution((2, 3, 3), True), "'block.conv': a transposed convolution.*interpolation"),
-    "3d convolution": (lambda: convolution((2, 2, 2, 2)), "'block.conv': a convolution over 3 dimensions.*ONNX"),
-    "3d maximum": (
-        lambda: of(MaxPool, **CUBE, dilation=(1,) * 3, ceil_mode=False), "a maximum over windows of 3 dimensions"
-    ),
-    "3d average": (
-        lambda: of(Average, **CUBE, dims=(), keepdim=False, factor=factor(0.1, "test"), **RANGE),
-        "an average over windows of 3 dimensions",
-    ),
+    "float": (floating, "'norm: layer_norm' at net.py:7.*leave it out"),
+    "quantize": (quantized_input, "'q': it reads 'x', which is float.*very end"),
+    "moved floats": (moved_floats, "'turn': it moves .*before the function"),
+    "nothing read": (lambda: IntegerModel((), {"x": Edge("x", (2,), 32)}, ("x",), ("x",), NO_PLAN), "reads none"),
+    "nothing in it": (lambda: of(Slice, (2,), axis=0, start=1, stop=1, step=1), "holds no value"),
     "large average": (lambda: of(Average, (2**24,), **FOLD, factor=factor(1e-7, "t"), **RANGE), "32 bits.*two steps"),
-    "move": (
-        lambda: of(Move, kind="flip", parameters={}, apply=lambda x: x.flip(1)), "'flip' has no C form.*slices"
+    "long resizing": (
+        lambda: of(
+            Resize, (1, 2**20), lower=((0,),), weights=((0,),), scales=(1.0,), align_corners=False,
+            factor=factor(0.1, "t"), **RANGE,
+        ),
+        "resizing more than 1048575 places",
     ),
+    "large eps": (lambda: of(UnitLength, (2,), multiplier=256, least=2**46, **RANGE), "64 bits.*smaller eps"),
+    "long product": (
+        lambda: product_of(2**31 // 255**2 + 1), r"sums of 33026 products do not fit into 32 bits.*at most 33025"
+    ),
+    "wide softmax": (
+        lambda: of(
+            Softmax, (2,), table=np.zeros(256, dtype=np.int32), multiplier=2**41, mask=None, **RANGE
+        ), "shares do not fit into 64 bits",
+    ),
+    "long norm": (lambda: norm_of(52200), "sums over 52200 values do not fit into 64 bits.*fewer values"),
+    "batch second": (batch_second, r"'y': the network has the batch of this output in dimension 1.*movedim\(1, 0\)"),
     "three terms": (
         lambda: of(Sum, (2,), 3, multipliers=(1, 1, 1), offset=0, shift=1, **RANGE), "3 terms.*two at a time"
     ),
     "wide sum": (lambda: of(Sum, multipliers=(2**24,), offset=0, shift=1, **RANGE), "does not fit into 32 bits"),
     "shift": (lambda: of(Concatenation, axis=0, multipliers=(1,), shifts=(31,), **RANGE), "shift 31"),
+    "unknown": (lambda: of(Unknown), "'op y1': Unknown has no C kernel"),
 }  # fmt: skip
 
 
@@ -162,17 +206,6 @@ def test_what_has_no_kernel_is_refused_before_anything_is_written(build, message
     with pytest.raises(ExportError, match=message):
         export_c(build(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_permutation_of_five_dimensions_is_refused(tmp_path):
-    net = Net()
-    name = net.input((2,) * 5)
-    axes = (4, 3, 2, 1, 0)
-    moved = net.add(
-        Move, [name], kind="permute", parameters={"axes": axes}, apply=lambda x: x.permute(0, 5, 4, 3, 2, 1)
-    )
-    with pytest.raises(ExportError, match="more than 4 nested loops"):
-        export_c(net.model([moved]), tmp_path / "out")
 
 
 # -- writing -----------------------------------------------------------------------------------------------------
@@ -348,6 +381,40 @@ def test_only_listed_files_are_compiled(tmp_path):
         with pytest.raises(ArtifactError, match="damaged"):
             CRunner(report.folder)
     assert not ran.exists()
+
+
+def ended() -> IntegerModel:
+    """With a softmax behind its last integer."""
+    model = tiny()
+    edges = {**model.edges} | {name: Edge(name, (2, 3), 32) for name in ("f", "s")}
+    operators = (*model.operators, Dequantize("d", ("y",), "f"), FloatFunction("soft", ("f",), "s", "softmax", 1))
+    return replace(model, operators=operators, edges=edges, outputs=("s", "y"))
+
+
+def test_functions_behind_the_network_are_run_and_checked(tmp_path):
+    model, x = ended(), torch.randn(4, 2, 3) * 40
+    report = export_c(model, tmp_path / "out")
+    for ours, theirs in zip(CRunner(report.folder)(x), IntegerExecutor(model)(x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    text = (report.folder / "export.json").read_text()
+    assert text.count('"softmax"') == 1
+    (report.folder / "export.json").write_text(text.replace('"softmax"', '"softmax(0); system"'))
+    with pytest.raises(ArtifactError, match="damaged"):
+        CRunner(report.folder)
+
+
+def test_a_folder_is_verified_with_the_functions_behind_its_network(tmp_path):
+    model, x = ended(), torch.randn(20, 2, 3) * 40
+    export_c(model, tmp_path / "out")
+    inputs, outputs = ([model.edges[name] for name in names] for names in (model.inputs, model.outputs))
+    source = Source(nn.Identity(), (x[:2],), tuple(inputs), outputs=tuple(outputs))
+    agreement = Reference(model, [x]).agreement(TARGETS["c"].runner(tmp_path / "out", source))
+    assert (agreement.decisions, agreement.equal) == (1, 1)
+    for wrong in (replace(outputs[1], scale=0.25), outputs[0]):
+        with pytest.raises(ArtifactError, match="other grids than the network"):
+            TARGETS["c"].runner(tmp_path / "out", replace(source, outputs=(outputs[0], wrong)))
+    with pytest.raises(ArtifactError, match="other grids than the network"):
+        TARGETS["c"].runner(tmp_path / "out", replace(source, outputs=(outputs[0],)))
 
 
 def test_a_listed_file_that_is_gone(tmp_path):

@@ -13,7 +13,11 @@ from torch import nn
 
 from sigmaquant.errors import ExportError
 from sigmaquant.export.c import export_c
-from sigmaquant.lowering import IntegerExecutor, IntegerModel
+from sigmaquant.graph import trace
+from sigmaquant.lowering import IntegerExecutor, IntegerModel, lower
+from sigmaquant.operators import encode
+from sigmaquant.plan import BitwidthPlan
+from sigmaquant.quant import calibrate_, prepare, set_plan_
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +92,26 @@ def test_trained_networks(shared_loader, name, midrise_up_to, tmp_path, objects)
     assert ideal <= report.weight_bytes <= ideal + sum(len(operator.codes) for operator in model.weighted)
 
 
+def test_a_keyword_transformer(sequence_task, tmp_path, objects):
+    networks, loader = sequence_task
+    network = loader.weights(networks.KWT1(), "kwt1_speech_commands")
+    clips, labels = loader.kwt("calib")
+    graph = trace(network, (clips[:2],))
+    prepared = prepare(graph)
+    weights, activations = (dict.fromkeys(names, 8) for names in (graph.layer, graph.activation_names))
+    set_plan_(prepared, BitwidthPlan(weights, activations, graph.fingerprint, 0))
+    calibrate_(prepared, [clips[:32]])
+    model = lower(prepared)
+    assert model.float_operators == ()
+    report = export_c(model, tmp_path / "kwt")
+    runner, clips = compiled(report.folder, objects, ("-O2",)), clips[100:112]
+    check_codes(runner, model, [encode(clips, model.edges[model.inputs[0]])])
+    found = runner(clips)
+    assert torch.equal(found, IntegerExecutor(model)(clips))
+    assert (found.argmax(1) == labels[100:112]).double().mean() > 0.8
+    check_codes(runner, model, random_codes(model, 2))
+
+
 def test_mobilenet(tmp_path, objects):
     transformers = pytest.importorskip("transformers", reason="needs transformers for MobileNetV2")
     torch.manual_seed(0)
@@ -117,11 +141,6 @@ class TwoByTwo(nn.Module):
 
 
 def test_several_inputs_and_outputs_and_a_shared_weight(tmp_path, objects):
-    from sigmaquant.graph import trace
-    from sigmaquant.lowering import lower
-    from sigmaquant.plan import BitwidthPlan
-    from sigmaquant.quant import calibrate_, prepare, set_plan_
-
     torch.manual_seed(0)
     inputs = (torch.randn(9, 6), torch.randn(9, 6))
     network = prepare(trace(TwoByTwo().eval(), inputs))

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigmaquant.export.c.rows import pack_rows
+from sigmaquant.numerics import weight_qmax
 from sigmaquant.plan import MIDRISE_LARGEST
-from sigmaquant.quant.numerics import weight_qmax
 
 GRIDS = [(bits, midrise) for midrise in (False, True) for bits in range(2, (MIDRISE_LARGEST if midrise else 8) + 1)]
 
@@ -84,8 +84,7 @@ class Grid(ctypes.Structure):
 def test_float_helpers_agree_with_the_quantizer(kernels, values, scale, zero, bits):
     import torch
 
-    from sigmaquant.lowering.executor import decode, encode
-    from sigmaquant.lowering.model import Edge
+    from sigmaquant.operators import Edge, decode, encode
 
     edge = Edge(
         "x", (len(values),), bits, float(np.float32(scale)), max(edge_low(bits), min(-edge_low(bits) - 1, zero))

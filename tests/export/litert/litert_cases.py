@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +33,17 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def lowered(model: nn.Module, *shapes, bits: int = 8, activation_bits: int = 8, midrise_up_to: int = 0) -> IntegerModel:
-    """The model with random weights, BatchNorms away from their starting values, calibrated on noise."""
+def lowered(
+    model: nn.Module,
+    *shapes,
+    bits: int | Sequence[int] = 8,
+    activation_bits: int | Sequence[int] = 8,
+    midrise_up_to: int = 0,
+) -> IntegerModel:
+    """The model with random weights, BatchNorms away from their starting values, calibrated on noise.
+
+    Several bitwidths are given to layers, or activations, in turn.
+    """
     torch.manual_seed(0)
     for module in model.modules():
         if hasattr(module, "reset_parameters"):
@@ -44,9 +55,11 @@ def lowered(model: nn.Module, *shapes, bits: int = 8, activation_bits: int = 8, 
             nn.init.uniform_(module.running_var, 0.5, 2.0)
     network = prepare(trace(model.eval(), tuple(noise(2, *shape) for shape in shapes)))
     graph = network.graph
-    plan = BitwidthPlan(
-        dict.fromkeys(graph.layer, bits), dict.fromkeys(graph.activation_names, activation_bits), "", midrise_up_to
+    weights, activations = (
+        dict(zip(names, itertools.cycle([width] if isinstance(width, int) else width), strict=False))
+        for names, width in ((graph.layer, bits), (graph.activation_names, activation_bits))
     )
+    plan = BitwidthPlan(weights, activations, "", midrise_up_to)
     set_plan_(network, plan)
     examples = tuple(noise(16, *shape, seed=1 + i) for i, shape in enumerate(shapes))
     calibrate_(network, [examples if len(examples) > 1 else examples[0]])

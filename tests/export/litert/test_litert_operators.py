@@ -77,6 +77,11 @@ CASES = {
         (4, 6, 6),
     ),
     "flattened image": (Call(lambda m, x: m.b(m.a(x).flatten(1)), a=conv(), b=nn.Linear(4 * 4 * 4, 5)), (4, 6, 6)),
+    "transposed": (Call(lambda m, x: m.a(x), a=nn.ConvTranspose2d(4, 4, 3)), (4, 5, 5)),
+    "dilated maximum": (Call(lambda m, x: F.max_pool2d(m.a(x), 2, dilation=2), a=conv()), (4, 9, 9)),
+    "weighted sum": (Call(lambda m, x: torch.add(x, m.a(x), alpha=3), a=conv(padding=1)), (4, 6, 6)),
+    "a norm of volumes": (Call(lambda m, x: m.n(F.relu(m.a(x))), a=nn.Linear(4, 4), n=nn.BatchNorm3d(2)), (2, 3, 3, 4)),
+    "padding with copies": (Call(lambda m, x: m.a(x), a=conv(padding=1, padding_mode="reflect")), (4, 6, 6)),
     "shared weight": (Call(lambda m, x: m.a(F.relu(m.a(x))), a=conv(padding=1)), (4, 6, 6)),
 }
 

@@ -25,9 +25,9 @@ from sigmaquant import __version__
 from sigmaquant.errors import ExportError, MissingExtraError, StorageError
 from sigmaquant.export.onnx import OnnxRunner, export_onnx
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
-from sigmaquant.lowering.executor import decode
-from sigmaquant.lowering.fixed_point import common_multipliers, factor
-from sigmaquant.lowering.model import Average, Edge, FloatOperator, MaxPool, Move, Sum
+from sigmaquant.lowering.model import FloatOperator
+from sigmaquant.operators import Average, Edge, MaxPool, Reshape, Sum, decode
+from sigmaquant.operators.fixed_point import common_multipliers, factor
 from sigmaquant.plan import BitwidthPlan
 
 
@@ -51,7 +51,7 @@ def residual(bits: tuple[int, ...] = (5, 3, 2), midrise_up_to: int = 0) -> Net:
     pooled = net.add(MaxPool, joined, **window, ceil_mode=False)
     third = net.layer(pooled, (9, 6, 1, 1), **grids[2])
     output = net.grid()
-    whole: dict[str, Any] = {"kernel": (), "stride": (), "padding": ()}
+    whole: dict[str, Any] = {"windows": (), "kernel": (), "stride": (), "padding": ()}
     scale = factor(1.7 / 25, "test")
     mean = net.add(Average, third, grid=output, factor=scale, dims=(1, 2), keepdim=False, low=-128, high=127, **whole)
     net.layer(mean, (10, 9), bits=4)
@@ -231,8 +231,7 @@ def test_names_that_collide_stay_apart(tmp_path: Path) -> None:
     net.operators[0] = type(net.operators[0])(**{**vars(net.operators[0]), "name": "e2"})
     net.layer("e1", (5, 4), bits=3)
     net.edges["e1.codes"] = Edge("e1.codes", (4,), 8, 0.02, 3)
-    swap: dict[str, Any] = {"kind": "reshape", "parameters": {"shape": (4,)}}
-    net.operators.append(Move("e2.weight", ("e1",), "e1.codes", **swap, apply=lambda x: x))
+    net.operators.append(Reshape("e2.weight", ("e1",), "e1.codes", (4,)))
     check(net.model("e2", "e1"), tmp_path, count=20)
 
 
@@ -255,14 +254,17 @@ def with_floats() -> IntegerModel:
     net = Net()
     source = net.input(4)
     for name in ("encoder.norm: layer_norm", "head: softmax"):
-        net.operators.append(FloatOperator(name, (source,), source, name, lambda x: x))
+        net.operators.append(
+            FloatOperator(name, (source,), source, name, "net.py:7: y = f(x)" if "head" in name else "")
+        )
     return net.model(source)
 
 
 def test_float_operators_are_refused_by_name(file: Path) -> None:
     file.write_bytes(b"old")
-    with pytest.raises(ExportError, match=r"2 operators .*encoder\.norm: layer_norm, head: softmax.*replace them"):
+    with pytest.raises(ExportError, match=r"2 operators .*encoder\.norm: layer_norm, head: softmax.*replace them") as e:
         export_onnx(with_floats(), file)
+    assert "head: softmax (net.py:7: y = f(x))" in str(e.value)
     assert file.read_bytes() == b"old"
 
 

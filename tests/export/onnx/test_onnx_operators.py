@@ -7,29 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-import torch
-import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_cases import Net, check
-from torch import Tensor
 
 from sigmaquant.errors import ExportError
 from sigmaquant.export.onnx import export_onnx
-from sigmaquant.lowering.fixed_point import common_multipliers, factor
-from sigmaquant.lowering.model import (
+from sigmaquant.operators import (
     Affine,
     Average,
     Concatenation,
     Edge,
     Lookup,
     MaxPool,
-    Move,
     Operator,
+    Pad,
+    Permute,
     Product,
+    Reshape,
+    Slice,
     Sum,
+    Take,
 )
+from sigmaquant.operators.fixed_point import common_multipliers, factor
 from sigmaquant.plan import MIDRISE_LARGEST
 
 GRIDS = [(bits, False) for bits in range(2, 9)] + [(bits, True) for bits in range(2, MIDRISE_LARGEST + 1)]
@@ -141,8 +143,13 @@ def test_affine(shape: tuple[int, ...], bits: int, tmp_path: Path) -> None:
     multipliers, offsets, shifts = (
         np.array(column) for column in zip(*((m[0], b, s) for m, b, s in rows), strict=True)
     )
-    parameters = {"multiplier": multipliers.astype(np.int32), "offset": offsets.astype(np.int32), "shift": shifts}
-    net.add(Affine, source, grid=output, axis=0, **parameters, **span(output))
+    view = (-1, *[1] * (len(shape) - 1))
+    parameters = {
+        "multiplier": multipliers.astype(np.int32).reshape(view),
+        "offset": offsets.astype(np.int32).reshape(view),
+        "shift": shifts.reshape(view),
+    }
+    net.add(Affine, source, grid=output, **parameters, **span(output))
     check(net.model(), tmp_path, count=30)
 
 
@@ -223,8 +230,17 @@ def test_average_over_dimensions(shape: tuple[int, ...], dims: tuple[int, ...], 
     net = Net()
     source, output = net.input(*shape), net.grid()
     scale = factor(1.37 / np.prod([shape[d] for d in dims]), "test")
-    whole: dict[str, Any] = {"kernel": (), "stride": (), "padding": ()}
+    whole: dict[str, Any] = {"windows": (), "kernel": (), "stride": (), "padding": ()}
     net.add(Average, source, grid=output, factor=scale, dims=dims, keepdim=keepdim, **whole, **span(output))
+    check(net.model(), tmp_path, count=30)
+
+
+@pytest.mark.parametrize("steps", [2.0**-34, 127.9, 200.3, 300.7])
+def test_averages_whose_grid_is_another_by_far(steps: float, tmp_path: Path) -> None:
+    net = Net()
+    source, output = net.input(3, 4, 5), net.grid()
+    whole: dict[str, Any] = {"windows": (), "kernel": (), "stride": (), "padding": (), "keepdim": False}
+    net.add(Average, source, grid=output, factor=factor(steps, "test"), dims=(1, 2), **whole, **span(output))
     check(net.model(), tmp_path, count=30)
 
 
@@ -247,6 +263,11 @@ def test_average_over_windows(
     net = Net()
     source, output = net.input(*shape), net.grid()
     window: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": padding}
+    places = zip(shape[1:], kernel, stride, padding, strict=True)
+    window["windows"] = tuple(
+        tuple((max(0, k), min(k + size, n)) for k in range(-before, n + before - size + 1, step))
+        for n, size, step, before in places
+    )
     scale = factor(0.911 / divisor, "test")
     net.add(Average, source, grid=output, factor=scale, dims=(), keepdim=False, **window, **span(output))
     check(net.model(), tmp_path, count=10)
@@ -289,21 +310,22 @@ def test_lookup(shape: tuple[int, ...], tmp_path: Path) -> None:
     check(net.model(), tmp_path, exact=True, count=60)
 
 
-def fill_around(x: Tensor) -> Tensor:
-    return F.pad(x, (1, 0, 2, 1))
-
-
-MOVES = {
-    "reshape": ({"shape": (2, 30)}, lambda x: x.reshape(-1, 2, 30)),
-    "slice": ({"axis": 1, "start": 1, "stop": 4, "step": 2}, lambda x: x[:, :, 1:4:2]),
-    "permute": ({"axes": (2, 0, 1)}, lambda x: x.permute(0, 3, 1, 2)),
-    "pad": ({"before": (0, 2, 1), "after": (0, 1, 0)}, fill_around),
-    "upsample_nearest2d": ({}, lambda x: F.interpolate(x, scale_factor=(2, 3))),
-    "_upsample_nearest_exact2d": ({}, lambda x: F.interpolate(x, size=(7, 9), mode="nearest-exact")),
-    "flip": ({}, lambda x: x.flip(2)),
-    "expand": ({}, lambda x: x[:, :, :, None].expand(-1, -1, -1, 3, -1)),
-    "tril": ({}, lambda x: x.tril()),
-    "pixel_shuffle": ({}, lambda x: F.pixel_shuffle(torch.cat([x, x.flip(1)], 1)[:, :4], 2)),
+MOVES: dict[str, tuple[type, dict[str, Any]]] = {
+    "reshape": (Reshape, {"shape": (2, 30)}),
+    "slice": (Slice, {"axis": 1, "start": 1, "stop": 4, "step": 2}),
+    "permute": (Permute, {"axes": (2, 0, 1)}),
+    "pad": (Pad, {"before": (0, 2, 1), "after": (0, 1, 0)}),
+    "nearest, twice": (Take, {"axis": 2, "indices": (0, 0, 1, 1, 2, 2, 3, 3, 4, 4)}),
+    "nearest, uneven": (Take, {"axis": 1, "indices": (0, 0, 1, 1, 2, 2, 3)}),
+    "flip of rows": (Take, {"axis": 1, "indices": (3, 2, 1, 0)}),
+    "flip of columns": (Take, {"axis": 2, "indices": (4, 3, 2, 1, 0)}),
+    "backwards by two": (Take, {"axis": 2, "indices": (3, 1)}),
+    "roll": (Take, {"axis": 2, "indices": (3, 4, 0, 1, 2)}),
+    "reflect": (Take, {"axis": 2, "indices": (2, 1, 0, 1, 2, 3, 4, 3)}),
+    "replicate": (Take, {"axis": 2, "indices": (0, 0, 0, 1, 2, 3, 4, 4)}),
+    "any order": (Take, {"axis": 2, "indices": (4, 0, 0, 3, 3, 1, 2, 0, 4, 0, 1, 1, 0, 3, 4, 1, 3)}),
+    "channels": (Take, {"axis": 0, "indices": (2, 0, 0, 1)}),
+    "all one": (Take, {"axis": 1, "indices": (2, 2, 2)}),
 }
 
 
@@ -313,24 +335,39 @@ def test_moves(kind: str, zero_point: int, tmp_path: Path) -> None:
     net = Net()
     source = net.input(3, 4, 5)
     net.edges[source] = Edge(source, (3, 4, 5), 8, 0.03, zero_point)
-    parameters, move = MOVES[kind]
-    net.add(Move, source, kind=kind, parameters=parameters, apply=lambda x: move(x - zero_point) + zero_point)
+    cls, fields = MOVES[kind]
+    net.add(cls, source, **fields)
     check(net.model(), tmp_path, exact=True)
 
 
-@pytest.mark.parametrize("kind", ["amax", "sort"])
-def test_what_looks_at_values_is_refused(kind: str, tmp_path: Path) -> None:
-    moves = {"amax": lambda x: x.amax(2), "sort": lambda x: x.sort(1).values}
+@pytest.mark.parametrize("axes", [(1, 2), (2, 1)])
+@pytest.mark.parametrize("both", [False, True])
+def test_images_twice_as_large_are_one_operator(axes: tuple[int, int], both: bool, tmp_path: Path) -> None:
+    """Unless what is between the two steps is read elsewhere."""
     net = Net()
-    net.add(Move, net.input(3, 4, 5), kind=kind, parameters={}, apply=moves[kind])
-    with pytest.raises(ExportError, match=rf"'module.e1'.*'{kind}'.*Replace it"):
-        export_onnx(net.model(), tmp_path / "model.onnx")
-    assert not list(tmp_path.iterdir())
+    source = net.input(2, 3, 3)
+    first = net.add(Take, source, axis=axes[0], indices=(0, 0, 1, 1, 2, 2))
+    second = net.add(Take, first, axis=axes[1], indices=(0, 0, 1, 1, 2, 2))
+    model = net.model(second, first) if both else net.model(second)
+    check(model, tmp_path, exact=True)
+    kinds = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    assert kinds.count("Resize") == (not both)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 4), (3, 1, 4), (3, 5, 1), (1, 1, 1)])
+def test_axes_of_size_one_are_repeated(shape: tuple[int, ...], tmp_path: Path) -> None:
+    net = Net()
+    source = net.input(*shape)
+    for axis, size in enumerate(shape):
+        if size == 1:
+            source = net.add(Take, source, axis=axis, indices=(0,) * 4)
+    check(net.model(), tmp_path, exact=True)
 
 
 def test_an_unknown_operator_is_an_error(tmp_path: Path) -> None:
     net = Net()
     net.input(3)
-    net.operators.append(Operator("strange", ("e0",), "e0"))
-    with pytest.raises(TypeError, match="does not know Operator"):
+    net.edges["e1"] = net.grid(shape=(3,))
+    net.operators.append(Operator("strange", ("e0",), "e1"))
+    with pytest.raises(ExportError, match=r"'strange'.*does not know Operator"):
         export_onnx(net.model("e0"), tmp_path / "model.onnx")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +13,6 @@ from sigmaquant.export.c.layout import View
 from sigmaquant.export.c.names import Names, comment
 from sigmaquant.export.c.program import Placed, Program, Step, completed
 from sigmaquant.export.c.report import CGrid, CReport
-from sigmaquant.export.c.translate import argument
 
 _TYPES = {"uint8": "uint8_t", "int8": "int8_t", "int32": "int32_t"}
 _WIDTH = 116
@@ -30,6 +28,7 @@ def header(report: CReport) -> str:
         f" * RAM: {report.arena_bytes} bytes in a static arena, so one call at a time; inputs and outputs are the",
         " * caller's and must not overlap. Values are x = (code - ZERO_POINT) * SCALE, one example, laid out row-major",
         " * as the shapes say (channels first, as in PyTorch).",
+        *about_places(report),
         " */",
         f"#ifndef {upper}_H",
         f"#define {upper}_H",
@@ -38,20 +37,40 @@ def header(report: CReport) -> str:
         "",
         f"#define {upper}_ARENA_BYTES {report.arena_bytes}",
     ]
-    for kind, grids in (("input", report.inputs), ("output", report.outputs)):
-        for number, grid in enumerate(grids):
-            macro = f"{upper}_{argument(kind, number, len(grids)).upper()}"
-            low, high = _codes_range(grid)
-            lines += [
-                "",
-                f"/* {comment(grid.name)}: {list(grid.shape)}, codes {low}..{high} */",
-                f"#define {macro}_SIZE {math.prod(grid.shape)}",
-                f"#define {macro}_SCALE {_float(grid.scale)}",
-                f"#define {macro}_ZERO_POINT ({grid.zero_point})",
-            ]
-    lines += ["", f"{_signature(report)};", "", "/* For convenience; the network itself computes no floats. */"]
+    for grid in (*report.read, *report.written):
+        macro = f"{upper}_{grid.place.upper()}"
+        low, high = _codes_range(grid)
+        lines += [
+            "",
+            f"/* {comment(grid.name)}: {list(grid.whole_shape)}, codes {low}..{high} */",
+            f"#define {macro}_SIZE {grid.count}",
+            f"#define {macro}_SCALE {_float(grid.scale)}",
+            f"#define {macro}_ZERO_POINT ({grid.zero_point})",
+        ]
+    lines += ["", f"{run_signature(report)};", "", "/* For convenience; the network itself computes no floats. */"]
     lines += [f"{signature};" for signature, _, _ in _float_functions(report)]
+    if report.has_endings:
+        lines += [
+            "",
+            "/* What the network returns, in place of dequantized outputs, which are what these functions read: in",
+            f" * {name}_endings.c, which needs the C library's <math.h> (link with -lm). */",
+            *(f"{signature};" for signature, _ in _ending_functions(report)),
+        ]
     return "\n".join([*lines, "", "#endif", ""])
+
+
+def about_places(report: CReport) -> list[str]:
+    """What a caller could not see from the signature."""
+    lines = []
+    if any(grid.rows > 1 for grid in (*report.inputs, *report.outputs)):
+        lines.append(" * Where a shape begins with the rows of an example, PyTorch has them in its batch dimension.")
+    for number, grid in enumerate(report.inputs):
+        if not grid.place:
+            lines.append(f" * Input {number} of the network, {comment(grid.name)}, is not read, and no argument here.")
+    for number, grid in enumerate(report.outputs):
+        if not grid.place:
+            lines.append(f" * Output {number} of the network is its input {comment(grid.name)}, and no argument here.")
+    return lines
 
 
 def weights_header(report: CReport, program: Program) -> str:
@@ -87,25 +106,45 @@ def source(report: CReport, program: Program, placed: Placed) -> str:
         f'#include "{name}.h"\n\n#include "sq.h"\n#include "{name}_weights.h"\n',
         _memory(program, placed),
     ]
-    names, calls = Names(), []
+    names, calls, known = Names(), [], dict[str, str]()
     ends, numbers = completed(program), {edge: number for number, edge in enumerate(program.edges)}
     for number, step in enumerate(placed.steps):
-        constant = names.unique(f"{step.operator}_params")
         fields = dict(step.parameters) | ({"block": step.block} if step.block else {})
-        parts.append(f"static const {step.kernel}_params {constant} = {{\n{_fields(fields, 1)}\n}};\n")
+        content = f"static const {step.kernel}_params %s = {{\n{_fields(fields, 1)}\n}};\n"
+        if content not in known:
+            known[content] = names.unique(f"{step.operator}_params")
+            parts.append(content % known[content])
+        constant = known[content]
         seen = [
-            f"SQ_SEE({numbers[edge]}, {_pointer(program.edges[edge], program)}, {program.edges[edge].count});"
+            f"SQ_SEE({numbers[edge]}, {_pointer(program.edges[edge], program)}, {program.edges[edge].whole.count});"
             for edge in ends.get(number, ())
         ]
         calls.append(_call(step, number, constant, seen, program, placed))
-    parts.append(f"{_signature(report)}\n{{\n" + "\n".join(calls) + "\n}\n")
+    parts.append(f"{run_signature(report)}\n{{\n" + "\n".join(calls) + "\n}\n")
     for signature, kernel, grid in _float_functions(report):
         low, high = _codes_range(grid)
-        init = f"{{{math.prod(grid.shape)}, {_float(grid.scale)}, {grid.zero_point}, {low}, {high}}}"
+        init = f"{{{grid.count}, {_float(grid.scale)}, {grid.zero_point}, {low}, {high}}}"
         arguments = "values, codes" if kernel == "sq_quantize" else "codes, values"
         parts.append(
             f"{signature}\n{{\n    static const sq_grid grid = {init};\n    {kernel}(&grid, {arguments});\n}}\n"
         )
+    return "\n".join(parts)
+
+
+def endings_source(report: CReport) -> str:
+    """``<name>_endings.c``."""
+    parts = [
+        f'/* Float functions behind the outputs of {report.name}. */\n#include "{report.name}.h"\n\n#include "sq.h"\n'
+    ]
+    for signature, grid in _ending_functions(report):
+        lines = []
+        for number, item in enumerate(grid.endings):
+            constant = f"lines_{number}"
+            lines.append(f"    static const sq_lines {constant} = {{{item.outer}, {item.size}, {item.inner}}};")
+        for number, item in enumerate(grid.endings):
+            lines.append(f"    sq_{item.function}(&lines_{number}, values);")
+        body = "\n".join(lines)
+        parts.append(f"{signature}\n{{\n{body}\n}}\n")
     return "\n".join(parts)
 
 
@@ -133,8 +172,11 @@ def _memory(program: Program, placed: Placed) -> str:
 
 
 def _call(step: Step, number: int, constant: str, seen: list[str], program: Program, placed: Placed) -> str:
-    pieces = [_pointer(view, program) for view in (*step.inputs, step.output)]
-    lines = []
+    views = (*step.inputs, step.output)
+    pieces = [
+        _pointer(view, program) + "".join(f" + i{depth} * {loop.steps[k]}" for depth, loop in enumerate(step.loops))
+        for k, view in enumerate(views)
+    ]
     born, dead = [], []
     for index in sorted({view.buffer for view in (*step.inputs, step.output)}):
         if placed.offsets[index] is not None:
@@ -147,6 +189,9 @@ def _call(step: Step, number: int, constant: str, seen: list[str], program: Prog
         pieces.append(f"SCRATCH_{number}")
         born.append(f"SQ_TRASH(SCRATCH_{number}, {step.scratch_bytes});")
     call = f"{step.kernel}(&{constant}, {', '.join(pieces)});"
+    for depth, loop in reversed(list(enumerate(step.loops))):
+        head = f"for (int32_t i{depth} = 0; i{depth} < {loop.count}; i{depth}++) {{"
+        call = f"{head}\n{textwrap.indent(call, '    ')}\n}}"
     lines = [f"/* {comment(step.operator)} */", *born, call, *seen, *dead]
     return textwrap.indent("\n".join(lines), "    ")
 
@@ -159,24 +204,29 @@ def _pointer(view: View, program: Program) -> str:
 # -- text --------------------------------------------------------------------------------------------------------
 
 
-def _signature(report: CReport) -> str:
-    inputs = [f"const int8_t *{argument('input', i, len(report.inputs))}" for i in range(len(report.inputs))]
-    outputs = [f"int8_t *{argument('output', i, len(report.outputs))}" for i in range(len(report.outputs))]
-    return f"void {report.name}_run({', '.join(inputs + outputs)})"
+def run_signature(report: CReport) -> str:
+    """Of the network's function."""
+    inputs = [f"const int8_t *{grid.place}" for grid in report.read]
+    outputs = [f"int8_t *{grid.place}" for grid in report.written]
+    head = f"void {report.name}_run("
+    return textwrap.fill(f"{head}{', '.join(inputs + outputs)})", _WIDTH, subsequent_indent=" " * len(head))
 
 
 def _float_functions(report: CReport) -> list[tuple[str, str, CGrid]]:
     """Signatures of the float helpers, the kernel that each calls, and its grid."""
     found = []
-    for number, grid in enumerate(report.inputs):
-        place = argument("input", number, len(report.inputs))
-        signature = f"void {report.name}_quantize_{place}(const float *values, int8_t *codes)"
+    for grid in report.read:
+        signature = f"void {report.name}_quantize_{grid.place}(const float *values, int8_t *codes)"
         found.append((signature, "sq_quantize", grid))
-    for number, grid in enumerate(report.outputs):
-        place = argument("output", number, len(report.outputs))
-        signature = f"void {report.name}_dequantize_{place}(const int8_t *codes, float *values)"
+    for grid in report.written:
+        signature = f"void {report.name}_dequantize_{grid.place}(const int8_t *codes, float *values)"
         found.append((signature, "sq_dequantize", grid))
     return found
+
+
+def _ending_functions(report: CReport) -> list[tuple[str, CGrid]]:
+    """Signatures of the functions behind outputs, and their grids."""
+    return [(f"void {report.ending(grid)}(float *values)", grid) for grid in report.written if grid.endings]
 
 
 def _codes_range(grid: CGrid) -> tuple[int, int]:

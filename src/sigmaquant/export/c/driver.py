@@ -6,12 +6,12 @@ are, so that a file that was changed by hand cannot stay unnoticed behind a righ
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from string import Template
 
-from sigmaquant.export.c.translate import argument
-
-GRID, CODES, FLOATS = -1, -1000, -2000
-"""Tags of records: a grid's constants, an output's codes and floats (minus its number); others are activations."""
+GRID, CODES, FLOATS, ENDED = -1, -(2**20), -(2**21), -(2**22)
+"""Tags of records: a grid's constants, an output's codes, its floats, and what functions behind it make of these (minus
+its number among those written); others are activations."""
 
 _DRIVER = Template("""\
 #include <stdint.h>
@@ -76,34 +76,41 @@ $dequantize
 """)
 
 
-def driver_source(name: str, inputs: int, outputs: int) -> str:
-    """The driver for a network of that name with so many inputs and outputs.
+def driver_source(name: str, inputs: Sequence[str], outputs: Mapping[str, str]) -> str:
+    """The driver for a network of that name.
 
     Its argument is ``codes``, ``floats`` or ``grids``. It reads examples from the standard input, all inputs of one
     after the other, until they end, and writes records: int32 tag, int32 bytes, data.
+
+    Args:
+        name: prefix of the folder's symbols.
+        inputs: C arguments.
+        outputs: C arguments, each with the function of its floats; empty: there is none.
     """
-    ins = [argument("input", i, inputs) for i in range(inputs)]
-    outs = [argument("output", i, outputs) for i in range(outputs)]
-    size = {place: f"{name.upper()}_{place.upper()}" for place in ins + outs}
+    size = {place: f"{name.upper()}_{place.upper()}" for place in (*inputs, *outputs)}
 
     def read(prefix: str) -> str:
-        return " && ".join(f"(fread({prefix}{p}, sizeof {prefix}{p}, 1, stdin) == 1)" for p in ins)
+        return " && ".join(f"(fread({prefix}{p}, sizeof {prefix}{p}, 1, stdin) == 1)" for p in inputs)
+
+    def floats(number: int, place: str, ending: str) -> str:
+        lines = [f"{name}_dequantize_{place}({place}, real_{place});"]
+        lines.append(f"record({FLOATS} - {number}, real_{place}, sizeof real_{place});")
+        if ending:
+            lines.append(f"{ending}(real_{place});")
+            lines.append(f"record({ENDED} - {number}, real_{place}, sizeof real_{place});")
+        return "\n".join(f"            {line}" for line in lines)
 
     return _DRIVER.substitute(
         name=name,
         buffers="\n".join(
-            f"static int8_t {p}[{size[p]}_SIZE];\nstatic float real_{p}[{size[p]}_SIZE];" for p in ins + outs
+            f"static int8_t {p}[{at}_SIZE];\nstatic float real_{p}[{at}_SIZE];" for p, at in size.items()
         ),
         grid_tag=GRID,
         read_codes=read(""),
         read_floats=read("real_"),
-        quantize="\n".join(f"    {name}_quantize_{p}(real_{p}, {p});" for p in ins),
-        grids="\n".join(f"        grid({size[p]}_SIZE, {size[p]}_SCALE, {size[p]}_ZERO_POINT);" for p in ins + outs),
-        arguments=", ".join(ins + outs),
-        codes="\n".join(f"        record({CODES} - {i}, {p}, sizeof {p});" for i, p in enumerate(outs)),
-        dequantize="\n".join(
-            f"            {name}_dequantize_{p}({p}, real_{p});\n"
-            f"            record({FLOATS} - {i}, real_{p}, sizeof real_{p});"
-            for i, p in enumerate(outs)
-        ),
+        quantize="\n".join(f"    {name}_quantize_{p}(real_{p}, {p});" for p in inputs),
+        grids="\n".join(f"        grid({at}_SIZE, {at}_SCALE, {at}_ZERO_POINT);" for at in size.values()),
+        arguments=", ".join(size),
+        codes="\n".join(f"        record({CODES} - {i}, {p}, sizeof {p});" for i, p in enumerate(outputs)),
+        dequantize="\n".join(floats(i, *item) for i, item in enumerate(outputs.items())),
     )

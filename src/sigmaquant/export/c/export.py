@@ -16,13 +16,16 @@ import torch
 
 from sigmaquant.errors import ExportError
 from sigmaquant.export.c import code
+from sigmaquant.export.c.endings import CEnding, Endings, in_integers
 from sigmaquant.export.c.folder import main_source, makefile, readme
+from sigmaquant.export.c.layout import View
 from sigmaquant.export.c.names import model_identifier
 from sigmaquant.export.c.operators import translate
 from sigmaquant.export.c.program import Placed, Program, place
 from sigmaquant.export.c.report import FILE, FORMAT, CActivation, CGrid, CLayer, CReport
+from sigmaquant.export.c.translate import argument
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
-from sigmaquant.lowering.model import Weighted
+from sigmaquant.operators import Weighted
 from sigmaquant.runs.atomic import TEMPORARY_SUFFIX, storage_error
 
 _counter = itertools.count()
@@ -34,7 +37,8 @@ def export_c(model: IntegerModel, folder: str | Path, *, name: str = "model") ->
 
     ``<name>.h`` is the interface, ``<name>.c`` the network, ``<name>_weights.c`` its constants, weights bit-packed,
     ``sq*.c`` the kernels it needs, ``main.c`` an example with the reference's result, beside a Makefile and a README.
-    Memory is planned here: activations and scratch share one static arena.
+    Memory is planned here: activations and scratch share one static arena. A softmax, log-softmax or sigmoid at the
+    network's end stays out of it, in a function of its own (``<name>_endings.c``).
 
     Args:
         model: the network; every operator must have an integer form.
@@ -51,10 +55,11 @@ def export_c(model: IntegerModel, folder: str | Path, *, name: str = "model") ->
     prefix = model_identifier(name)
     target = Path(os.path.realpath(folder))
     _check_target(target)
-    program = translate(model, prefix)
+    integers, endings = in_integers(model)
+    program = translate(integers, prefix)
     placed = place(program)
-    report = _report(model, Path(folder), prefix, program, placed)
-    _write_folder(target, _files(model, report, program, placed))
+    report = _report(integers, endings, Path(folder), prefix, program, placed)
+    _write_folder(target, _files(integers, report, program, placed))
     return report
 
 
@@ -64,8 +69,10 @@ def _files(model: IntegerModel, report: CReport, program: Program, placed: Place
     files = {
         f"{name}.c": code.source(report, program, placed),
         f"{name}_weights.c": code.weights_source(report, program),
-        **_kernel_files({step.kernel for step in placed.steps}),
+        **_kernel_files({step.kernel for step in placed.steps}, report.has_endings),
     }
+    if report.has_endings:
+        files[f"{name}_endings.c"] = code.endings_source(report)
     sources = sorted(file for file in files if file.endswith(".c"))
     inputs, outputs = _example(model)
     files = {
@@ -80,7 +87,7 @@ def _files(model: IntegerModel, report: CReport, program: Program, placed: Place
     return {**files, FILE: report.to_json(digests)}
 
 
-def _kernel_files(kernels: set[str]) -> dict[str, str]:
+def _kernel_files(kernels: set[str], endings: bool) -> dict[str, str]:
     """The headers, and the files that define the kernels."""
     texts = {
         item.name: item.read_text("utf-8")
@@ -90,6 +97,8 @@ def _kernel_files(kernels: set[str]) -> dict[str, str]:
     wanted = set(kernels) | {"sq_quantize", "sq_dequantize", "sq_scale_up"}
     if kernels & {"sq_conv", "sq_depthwise", "sq_linear"}:
         wanted.add("sq_unpack_8")
+    if endings:
+        wanted.add("sq_softmax")
     defined = {
         file: set(re.findall(r"^(?:void|int32_t) (sq_\w+)\(", text, re.MULTILINE))
         | set(re.findall(r"^SQ_UNPACK\((sq_\w+),", text, re.MULTILINE))
@@ -100,60 +109,72 @@ def _kernel_files(kernels: set[str]) -> dict[str, str]:
 
 
 def _example(model: IntegerModel) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Codes of one random example, and the reference's result."""
+    """Codes of one random example, and the reference's result, of what is in integers."""
     generator = torch.Generator().manual_seed(0)
     inputs = []
     for name in model.inputs:
         edge = model.edges[name]
-        low, high = edge.range
-        inputs.append(torch.randint(low, high + 1, (1, *edge.shape), generator=generator, dtype=torch.int8))
-    return inputs, list(IntegerExecutor(model).run_codes(*inputs))
+        low, high = (0, 0) if edge.is_float else edge.range
+        shape = (edge.rows, *edge.shape)
+        inputs.append(torch.randint(low, high + 1, shape, generator=generator, dtype=torch.int8))
+    outputs = IntegerExecutor(model).run_codes(*inputs)
+    pairs = zip(model.inputs + model.outputs, (*inputs, *outputs), strict=True)
+    kept = [(name, codes) for name, codes in pairs if not model.edges[name].is_float]
+    count = sum(not model.edges[name].is_float for name in model.inputs)
+    return [codes for _, codes in kept[:count]], [codes for _, codes in kept[count:]]
 
 
-def _report(model: IntegerModel, folder: Path, name: str, program: Program, placed: Placed) -> CReport:
+def _report(
+    model: IntegerModel, endings: Endings, folder: Path, name: str, program: Program, placed: Placed
+) -> CReport:
     sizes = {table.name: table.values.nbytes for table in program.tables}
     weighted = {operator.name: operator for operator in model.operators if isinstance(operator, Weighted)}
-    layers, codes = [], set()
+    layers: dict[str, CLayer] = {}
+    codes = set()
     for step in placed.steps:
         operator = weighted.get(step.operator)
         if operator is None or "layer" not in step.parameters:
             continue  # copies before a layer have its name
         fields = step.parameters["layer"]
         codes.add(fields["codes"])
-        layers.append(
-            CLayer(
-                name=operator.name,
-                kernel=step.kernel,
-                bits=operator.bits,
-                weight_bytes=sizes[fields["codes"]],
-                table_bytes=sum(sizes[fields[key]] for key in _LAYER_TABLES),
-                scratch_bytes=step.scratch_bytes,
-                macs=step.macs,
-            )
+        before = layers.get(operator.name)
+        layers[operator.name] = CLayer(
+            name=operator.name,
+            kernel=step.kernel,
+            bits=operator.bits,
+            weight_bytes=sizes[fields["codes"]],
+            table_bytes=sum(sizes[fields[key]] for key in _LAYER_TABLES),
+            scratch_bytes=max(step.scratch_bytes, before.scratch_bytes if before else 0),
+            macs=step.all_macs + (before.macs if before else 0),
         )
-    inputs, outputs = (tuple(_grid(model, edge) for edge in edges) for edges in (model.inputs, model.outputs))
+    counts = len(model.inputs), len(model.outputs)
+    inputs = tuple(_grid(model, edge, argument("input", i, counts[0])) for i, edge in enumerate(model.inputs))
+    outputs = tuple(
+        _grid(model, edge, argument("output", i, counts[1]), endings[i]) for i, edge in enumerate(model.outputs)
+    )
     return CReport(
         folder=folder,
         name=name,
         weight_bytes=sum(sizes[table] for table in codes),
         table_bytes=sum(size for table, size in sizes.items() if table not in codes),
         arena_bytes=placed.arena_bytes,
-        input_bytes=sum(_size(grid) for grid in inputs),
-        output_bytes=sum(_size(grid) for grid in outputs),
+        input_bytes=sum(grid.count for grid in inputs if grid.place),
+        output_bytes=sum(grid.count for grid in outputs if grid.place),
         inputs=inputs,
         outputs=outputs,
-        layers=tuple(layers),
-        activations=tuple(CActivation(name, view.shape, view.strides) for name, view in program.edges.items()),
+        layers=tuple(layers.values()),
+        activations=tuple(_activation(name, view) for name, view in program.edges.items()),
     )
 
 
-def _grid(model: IntegerModel, name: str) -> CGrid:
+def _activation(name: str, view: View) -> CActivation:
+    return CActivation(name, view.whole.shape, view.whole.strides, view.rows)
+
+
+def _grid(model: IntegerModel, name: str, place: str, endings: tuple[CEnding, ...] = ()) -> CGrid:
     edge = model.edges[name]
-    return CGrid(edge.name, edge.shape, edge.bits, edge.scale, edge.zero_point)
-
-
-def _size(grid: CGrid) -> int:
-    return int(torch.Size(grid.shape).numel())
+    shown = "" if edge.is_float else place
+    return CGrid(edge.name, edge.shape, edge.bits, edge.scale, edge.zero_point, edge.rows, shown, endings)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------

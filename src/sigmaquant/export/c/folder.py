@@ -8,14 +8,15 @@ from string import Template
 
 from torch import Tensor
 
+from sigmaquant.export.c.code import about_places, run_signature
 from sigmaquant.export.c.names import comment
-from sigmaquant.export.c.report import CReport
-from sigmaquant.export.c.translate import argument
+from sigmaquant.export.c.report import CGrid, CReport
 
 _MAIN = Template("""\
 /* Runs $name once on the example below, prints the output codes, and returns 0 if they are the reference's.
  * With SQ_STDIN: reads input codes (int8, all inputs of one example after the other) from the standard input until
- * it ends, and prints one line for each output; with SQ_WATCH also one for each activation, "@number codes". */
+ * it ends, and prints one line for each output; with SQ_WATCH also one for each activation, "@number codes".
+$endings_about */
 #include <stdio.h>
 
 #include "$name.h"
@@ -35,6 +36,7 @@ static void show(const int8_t *codes, int size)
     (void)printf("\\n");
 }
 
+$endings_shows
 static void show_all(void)
 {
 $shows
@@ -84,6 +86,22 @@ $compares
 #endif
 """)
 
+_ABOUT_VALUES = ' * With SQ_ENDINGS also one for what the network returns in place of an output, "= values".\n'
+
+_SHOW_VALUES = """\
+#ifdef SQ_ENDINGS
+static void show_values(const float *values, int size)
+{
+    (void)printf("=");
+    for (int i = 0; i < size; i++) {
+        (void)printf(" %.9g", (double)values[i]);
+    }
+    (void)printf("\\n");
+}
+#endif
+
+"""
+
 _MAKEFILE = Template("""\
 # make            builds ./$name for this machine and runs its example
 # make library    builds lib$name.a; for a microcontroller:
@@ -98,7 +116,7 @@ test: $name
 	./$name
 
 $name: main.o lib$name.a
-	$$(CC) $$(TARGET) $$(CFLAGS) -o $$@ main.o lib$name.a
+	$$(CC) $$(TARGET) $$(CFLAGS) -o $$@ main.o lib$name.a$libraries
 
 library: lib$name.a
 
@@ -136,16 +154,22 @@ A quantized network in C99, integer arithmetic only, written by SigmaQuant. `$na
 | --- | --- | --- | --- | --- | --- |
 $layers
 
+## Calling it
+
+```c
+$signature;
+```
+
+$arguments
+
 One call at a time: the arena is static. `SQ_PLAIN` turns the DSP instructions off that Cortex-M4, M7, M33 and M55 have.
 """)
 
 
 def main_source(report: CReport, inputs: list[Tensor], outputs: list[Tensor]) -> str:
     """``main.c``; `inputs` and `outputs` are the codes of one example and the reference's result."""
-    upper = report.name.upper()
-    ins = [argument("input", i, len(report.inputs)) for i in range(len(report.inputs))]
-    outs = [argument("output", i, len(report.outputs)) for i in range(len(report.outputs))]
-    size = {place: f"{upper}_{place.upper()}_SIZE" for place in ins + outs}
+    ins, outs = [grid.place for grid in report.read], [grid.place for grid in report.written]
+    size = {place: _size(report, place) for place in ins + outs}
     examples = [
         _array(f"example_{place}", size[place], t) for place, t in zip(ins + outs, inputs + outputs, strict=True)
     ]
@@ -153,20 +177,42 @@ def main_source(report: CReport, inputs: list[Tensor], outputs: list[Tensor]) ->
         name=report.name,
         buffers="\n".join(f"static int8_t {place}[{size[place]}];" for place in ins + outs),
         arguments=", ".join(ins + outs),
-        shows="\n".join(f"    show({place}, {size[place]});" for place in outs),
+        shows="\n".join(_shown(report, grid) for grid in report.written),
         reads=" && ".join(f"(fread({p}, 1, sizeof {p}, stdin) == sizeof {p})" for p in ins),
         examples="\n\n".join(examples),
         copies="\n".join(
             f"    for (int i = 0; i < {size[p]}; i++) {{\n        {p}[i] = example_{p}[i];\n    }}" for p in ins
         ),
         compares="\n".join(f"    count += differences({p}, example_{p}, {size[p]});" for p in outs),
+        endings_about=_ABOUT_VALUES * report.has_endings,
+        endings_shows=_SHOW_VALUES * report.has_endings,
     )
+
+
+def _size(report: CReport, place: str) -> str:
+    return f"{report.name.upper()}_{place.upper()}_SIZE"
+
+
+def _shown(report: CReport, grid: CGrid) -> str:
+    size, lines = _size(report, grid.place), [f"    show({grid.place}, {_size(report, grid.place)});"]
+    if grid.endings:
+        lines += [
+            "#ifdef SQ_ENDINGS",
+            "    {",
+            f"        static float values[{size}];",
+            f"        {report.name}_dequantize_{grid.place}({grid.place}, values);",
+            f"        {report.ending(grid)}(values);",
+            f"        show_values(values, {size});",
+            "    }",
+            "#endif",
+        ]
+    return "\n".join(lines)
 
 
 def makefile(report: CReport, sources: list[str]) -> str:
     """The Makefile; `sources` are all C files but ``main.c``."""
     objects = " ".join(name.removesuffix(".c") + ".o" for name in sources)
-    return _MAKEFILE.substitute(name=report.name, objects=objects)
+    return _MAKEFILE.substitute(name=report.name, objects=objects, libraries=" -lm" * report.has_endings)
 
 
 def readme(report: CReport) -> str:
@@ -182,7 +228,25 @@ def readme(report: CReport) -> str:
         arena=report.arena_bytes,
         caller=report.input_bytes + report.output_bytes,
         layers="\n".join(layers),
+        signature=run_signature(report),
+        arguments="\n".join(_arguments(report)),
     )
+
+
+def _arguments(report: CReport) -> list[str]:
+    """What is behind each argument, and what the network has besides."""
+    lines = ["| argument | values | shape | codes of |", "| --- | --- | --- | --- |"]
+    for grid in (*report.read, *report.written):
+        ending = "".join(f"; `{report.ending(grid)}` makes the network's result of it" for _ in grid.endings[:1])
+        lines.append(f"| `{grid.place}` | {grid.count} | {list(grid.whole_shape)} | {comment(grid.name)}{ending} |")
+    about = [line.removeprefix(" * ") for line in about_places(report)]
+    if report.has_endings:
+        about.append(
+            "A softmax, log-softmax or sigmoid at the network's end is no part of the integer network. Its outputs are "
+            f"what that function reads, with the same largest value. `{report.name}_endings.c` has the function: in "
+            "float, in place, for dequantized values. Only who calls it links the C library's mathematics (`-lm`)."
+        )
+    return [*lines, *([""] if about else []), *about]
 
 
 def _array(name: str, size: str, codes: Tensor) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sigmaquant.export.c.layout import Ints, View, channels_last, natural
+from sigmaquant.export.c.layout import Ints, Loop, View, channels_last, natural
 from sigmaquant.export.c.program import Scratch
 from sigmaquant.export.c.rows import pack_rows
-from sigmaquant.export.c.translate import Translation, refuse
-from sigmaquant.lowering.model import Convolution, Linear, Weighted
+from sigmaquant.export.c.translate import Translation, emit, grid_fields
+from sigmaquant.operators import Convolution, Linear, Weighted
 
 Codes = NDArray[np.int8]
 Views = tuple[View, View]
@@ -80,36 +80,77 @@ def window(
     }
 
 
-def convolution(operator: Convolution, to: Translation) -> None:
-    """One- or two-dimensional, of any grouping."""
-    rank = len(operator.stride)
-    if operator.transposed:
-        raise refuse(
-            operator.name, "a transposed convolution has no C kernel", "Use interpolation and a convolution, or ONNX."
-        )
-    if rank > 2:
-        raise refuse(operator.name, f"a convolution over {rank} dimensions has no C kernel", "Export to ONNX instead.")
+@emit.register
+def _(operator: Convolution, to: Translation) -> None:
     x = to.input_windowed(operator)
-    channels, outputs, groups = x.shape[0], len(operator.codes), operator.groups
-    kernel = operator.codes.shape[2:]
+    if len(operator.stride) > 2:
+        volume(operator, to, x)
+        return
+    channels, outputs, kernel = x.shape[0], len(operator.codes), operator.codes.shape[2:]
     out = to.edge(operator.output).shape
-    if groups == 1 and math.prod(kernel) == 1 and x.count == channels and math.prod(out) == outputs:
+    if operator.groups == 1 and math.prod(kernel) == 1 and x.count == channels and math.prod(out) == outputs:
         y = to.output(operator)
         _one_vector(operator, to, x.count, (x, y))
         return
     y = to.output(operator, channels_last(out))
     fields = window(x.shape, out, kernel, operator.stride, operator.padding, operator.dilation)
-    macs = math.prod(out) * math.prod(operator.codes.shape[1:])
-    if groups == channels == outputs > 1:
-        _depthwise(operator, to, fields, (x, y), macs)
+    planar_layer(operator, to, operator.codes, fields, (x, y), math.prod(out))
+
+
+def planar_layer(
+    operator: Convolution, to: Translation, codes: Codes, fields: dict[str, int], views: Views, outputs: int,
+    around: tuple[Loop, ...] = (),
+) -> None:  # fmt: skip
+    """A convolution of one or two dimensions with these codes, of so many output codes."""
+    macs = outputs * math.prod(codes.shape[1:])
+    if operator.groups == fields["channels"] == len(codes) > 1:
+        _depthwise(operator, to, codes, fields, views, macs, around)
         return
-    rows = operator.codes.transpose(0, *range(operator.codes.ndim - 1, 1, -1), 1)  # [out, kw, kh, in/groups]
-    _matrix(operator, to, rows.reshape(outputs, -1), fields, (x, y), groups, macs)
+    rows = codes.transpose(0, *range(codes.ndim - 1, 1, -1), 1)  # [out, kw, kh, in/groups]
+    _matrix(operator, to, rows.reshape(len(codes), -1), fields, views, operator.groups, macs, around)
 
 
-def _depthwise(operator: Convolution, to: Translation, fields: dict[str, int], views: Views, macs: int) -> None:
+def volume(operator: Convolution, to: Translation, x: View) -> None:
+    """A convolution of three dimensions: for each plane of the output one of two, of the planes that its taps meet.
+
+    They are gathered as channels of one plane, [height, width, groups, taps, channels of a group].
+    """
+    out, groups = to.edge(operator.output).shape, operator.groups
+    codes = operator.codes
+    taps, channels = codes.shape[2], x.shape[0] // groups
+    y = to.output(operator, channels_last(out))
+    plane = (x.shape[0] * taps, *x.shape[2:])
+    sides = (operator.stride[1:], operator.padding[1:], operator.dilation[1:])
+    fields = window(plane, (len(codes), *out[2:]), codes.shape[3:], *sides)
+    flat = codes.transpose(0, 2, 1, 3, 4).reshape(len(codes), taps * channels, *codes.shape[3:])
+    count = len(codes) * math.prod(out[2:])
+    if taps == 1 and operator.padding[0] == (0, 0):  # planes stay as they are
+        steps = (operator.stride[0] * x.strides[1], y.strides[1])
+        planar_layer(operator, to, flat, fields, (x, y), count, (Loop(out[1], steps),))
+        return
+    gathered_shape = (*x.shape[2:], groups, taps, channels)
+    gathered = to.program.buffer(gathered_shape, rows=y.rows)
+    planes = x.split(0, (groups, channels), (channels, 1), 0).permuted((3, 4, 0, 2, 1))  # [H, W, groups, D, channels]
+    for place in range(out[1]):
+        first = place * operator.stride[0] - operator.padding[0][0]
+        inside = [t for t in range(taps) if 0 <= first + t * operator.dilation[0] < x.shape[1]]
+        if len(inside) < taps:
+            fill = {"count": gathered.count * gathered.rows, "value": to.input_zero(operator)}
+            to.step(operator.name, "sq_fill", fill, (), gathered.whole)
+        if inside:
+            size, start = len(inside), first + inside[0] * operator.dilation[0]
+            part = planes.sliced(3, start, operator.dilation[0], size)
+            to.copy(operator.name, part, gathered.sliced(3, inside[0], 1, size))
+        target = y.sliced(1, place, 1, 1)
+        planar_layer(operator, to, flat, fields, (gathered, target), count)
+
+
+def _depthwise(
+    operator: Convolution, to: Translation, codes: Codes, fields: dict[str, int], views: Views, macs: int,
+    around: tuple[Loop, ...],
+) -> None:  # fmt: skip
     """One output channel for each input channel; 3 x 3 taps without dilation have a kernel of their own."""
-    rows = _lanes(operator.codes.reshape(len(operator.codes), -1))
+    rows = _lanes(codes.reshape(len(codes), -1))
     span, slabs, scratch = 0, 0, _SPREAD * rows.shape[1]
     shape = tuple(fields[key] for key in ("kernel_height", "kernel_width", "dilation_y", "dilation_x"))
     if shape == (3, 3, 1, 1) and fields["out_height"] * fields["out_width"] >= _DEPTHWISE_LEAST:
@@ -117,7 +158,7 @@ def _depthwise(operator: Convolution, to: Translation, fields: dict[str, int], v
         slabs = (span - 1) * fields["stride_x"] + 3
         scratch = _LANES * _DEPTHWISE_ROW + max(_LANES * _DEPTHWISE_SLAB * slabs, scratch)
     parameters = {"layer": _layer(operator, to, rows), "window": fields, "span": span, "slabs": slabs}
-    to.step(operator.name, "sq_depthwise", parameters, views[:1], views[1], Scratch(scratch), macs)
+    to.step(operator.name, "sq_depthwise", parameters, views[:1], views[1], Scratch(scratch), macs, around)
 
 
 def _lanes(codes: Codes) -> Codes:
@@ -127,11 +168,11 @@ def _lanes(codes: Codes) -> Codes:
     return codes[order].reshape(-1, _LANES, codes.shape[1]).transpose(0, 2, 1).reshape(-1, codes.shape[1] * _LANES)
 
 
-def linear(operator: Linear, to: Translation) -> None:
+@emit.register
+def _(operator: Linear, to: Translation) -> None:
     """A matrix over the last dimension; over several vectors it is a convolution with one tap."""
-    shape = to.input(operator).shape
-    x = to.input_as(operator, natural(shape))
-    y = to.output(operator)
+    x = to.whole_as(operator, natural(to.whole(operator).shape))
+    y = to.output_whole(operator)
     outputs, inputs = operator.codes.shape
     vectors = x.count // inputs
     if vectors == 1:
@@ -142,8 +183,9 @@ def linear(operator: Linear, to: Translation) -> None:
 
 
 def _matrix(
-    operator: Weighted, to: Translation, rows: Codes, fields: dict[str, int], views: Views, groups: int, macs: int
-) -> None:
+    operator: Weighted, to: Translation, rows: Codes, fields: dict[str, int], views: Views, groups: int, macs: int,
+    around: tuple[Loop, ...] = (),
+) -> None:  # fmt: skip
     """A convolution as a matrix product."""
     outputs, depth = len(rows), _depth(rows.shape[1])
     kernel, stride = fields["kernel_width"], fields["stride_x"]
@@ -167,7 +209,7 @@ def _matrix(
     }
     strip = _depth(slabs * rows.shape[1] // kernel) + _SLACK
     scratch = Scratch(strip, depth + _SCALING, outputs // groups)
-    to.step(operator.name, "sq_conv", parameters, views[:1], views[1], scratch, macs)
+    to.step(operator.name, "sq_conv", parameters, views[:1], views[1], scratch, macs, around)
 
 
 def _one_vector(operator: Weighted, to: Translation, inputs: int, views: Views) -> None:
@@ -197,7 +239,5 @@ def _layer(operator: Weighted, to: Translation, rows: Codes) -> dict[str, Any]:
         "mantissa": to.table(operator.name, "mantissa", factor.mantissa.astype(np.int32)),
         "shift": to.table(operator.name, "shift", factor.shift.astype(np.uint8)),
         "in_zero": to.input_zero(operator),
-        "out_zero": to.edge(operator.output).zero_point,
-        "low": operator.low,
-        "high": operator.high,
+        **grid_fields(operator, to),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _KEYWORDS = frozenset(
     re.findall(
@@ -67,6 +68,16 @@ def comment(text: str) -> str:
         'layer __ ___ 1'
     """
     return re.sub(r"[^A-Za-z0-9 .,:;_=+()\[\]-]", "_", text)
+
+
+def ending_name(prefix: str, functions: Sequence[str], place: str) -> str:
+    """The C function that makes of an output's values what the network returns.
+
+    Example:
+        >>> ending_name("model", ["softmax"], "output")
+        'model_softmax_output'
+    """
+    return "_".join([prefix, *functions, place])
 
 
 class Names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from sigmaquant.export.c.arena import Lifetime, gaps, plan_arena
-from sigmaquant.export.c.layout import Ints, View, natural
+from sigmaquant.export.c.layout import Ints, Loop, View, natural
 
 _SMALL_BLOCK = 8
 _SMALL_BYTES = (4864, 9472)
@@ -24,7 +25,7 @@ class Table:
 
     Attributes:
         name: the C identifier.
-        values: uint8, int8 or int32, of any shape.
+        values: uint8, int8 or int32, of any shape; read-only.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Scratch:
 
 @dataclass(frozen=True)
 class Step:
-    """One call of a kernel.
+    """One call of a kernel, or one in loops.
 
     Attributes:
         operator: name of the model's operator, for comments.
@@ -84,6 +85,7 @@ class Step:
         scratch: what it needs besides.
         block: rows in scratch.
         macs: multiplications with weights.
+        loops: around the call, the outermost first; each with steps of the inputs and of the output.
     """
 
     operator: str
@@ -94,11 +96,17 @@ class Step:
     scratch: Scratch = Scratch(0)
     block: int = 0
     macs: int = 0
+    loops: tuple[Loop, ...] = ()
 
     @property
     def scratch_bytes(self) -> int:
         """At its block."""
         return self.scratch.bytes(self.block)
+
+    @property
+    def all_macs(self) -> int:
+        """Of all its calls."""
+        return self.macs * math.prod(loop.count for loop in self.loops)
 
 
 @dataclass
@@ -120,10 +128,11 @@ class Program:
     edges: dict[str, View] = field(default_factory=dict)
     _known: dict[tuple[str, bytes], str] = field(default_factory=dict)
 
-    def buffer(self, shape: Ints, strides: Ints | None = None, caller: str = "") -> View:
-        """A new buffer, dense; `caller` names it where the caller holds it."""
-        view = View(len(self.sizes), 0, shape, natural(shape) if strides is None else strides)
-        self.sizes.append(view.count)
+    def buffer(self, shape: Ints, strides: Ints | None = None, rows: int = 1, caller: str = "") -> View:
+        """A new buffer, dense, one row after the other; `caller` names it where the caller holds it."""
+        count = math.prod(shape)
+        view = View(len(self.sizes), 0, shape, natural(shape) if strides is None else strides, rows, count)
+        self.sizes.append(rows * count)
         if caller:
             self.callers[view.buffer] = caller
         return view

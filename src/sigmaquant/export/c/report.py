@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from sigmaquant.export.c.endings import CEnding
+from sigmaquant.export.c.names import ending_name
 
 FILE = "export.json"
 FORMAT = "sigmaquant.c"
@@ -36,14 +40,18 @@ class CLayer:
 
 @dataclass(frozen=True)
 class CGrid:
-    """An input or output: ``x = (code - zero_point) * scale``.
+    """An input or output of the network: ``x = (code - zero_point) * scale``.
 
     Attributes:
         name: of the edge.
-        shape: of one example.
-        bits: of the codes.
+        shape: of one example, or of one of its rows.
+        bits: of the codes; 32: float values that the C code has nothing to do with, see `place`.
         scale: of one step.
         zero_point: the code of 0.0.
+        rows: of one example.
+        place: the C argument; empty for an input that the network does not read, and for an output that is such an
+            input.
+        endings: of an output: functions of its values that the network returns instead; see `CReport`.
     """
 
     name: str
@@ -51,6 +59,19 @@ class CGrid:
     bits: int
     scale: float
     zero_point: int
+    rows: int = 1
+    place: str = ""
+    endings: tuple[CEnding, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Values of one example."""
+        return self.rows * math.prod(self.shape)
+
+    @property
+    def whole_shape(self) -> tuple[int, ...]:
+        """Of one example with all its rows."""
+        return self.shape if self.rows == 1 else (self.rows, *self.shape)
 
 
 @dataclass(frozen=True)
@@ -61,11 +82,13 @@ class CActivation:
         name: of the edge.
         shape: of one example, in the order of the model's dimensions.
         strides: codes from one index to the next, by dimension.
+        rows: of one example; several are the first dimension of `shape`.
     """
 
     name: str
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -82,6 +105,8 @@ class CReport:
         output_bytes: of its output codes, which the caller holds.
         inputs: grids of the inputs.
         outputs: grids of the outputs.
+            A function such as a softmax behind the network's last integer is no part of it: outputs are codes of what
+            the function reads, and a float function of its own, ``<name>_softmax_output``, does the rest.
         layers: the layers with weights, in order; tied ones each with the bytes they share.
         activations: those that have a buffer of their own, by number.
     """
@@ -97,6 +122,25 @@ class CReport:
     outputs: tuple[CGrid, ...]
     layers: tuple[CLayer, ...]
     activations: tuple[CActivation, ...]
+
+    @property
+    def read(self) -> tuple[CGrid, ...]:
+        """The inputs that are C arguments."""
+        return tuple(grid for grid in self.inputs if grid.place)
+
+    @property
+    def written(self) -> tuple[CGrid, ...]:
+        """The outputs that are C arguments."""
+        return tuple(grid for grid in self.outputs if grid.place)
+
+    @property
+    def has_endings(self) -> bool:
+        """Whether functions in float stand behind outputs."""
+        return any(grid.endings for grid in self.outputs)
+
+    def ending(self, grid: CGrid) -> str:
+        """The C function that makes of an output's values what the network returns."""
+        return ending_name(self.name, [item.function for item in grid.endings], grid.place)
 
     def to_json(self, digests: Mapping[str, str]) -> str:
         """The report as a document, without the folder.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sigmaquant.quant.numerics import weight_qmax
+from sigmaquant.numerics import weight_qmax
 
 
 def pack_rows(codes: NDArray[np.int8], bits: int, midrise: bool) -> NDArray[np.uint8]:

@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from sigmaquant.errors import ArtifactError, ExportError
-from sigmaquant.export.c.driver import CODES, FLOATS, GRID, driver_source
+from sigmaquant.export.c.driver import CODES, ENDED, FLOATS, GRID, driver_source
+from sigmaquant.export.c.endings import FUNCTIONS
+from sigmaquant.export.c.names import ending_name
 from sigmaquant.export.c.report import FILE, FORMAT
-from sigmaquant.lowering.executor import decode
-from sigmaquant.lowering.model import Edge
+from sigmaquant.export.c.translate import argument
+from sigmaquant.operators import Edge, decode
 
 _COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = ("-std=c99", "-O2")
@@ -60,11 +62,14 @@ class CRunner:
             self._name = str(self._document["name"])
             self._inputs = [_edge(item) for item in self._document["inputs"]]
             self._outputs = [_edge(item) for item in self._document["outputs"]]
+            self._endings = [_functions(item) for item in self._document["outputs"]]
             self._files = {str(file): str(digest) for file, digest in self._document["files"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(
                 f"{self._folder / FILE} is damaged, or by an earlier release: {error!r}. Export the network again."
             ) from error
+        self._read = [edge for edge in self._inputs if not edge.is_float]
+        self._written = [edge for edge in self._outputs if not edge.is_float]
         self._compiler, self._flags = compiler or _found_compiler(), flags
         self._build = tempfile.TemporaryDirectory(prefix="sigmaquant-")
         self._sources = self._copied()
@@ -75,6 +80,11 @@ class CRunner:
     def edges(self) -> tuple[tuple[Edge, ...], tuple[Edge, ...]]:
         """The grids of inputs and outputs, as the folder has them."""
         return tuple(self._inputs), tuple(self._outputs)
+
+    @property
+    def endings(self) -> tuple[tuple[str, ...], ...]:
+        """The functions in float behind each output."""
+        return tuple(self._endings)
 
     def _copied(self) -> Path:
         """The listed files, as they were when their digests were looked at."""
@@ -100,12 +110,21 @@ class CRunner:
         program, driver = build / name, build / "driver.c"
         if shutil.which(self._compiler) is None:
             raise ExportError(f"there is no compiler {self._compiler!r} here. Install it, or name another one.")
-        driver.write_text(driver_source(self._name, len(self._inputs), len(self._outputs)), encoding="utf-8")
+        driver.write_text(self._driver(), encoding="utf-8")
         listed = sorted(str(self._sources / file) for file in self._files if file.endswith(".c") and file != "main.c")
-        given = [str(driver), *listed]
+        given = [str(driver), *listed, *(["-lm"] if any(self._endings) else [])]
         command = [self._compiler, *self._flags, *options, "-I", str(self._sources), "-o", str(program), *given]
         _run(command, b"", f"compiling {self._folder}")
         return program
+
+    def _driver(self) -> str:
+        inputs = [argument("input", i, len(self._inputs)) for i, e in enumerate(self._inputs) if not e.is_float]
+        outputs = {}
+        for number, (edge, functions) in enumerate(zip(self._outputs, self._endings, strict=True)):
+            place = argument("output", number, len(self._outputs))
+            if not edge.is_float:
+                outputs[place] = ending_name(self._name, functions, place) if functions else ""
+        return driver_source(self._name, inputs, outputs)
 
     def _records(self, program: Path, mode: str, data: bytes) -> list[tuple[int, bytes]]:
         printed = _run([str(program), mode], data, f"running {self._folder}")
@@ -122,8 +141,8 @@ class CRunner:
         records = [
             struct.unpack("=ddd", data) for tag, data in self._records(self._program, "grids", b"") if tag == GRID
         ]
-        for edge, (size, scale, zero) in zip([*self._inputs, *self._outputs], records, strict=True):
-            wanted = (math.prod(edge.shape), float(np.float32(edge.scale)), edge.zero_point)
+        for edge, (size, scale, zero) in zip([*self._read, *self._written], records, strict=True):
+            wanted = (edge.rows * math.prod(edge.shape), float(np.float32(edge.scale)), edge.zero_point)
             if (size, scale, zero) != wanted:
                 raise ArtifactError(
                     f"{self._folder / self._name}.h has size, scale and zero-point {size:.0f}, {scale:.9g} and "
@@ -135,39 +154,47 @@ class CRunner:
         """Outputs of a batch: one tensor, or a tuple of them.
 
         Args:
-            inputs: [N, ...], one for each input; all int8 codes, or all float, which the network's own helpers turn
-                into codes, and its outputs back into floats.
+            inputs: [N * rows, ...], one for each input of the network; all int8 codes, or all float, which the
+                network's own helpers turn into codes, and its outputs back into floats. Those that the network does
+                not read may be anything.
 
         Returns:
-            Codes for codes, float32 for float: [N, ...] each.
+            Codes for codes; for floats what the network returns, float32, a softmax at its end included:
+            [N * rows, ...] each. An output that is an unread input is that tensor.
 
         Raises:
             ExportError: inputs of another number or shape.
             ArtifactError: the program failed, or its helpers' floats are not those of its codes.
         """
-        is_codes = all(x.dtype == torch.int8 for x in inputs)
-        flat = self._flat(inputs, is_codes)
+        flat, is_codes = self._flat(inputs)
         records = self._records(self._program, "codes" if is_codes else "floats", flat.numpy().tobytes())
-        results = []
-        for number, edge in enumerate(self._outputs):
+        results, number = [], 0
+        for edge, ending in zip(self._outputs, self._endings, strict=True):
+            if edge.is_float:
+                results.append(inputs[[item.name for item in self._inputs].index(edge.name)])
+                continue
             codes = self._joined(records, CODES - number, np.int8, len(flat), edge)
             if is_codes:
                 results.append(codes)
-                continue
-            real = self._joined(records, FLOATS - number, np.float32, len(flat), edge)
-            if not torch.equal(real, decode(codes, edge)):
-                raise ArtifactError(f"{self._folder}: the helper for floats of {edge.name!r} does not fit its codes.")
-            results.append(real)
+            else:
+                real = self._joined(records, FLOATS - number, np.float32, len(flat), edge)
+                if not torch.equal(real, decode(codes, edge)):
+                    raise ArtifactError(
+                        f"{self._folder}: the helper for floats of {edge.name!r} does not fit its codes."
+                    )
+                ended = self._joined(records, ENDED - number, np.float32, len(flat), edge) if ending else real
+                results.append(ended)
+            number += 1
         return results[0] if len(results) == 1 else tuple(results)
 
     def _joined(self, records: list[tuple[int, bytes]], tag: int, kind: Any, count: int, edge: Edge) -> Tensor:
         data = b"".join(content for found, content in records if found == tag)
-        if len(data) != count * math.prod(edge.shape) * np.dtype(kind).itemsize:
+        if len(data) != count * edge.rows * math.prod(edge.shape) * np.dtype(kind).itemsize:
             raise ArtifactError(f"{self._folder}: the program gives another number of values for {edge.name!r}.")
-        return torch.from_numpy(np.frombuffer(data, dtype=kind).reshape(count, *edge.shape).copy())
+        return torch.from_numpy(np.frombuffer(data, dtype=kind).reshape(count * edge.rows, *edge.shape).copy())
 
     def watch(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """Codes of the activations inside, by name: int8 [N, ...] each; what is only another view is left out.
+        """Codes of the activations inside, by name: int8 [N * rows, ...]; what is only another view is left out.
 
         Args:
             inputs: as for a call.
@@ -176,10 +203,9 @@ class CRunner:
             ExportError, ArtifactError: as for a call.
         """
         program = self._compiled("watch", "-DSQ_WATCH")
-        is_codes = all(x.dtype == torch.int8 for x in inputs)
-        data = self._flat(inputs, is_codes).numpy().tobytes()
+        flat, is_codes = self._flat(inputs)
         found: dict[int, list[bytes]] = {}
-        for tag, content in self._records(program, "codes" if is_codes else "floats", data):
+        for tag, content in self._records(program, "codes" if is_codes else "floats", flat.numpy().tobytes()):
             if tag >= 0:
                 found.setdefault(tag, []).append(content)
         result = {}
@@ -187,18 +213,24 @@ class CRunner:
             item = self._document["activations"][number]
             codes = torch.from_numpy(np.frombuffer(b"".join(rows), dtype=np.int8).reshape(len(rows), -1).copy())
             strides = (codes.shape[1], *item["strides"])
-            result[str(item["name"])] = codes.as_strided((len(codes), *item["shape"]), strides).contiguous()
+            whole = codes.as_strided((len(codes), *item["shape"]), strides).contiguous()
+            result[str(item["name"])] = whole.flatten(0, 1) if item["rows"] > 1 else whole
         return result
 
-    def _flat(self, inputs: Sequence[Tensor], is_codes: bool) -> Tensor:
-        """All inputs of one example after the other, as codes or as floats."""
+    def _flat(self, inputs: Sequence[Tensor]) -> tuple[Tensor, bool]:
+        """All inputs of one example after the other, as codes or as floats, and whether they are codes."""
         if len(inputs) != len(self._inputs):
             raise ExportError(f"{len(inputs)} inputs were given, the network has {len(self._inputs)}.")
-        for x, edge in zip(inputs, self._inputs, strict=True):
-            if tuple(x.shape[1:]) != edge.shape or len(x) != len(inputs[0]):
-                raise ExportError(f"input {edge.name!r} has shape {list(x.shape)} instead of [N, *{list(edge.shape)}].")
-        kind = torch.int8 if is_codes else torch.float32
-        return torch.cat([x.detach().cpu().to(kind).reshape(len(x), -1) for x in inputs], 1)
+        pairs = [(x, edge) for x, edge in zip(inputs, self._inputs, strict=True) if not edge.is_float]
+        is_codes = all(x.dtype == torch.int8 for x, _ in pairs)
+        examples = {divmod(len(x) if x.dim() else 0, edge.rows) for x, edge in pairs}
+        for x, edge in pairs:
+            if tuple(x.shape[1:]) != edge.shape or len(examples) > 1 or min(examples)[1]:
+                rows = "N" if edge.rows == 1 else f"N * {edge.rows}"
+                expected = f"[{', '.join([rows, *map(str, edge.shape)])}]"
+                raise ExportError(f"input {edge.name!r} has shape {list(x.shape)} instead of {expected}.")
+        kind, count = torch.int8 if is_codes else torch.float32, min(examples)[0]
+        return torch.cat([x.detach().cpu().to(kind).reshape(count, -1) for x, _ in pairs], 1), is_codes
 
 
 def _document(folder: Path) -> dict[str, Any]:
@@ -213,7 +245,16 @@ def _document(folder: Path) -> dict[str, Any]:
 
 def _edge(item: dict[str, Any]) -> Edge:
     shape = tuple(int(size) for size in item["shape"])
-    return Edge(str(item["name"]), shape, int(item["bits"]), float(item["scale"]), int(item["zero_point"]))
+    bits, zero, rows = (int(item[key]) for key in ("bits", "zero_point", "rows"))
+    return Edge(str(item["name"]), shape, bits, float(item["scale"]), zero, rows)
+
+
+def _functions(item: dict[str, Any]) -> tuple[str, ...]:
+    """The functions behind an output, which become part of a C name."""
+    found = tuple(str(ending["function"]) for ending in item["endings"])
+    if not set(found) <= FUNCTIONS:
+        raise ValueError(f"functions {found}")
+    return found
 
 
 def _run(command: list[str], data: bytes, what: str) -> bytes:

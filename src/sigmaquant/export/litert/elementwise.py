@@ -1,82 +1,95 @@
-"""Operators on each value: sums, products, tables, and concatenations, which bring their inputs to one grid."""
+"""Operators on each value but sums: products, tables, the larger, the chosen, slopes, and concatenations."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
-from sigmaquant.export.litert.emission import emit, refusal
-from sigmaquant.export.litert.flatbuffer import Grid
-from sigmaquant.export.litert.form import unit_signs
-from sigmaquant.export.litert.values import HIGHEST, Layout, Values
-from sigmaquant.lowering.model import Concatenation, Lookup, Product, Sum
+from sigmaquant.export.litert.emission import emit
+from sigmaquant.export.litert.form import SAME, Forming, Scaled, formed, in_float
+from sigmaquant.export.litert.taps import taps
+from sigmaquant.export.litert.values import Values
+from sigmaquant.export.litert.wide import Wide
+from sigmaquant.operators import Concatenation, Extremum, Lookup, Operator, Product, Select, Slopes
 
 
-@emit.register
-def _(operator: Sum, values: Values) -> None:
-    layout, edges = values.layout(*operator.inputs), values.model.edges
-    inputs = [values.read(name, layout) for name in operator.inputs]
-    signs = unit_signs(operator, values.model)
-    step = 2.0**-operator.shift * edges[operator.output].scale
-    offset = operator.offset * step
-    if len(inputs) == 1 and not offset:
-        real = signs[0] if signs else operator.multipliers[0] * step / edges[operator.inputs[0]].scale
-        code, arguments = "MUL", (inputs[0], _number(values, inputs[0], real, 1))
-    elif len(inputs) == 1 and signs:
-        number = _number(values, inputs[0], offset, HIGHEST)
-        code, arguments = ("ADD", (inputs[0], number)) if signs[0] > 0 else ("SUB", (number, inputs[0]))
-    elif len(inputs) == 2 and not offset and signs in ([1, 1], [1, -1]):
-        code, arguments = ("ADD" if signs == [1, 1] else "SUB"), (inputs[0], inputs[1])
-    else:
-        raise refusal(operator, "LiteRT adds and subtracts two tensors, or a tensor and a number, without factors")
-
-    def write(target: int, activation: int) -> None:
-        options = f"{code.capitalize()}Options"
-        values.graph.operator(code, arguments, target, 2, options, fusedActivationFunction=activation)
-
-    values.clamped(operator, layout, write)
+@formed.register
+def _(operator: Product, to: Forming) -> Sequence[Operator]:
+    scales = [to.edges[name].scale for name in (*operator.inputs, operator.output)]
+    return (replace(operator, factor=in_float(*scales)),)
 
 
-def _number(values: Values, like: int, real: float, code: int) -> int:
-    """A real number as a constant that broadcasts to a tensor; `code` is its magnitude, the scale does the rest."""
-    shape, sign = (1,) * len(values.graph.shape(like)), -1 if real < 0 else 1
-    data = np.array([sign * code], dtype=np.int8).tobytes()
-    return values.graph.tensor("number", shape, "INT8", Grid((abs(real) / code,)), data)
+@formed.register(Concatenation)
+@formed.register(Extremum)
+def _(operator: Concatenation | Extremum, to: Forming) -> Sequence[Operator]:
+    """Of edges that are on the output's grid."""
+    found, inputs = to.alike(operator, operator.inputs)
+    same: dict[str, Any] = {"multipliers": (SAME[0],) * len(inputs), "shifts": (SAME[1],) * len(inputs)}
+    return (*found, replace(operator, inputs=inputs, **same))
+
+
+@formed.register
+def _(operator: Select, to: Forming) -> Sequence[Operator]:
+    found, inputs = to.alike(operator, operator.inputs[1:])
+    return (
+        *found,
+        replace(operator, inputs=(operator.inputs[0], *inputs), multipliers=(SAME[0],) * 2, shifts=(SAME[1],) * 2),
+    )
 
 
 @emit.register
 def _(operator: Product, values: Values) -> None:
-    left, right = (len(values.model.edges[name].shape) for name in operator.inputs)
-    if left != right:
-        raise refusal(operator, "its factors have different numbers of dimensions")
     layout = values.layout(*operator.inputs)
     inputs = [values.read(name, layout) for name in operator.inputs]
 
     def write(target: int, activation: int) -> None:
         values.graph.operator("MUL", inputs, target, 2, "MulOptions", fusedActivationFunction=activation)
 
-    values.clamped(operator, layout, write)
+    values.clamped(operator.output, (operator.low, operator.high), layout, write)
 
 
 @emit.register
 def _(operator: Concatenation, values: Values) -> None:
     layout = values.layout(*operator.inputs)
-    inputs = [_on_grid_of(values, name, operator.output, layout) for name in operator.inputs]
+    inputs = [values.read(name, layout) for name in operator.inputs]
     axis = values.axis(layout, len(values.model.edges[operator.output].shape), operator.axis)
 
     def write(target: int, activation: int) -> None:
         values.graph.operator("CONCATENATION", inputs, target, 2, "ConcatenationOptions", axis=axis)
 
-    values.clamped(operator, layout, write, fuse=False)
+    values.clamped(operator.output, (operator.low, operator.high), layout, write, fuse=False)
 
 
-def _on_grid_of(values: Values, name: str, other: str, layout: Layout) -> int:
-    """An edge on another edge's grid: as a product with one, since the default runtime's QUANTIZE has 8-bit factors."""
-    source, grid = values.read(name, layout), values.grid(other)
-    if grid == values.grid(name):
-        return source
-    target = values.graph.tensor(f"{name}.regridded", values.graph.shape(source), "INT8", grid)
-    values.graph.operator("MUL", (source, _number(values, source, 1.0, 1)), target, 2, "MulOptions")
-    return target
+@emit.register
+def _(operator: Extremum, values: Values) -> None:
+    layout, graph = values.layout(*operator.inputs), values.graph
+    inputs = [values.read(name, layout) for name in operator.inputs]
+    code = "MAXIMUM" if operator.largest else "MINIMUM"
+    shapes = [graph.shape(tensor) for tensor in inputs]
+    version = 3 if shapes[0] != shapes[1] and len(shapes[0]) > 4 else 2
+
+    def write(target: int, activation: int) -> None:
+        graph.operator(code, inputs, target, version, "MaximumMinimumOptions")
+
+    values.clamped(operator.output, (operator.low, operator.high), layout, write, fuse=False)
+
+
+@emit.register
+def _(operator: Select, values: Values) -> None:
+    condition, *others = operator.inputs
+    layout, graph = values.layout(*operator.inputs), values.graph
+    inputs = [values.read(name, layout) for name in others]
+    flags, kinds = values.read(condition, layout), graph.schema.TensorType
+    truth = graph.tensor(f"{condition}.truth", graph.shape(flags), "BOOL")  # all integers but zero are true
+    graph.operator("CAST", (flags,), truth, 3, "CastOptions", inDataType=kinds.INT8, outDataType=kinds.BOOL)
+
+    def write(target: int, activation: int) -> None:
+        graph.operator("SELECT_V2", (truth, *inputs), target, 1, "SelectV2Options")
+
+    values.clamped(operator.output, (operator.low, operator.high), layout, write, fuse=False)
 
 
 @emit.register
@@ -96,3 +109,34 @@ def _(operator: Lookup, values: Values) -> None:
     ):
         graph.operator("CAST", (code,), target, 3, "CastOptions", inDataType=source_kind, outDataType=target_kind)
     graph.operator("GATHER", (table, indices), values.new(operator.output, layout), 2, "GatherOptions")
+
+
+@formed.register
+def _(operator: Slopes, to: Forming) -> Sequence[Operator]:
+    """Where no slope is above that of positive values, or none below: the larger, or smaller, of two straight lines."""
+    above = operator.slopes >= operator.multiplier
+    if above.any() and not above.all():
+        return (operator,)
+    lines = [to.edge(operator.output, what) for what in ("positive", "negative")]
+    ends, names = (operator.low, operator.high), [to.name(operator, what) for what in ("positive", "negative")]
+    first = Scaled(names[0], operator.inputs, lines[0], 1.0, *ends)
+    slope = (operator.slopes * 2.0**-operator.shift).reshape(-1, *[1] * (len(to.edges[operator.output].shape) - 1))
+    second = taps(Operator(names[1], operator.inputs, lines[1]), slope, np.zeros_like(slope), ends, to)
+    same = ((SAME[0],) * 2, (SAME[1],) * 2)
+    chosen = Extremum(operator.name, (lines[0], lines[1]), operator.output, not above.any(), *same, *ends)
+    return (first, second, chosen)
+
+
+@emit.register
+def _(operator: Slopes, values: Values) -> None:
+    """Slopes on both sides of that of positive values: in 32 bits, as the reference does."""
+    (name,) = operator.inputs
+    layout = values.layout(name)
+    wide, rank = Wide(values, operator.name), len(values.model.edges[name].shape)
+    x = wide.relative(name, layout)
+    view = [1] * (rank + 1 if layout == "plain" else 4)
+    view[values.axis(layout, rank, 0)] = -1
+    positive = wide("MUL", wide("MAXIMUM", x, 0), operator.multiplier)
+    negative = wide("MUL", wide("MINIMUM", x, 0), operator.slopes.reshape(view))
+    total = wide("ADD", positive, negative, tensor=True)
+    wide.write(wide.shifted(total, operator.shift), operator.output, (operator.low, operator.high), layout)

@@ -8,15 +8,28 @@ from typing import Literal
 
 from sigmaquant._version import __version__
 from sigmaquant.errors import ExportError
-from sigmaquant.export.litert import elementwise, layers, places
-from sigmaquant.export.litert.emission import emit
+from sigmaquant.export.litert import (
+    attention,
+    elementwise,
+    floats,
+    layers,
+    matrices,
+    means,
+    places,
+    pools,
+    resizing,
+    sums,
+    taps,
+)
+from sigmaquant.export.litert.emission import write
 from sigmaquant.export.litert.flatbuffer import FlatGraph
 from sigmaquant.export.litert.form import container_bits, litert_form
 from sigmaquant.export.litert.values import LOWEST, Values
-from sigmaquant.lowering.model import IntegerModel
+from sigmaquant.lowering.model import FloatOperator, IntegerModel
+from sigmaquant.operators.node import free_name
 from sigmaquant.runs.atomic import write_bytes_atomic
 
-FAMILIES = (elementwise, layers, places)
+FAMILIES = (attention, elementwise, floats, layers, matrices, means, places, pools, resizing, sums, taps)
 """The modules that know the operators."""
 PLAN_METADATA = "sigmaquant.plan"
 """Name of the metadata entry with the plan, as JSON."""
@@ -94,16 +107,17 @@ def export_litert(
     """
     if inputs not in ("float", "int8"):
         raise ExportError(f"inputs is {inputs!r}; it must be 'float' or 'int8'.")
-    if model.float_operators:
-        shown = ", ".join(map(repr, model.float_operators[:3]))
+    floats = [operator for operator in model.operators if isinstance(operator, FloatOperator)]
+    if floats:
+        shown = ", ".join(repr(op.operator) + (f" ({op.line})" if op.line else "") for op in floats[:3])
         raise ExportError(
-            f"{len(model.float_operators)} operator(s) have no integer form: {shown}. A LiteRT file would compute them "
-            "in float. Replace them, or export this network to another format."
+            f"{len(floats)} operator(s) have no integer form: {shown}. A LiteRT file would compute them in float. "
+            "Replace them, or leave them out of the network and compute them behind it."
         )
     formed = litert_form(model, pack)
     data = _file(formed, pack, inputs == "float", name)
     write_bytes_atomic(path, data)
-    return LitertReport(Path(path), len(data), _layers(formed, pack))
+    return LitertReport(Path(path), len(data), _layers(model, formed, pack))
 
 
 def _file(model: IntegerModel, pack: bool, floats: bool, name: str) -> bytes:
@@ -111,16 +125,21 @@ def _file(model: IntegerModel, pack: bool, floats: bool, name: str) -> bytes:
     values = Values(model, graph, pack)
     inputs = {edge: _input(values, edge, floats) for edge in model.inputs}
     for operator in model.operators:
-        emit(operator, values)
-    outputs = {edge: _output(values, edge, floats) for edge in model.outputs}
+        write(operator, values)
+    outputs: dict[str, int] = {}
+    for edge in model.outputs:
+        taken = {*inputs.values(), *outputs.values()}
+        outputs[free_name(edge, outputs)] = _output(values, edge, floats, taken)
     metadata = {PLAN_METADATA: model.plan.to_json().encode()}
     return graph.to_bytes(name, f"written by sigmaquant {__version__}", inputs, outputs, metadata)
 
 
 def _input(values: Values, name: str, floats: bool) -> int:
     """The tensor that the caller gives."""
-    graph, low = values.graph, values.model.edges[name].range[0] + values.shift(name)
     target = given = values.new(name, "plain")
+    if values.model.edges[name].is_float:  # nothing reads it
+        return target
+    graph, low = values.graph, values.model.edges[name].range[0] + values.shift(name)
     if low > LOWEST:  # saturation clamps narrow codes at their upper end only
         given = graph.tensor(f"{name}.unclamped", graph.shape(target), "INT8", values.grid(name))
     result = given
@@ -132,20 +151,21 @@ def _input(values: Values, name: str, floats: bool) -> int:
     return result
 
 
-def _output(values: Values, name: str, floats: bool) -> int:
-    """The tensor that the caller gets."""
-    codes = values.plain(name)
-    if not floats:
-        return codes
-    result = values.graph.tensor(f"{name}.float", values.graph.shape(codes), "FLOAT32")
-    values.graph.operator("DEQUANTIZE", (codes,), result, 2, "DequantizeOptions")
+def _output(values: Values, name: str, floats: bool, taken: set[int]) -> int:
+    """The tensor that the caller gets; `taken` are those that the caller gives or gets already."""
+    given = values.plain(name)
+    if not floats or values.model.edges[name].is_float:
+        return values.reshaped(given, values.like(name, values.shape(name, "plain"))) if given in taken else given
+    result = values.graph.tensor(f"{name}.float", values.graph.shape(given), "FLOAT32")
+    values.graph.operator("DEQUANTIZE", (given,), result, 2, "DequantizeOptions")
     return result
 
 
-def _layers(model: IntegerModel, pack: bool) -> tuple[LitertLayer, ...]:
+def _layers(model: IntegerModel, formed: IntegerModel, pack: bool) -> tuple[LitertLayer, ...]:
+    ideal = {operator.layer: (operator.codes.size * operator.bits + 7) // 8 for operator in model.weighted}
     rows = {}
-    for operator in model.weighted:
-        container, count = container_bits(operator, pack), operator.codes.size
-        sizes = ((count * bits + 7) // 8 for bits in (container, operator.bits))
-        rows[operator.layer] = LitertLayer(operator.layer, operator.bits, container, *sizes)
+    for operator in formed.weighted:
+        container = container_bits(operator, pack)
+        stored = (operator.codes.size * container + 7) // 8
+        rows[operator.layer] = LitertLayer(operator.layer, operator.bits, container, stored, ideal[operator.layer])
     return tuple(rows.values())

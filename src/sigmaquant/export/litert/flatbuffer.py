@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sigmaquant.errors import MissingExtraError
-from sigmaquant.lowering.patterns import free_name
+from sigmaquant.operators.node import free_name
 
 FILE_IDENTIFIER = b"TFL3"
 _ALIGNMENT = 16
@@ -89,6 +89,11 @@ class FlatGraph:
         self._codes: dict[tuple[int, int], int] = {}
         self._buffers: dict[bytes, int] = {b"": 0}  # equal contents are written once; the first must be empty
         self._names: set[str] = set()
+        self._reserved: set[str] = set()
+
+    def reserve(self, names: Iterable[str]) -> None:
+        """Keep names for tensors that are given exactly these."""
+        self._reserved.update(names)
 
     def tensor(
         self,
@@ -108,7 +113,7 @@ class FlatGraph:
             data: the elements in C order, as they are in the file.
         """
         tensor = self.schema.TensorT()
-        tensor.name = free_name(name, self._names)
+        tensor.name = name if name not in self._names else free_name(name, self._names | self._reserved)
         self._names.add(tensor.name)
         tensor.shape = np.array(shape, dtype=np.int32)
         tensor.type = getattr(self.schema.TensorType, kind)
@@ -128,6 +133,10 @@ class FlatGraph:
     def shape(self, tensor: int) -> tuple[int, ...]:
         """A tensor's shape, with the batch dimension."""
         return tuple(int(size) for size in self.tensors[tensor].shape)
+
+    def name(self, tensor: int) -> str:
+        """A tensor's name."""
+        return str(self.tensors[tensor].name)
 
     def operator(
         self,

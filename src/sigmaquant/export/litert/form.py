@@ -10,21 +10,29 @@ convolutions stay at 8 bits: theirs at 4 bits were measured 5 to 13 times slower
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import singledispatch
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sigmaquant.lowering.executor import IntegerExecutor, compute
-from sigmaquant.lowering.fixed_point import Factor, factor
-from sigmaquant.lowering.model import Affine, Convolution, IntegerModel, Linear, Operator, Sum, Weighted
-from sigmaquant.quant.numerics import weight_qmax
+from sigmaquant.export.litert.spreading import without_wide_strides
+from sigmaquant.export.rewriting import without_transposed
+from sigmaquant.lowering.model import IntegerModel
+from sigmaquant.numerics import weight_qmax
+from sigmaquant.operators import Convolution, Edge, Linear, Operator, Weighted, compute
+from sigmaquant.operators.fixed_point import Factor, factor
+from sigmaquant.operators.node import Reference, centred, free_name, written
 
 _QMAX = {2: 1, 4: 7, 8: 127}
-_SUM_BITS = 21
+SAME = (1 << 20, 20)
+"""A multiplier and a shift with which nothing changes."""
+_LOWEST_CODE = -128
+_FAR = 2.0**30
+"""Beyond any code, and below what int32 holds."""
 
 
 def container_bits(operator: Weighted, pack: bool) -> int:
@@ -46,40 +54,161 @@ def is_matrix_product(operator: Weighted) -> bool:
     return plain and all(size == 1 for size in operator.codes.shape[2:])
 
 
+@dataclass(frozen=True)
+class InFloat(Factor):
+    """Factors as the default kernels apply them: a product in float32, rounded to the nearest, halves to even.
+
+    Attributes:
+        real: float32 [C].
+    """
+
+    real: NDArray[np.float32]
+
+    def apply_(self, accumulator: Tensor, axis: int) -> Tensor:
+        """Rounded products in place of an int64 tensor; `axis` is the channel axis."""
+        view = [1] * accumulator.dim()
+        view[axis] = -1
+        return self.broadcast_(accumulator, view)
+
+    def broadcast_(self, accumulator: Tensor, shape: Sequence[int]) -> Tensor:
+        """The same for factors of a shape that broadcasts to the accumulator's."""
+        product = accumulator.to(torch.float32).mul_(torch.from_numpy(self.real).reshape(shape)).round_()
+        return accumulator.copy_(product.clamp_(-_FAR, _FAR))
+
+
+def in_float(*scales: NDArray[np.float32] | float) -> InFloat:
+    """The factor that a kernel computes from its scales: a product of all but the last, divided by that.
+
+    Example:
+        >>> in_float(0.5, np.array([0.5, 0.25], dtype=np.float32), 1.0).real.tolist()
+        [0.25, 0.125]
+    """
+    *factors, divisor = (np.atleast_1d(np.asarray(scale, dtype=np.float32)) for scale in scales)
+    product = factors[0]
+    for scale in factors[1:]:
+        product = product * scale
+    real = (product / divisor).astype(np.float32)
+    exact = factor(real.astype(np.float64).ravel(), "LiteRT's form")
+    return InFloat(exact.mantissa, exact.shift, real.ravel())
+
+
+@dataclass(frozen=True)
+class Scaled(Operator):
+    """``clamp(z + real * (x - z_x))`` in real numbers, as a product with a constant of one or minus one.
+
+    Attributes:
+        real: the factor; its magnitude is the constant's scale.
+        low: smallest output code.
+        high: largest output code.
+    """
+
+    real: float
+    low: int
+    high: int
+
+
+@compute.register
+def _(operator: Scaled, reference: Reference, codes: Tensor) -> Tensor:
+    source, target = reference.edges[operator.inputs[0]], reference.edges[operator.output]
+    x = centred(codes, source, torch.int64)
+    x = x.neg_() if operator.real < 0 else x
+    return written(in_float(source.scale, abs(operator.real), target.scale).apply_(x, 0), operator, reference)
+
+
+class Forming:
+    """What a form may ask for, and the edges that it adds.
+
+    Args:
+        model: as `lower` gives it.
+        pack: as for `export_litert`.
+
+    Attributes:
+        edges: by name, those of the model and those that were added.
+    """
+
+    def __init__(self, model: IntegerModel, pack: bool) -> None:
+        self.model, self.pack = model, pack
+        self.edges: dict[str, Edge] = dict(model.edges)
+        self._names = {operator.name for operator in model.operators}
+
+    def edge(self, like: str, what: str, shape: Sequence[int] | None = None) -> str:
+        """A new edge on another's grid, of its shape if no other is given; returns its name."""
+        source = self.edges[like]
+        name = free_name(f"{like}.{what}", self.edges)
+        self.edges[name] = replace(source, name=name, shape=source.shape if shape is None else tuple(shape))
+        return name
+
+    def name(self, operator: Operator, what: str) -> str:
+        """A new operator's name."""
+        name = free_name(f"{operator.name}.{what}", self._names)
+        self._names.add(name)
+        return name
+
+    def regridded(self, name: str, output: str, ends: tuple[int, int] | None = None, as_name: str = "") -> Scaled:
+        """An edge's values on the grid of another, which has its shape.
+
+        Args:
+            name: of the edge.
+            output: the other.
+            ends: smallest and largest code; None: whatever fits, for something that clamps them.
+            as_name: of the operator.
+        """
+        low, high = (_LOWEST_CODE, self.edges[output].range[1]) if ends is None else ends
+        return Scaled(as_name or free_name(f"{output}.regridded", self._names), (name,), output, 1.0, low, high)
+
+    def alike(self, operator: Operator, names: Sequence[str]) -> tuple[list[Operator], tuple[str, ...]]:
+        """Operators that bring edges to the grid of an operator's output, and the edges that are there then."""
+        target, found, result = self.edges[operator.output], list[Operator](), list[str]()
+        for name in names:
+            edge = self.edges[name]
+            if (edge.scale, edge.zero_point, edge.bits) != (target.scale, target.zero_point, target.bits):
+                output = self.edge(target.name, "regridded", edge.shape)
+                self.edges[output] = replace(self.edges[output], rows=edge.rows)
+                found.append(self.regridded(name, output, as_name=self.name(operator, "regridded")))
+                name = output
+            result.append(name)
+        return found, tuple(result)
+
+
+@singledispatch
+def formed(operator: Operator, to: Forming) -> Sequence[Operator]:
+    """The operators of LiteRT's form that stand for one of the model; a module for each family registers its own."""
+    return (operator,)
+
+
 def litert_form(model: IntegerModel, pack: bool = True) -> IntegerModel:
     """The model whose executor gives what the file gives in LiteRT's default runtime.
 
-    Weights have the gain that their container holds, at most lowering's, and biases the unit that follows; sums,
-    channel-wise maps and the layers whose kernel rounds twice are computed as the runtime does. What is left is a step
-    where float32, in which the runtime applies factors, cannot tell a value from a tie: measured in none of the values
-    of most operators, and in at most 2 of 1,000.
+    Weights have the gain that their container holds, at most lowering's, and biases the unit that follows. Factors are
+    applied in float32, or twice rounded, as the runtime's kernels apply them; sums have its multipliers. Transposed
+    convolutions become ordinary ones, maxima over volumes or dilated windows and means over uneven ones become what
+    the runtime has, with the same codes. Resized images are rounded on their input's grid before they come to the
+    output's. Measured, every code of the file is that of the form.
 
     Args:
         model: as `lower` gives it.
         pack: as for `export_litert`.
     """
-
-    def formed(operator: Operator) -> Operator:
-        if isinstance(operator, Convolution | Linear):
-            return _layer(operator, model, pack)
-        if isinstance(operator, Affine):
-            return _taps(operator, model)
-        return _sum(operator, model) if isinstance(operator, Sum) else operator
-
-    return replace(model, operators=tuple(map(formed, model.operators)))
+    model = without_transposed(without_wide_strides(model))
+    to = Forming(model, pack)
+    operators = [new for operator in model.operators for new in formed(operator, to)]
+    return replace(model, operators=tuple(operators), edges=to.edges)
 
 
-def _layer(operator: Convolution | Linear, model: IntegerModel, pack: bool) -> Operator:
-    bits = container_bits(operator, pack)
+@formed.register(Convolution)
+@formed.register(Linear)
+def _(operator: Convolution | Linear, to: Forming) -> Sequence[Operator]:
+    bits = container_bits(operator, to.pack)
     room = _QMAX[bits] // weight_qmax(operator.bits, operator.midrise)
     gain = min(operator.gain, 1 << (room.bit_length() - 1))
-    source, target = model.edges[operator.inputs[0]], model.edges[operator.output]
-    unit = source.scale * operator.scale.astype(np.float64) / gain
-    real = factor(unit / target.scale, f"layer {operator.layer!r}")
+    source, target = to.edges[operator.inputs[0]], to.edges[operator.output]
+    scale = operator.scale / np.float32(gain)
+    real: Factor = in_float(source.scale, scale, target.scale)
     if bits == 4 and not is_matrix_product(operator):
-        real = RoundedTwice(real.mantissa, real.shift)
+        exact = factor(source.scale * scale.astype(np.float64) / target.scale, f"layer {operator.layer!r}")
+        real = RoundedTwice(exact.mantissa, exact.shift)
     bias = np.rint(operator.bias * (gain / operator.gain)).astype(np.int32)
-    return replace(operator, gain=gain, bias=bias, factor=real)
+    return (replace(operator, gain=gain, bias=bias, factor=real),)
 
 
 @dataclass(frozen=True)
@@ -94,73 +223,3 @@ class RoundedTwice(Factor):
         left, right = exponent.clamp(min=0), (-exponent).clamp(min=0)
         accumulator.bitwise_left_shift_(left).mul_(mantissa).add_(1 << 30).bitwise_right_shift_(31)
         return accumulator.add_((torch.ones_like(right) << right) >> 1).bitwise_right_shift_(right)
-
-
-def _sum(operator: Sum, model: IntegerModel) -> Sum:
-    """Two edges added or subtracted, with the runtime's multipliers: they have one bit more than lowering's."""
-    signs = unit_signs(operator, model)
-    if len(operator.inputs) != 2 or operator.offset or signs is None:
-        return operator
-    output = np.float32(model.edges[operator.output].scale)
-    ratios = [float(np.float32(model.edges[name].scale) / output) for name in operator.inputs]
-    shift = _SUM_BITS - math.frexp(max(ratios))[1]
-    if not 1 <= shift <= 30:
-        return operator
-    multipliers = tuple(sign * round(ratio * 2.0**shift) for sign, ratio in zip(signs, ratios, strict=True))
-    return replace(operator, multipliers=multipliers, shift=shift)
-
-
-def unit_signs(operator: Sum, model: IntegerModel) -> list[int] | None:
-    """The signs of a sum whose terms have no factors; None for any other."""
-    step = 2.0**operator.shift / model.edges[operator.output].scale
-    signs = [1 if multiplier > 0 else -1 for multiplier in operator.multipliers]
-    units = (sign * model.edges[name].scale * step for sign, name in zip(signs, operator.inputs, strict=True))
-    near = all(abs(m - unit) <= 1 for m, unit in zip(operator.multipliers, units, strict=True))
-    return signs if near else None
-
-
-@dataclass(frozen=True)
-class Taps(Operator):
-    """A channel-wise map as a depthwise convolution with one tap: ``clamp(z + factor * (code * (x - z_x) + bias))``.
-
-    Attributes:
-        codes: int8 [C].
-        scale: float32 [C], of the codes.
-        bias: int32 [C], in units of input scale x `scale`.
-        factor: input scale x `scale` / output scale, [C].
-        low: smallest output code.
-        high: largest output code.
-    """
-
-    codes: NDArray[np.int8]
-    scale: NDArray[np.float32]
-    bias: NDArray[np.int32]
-    factor: Factor
-    low: int
-    high: int
-
-
-def _taps(operator: Affine, model: IntegerModel) -> Taps:
-    """Of the codes that stand for a channel's factor, the one with which its offset is nearest to a whole number."""
-    source, target = model.edges[operator.inputs[0]], model.edges[operator.output]
-    steps = 2.0 ** -operator.shift.astype(np.float64)
-    slope, offset = operator.multiplier * steps, operator.offset * steps  # in steps of the output
-    # Where the offset dwarfs the slope, the unit comes from the offset, which int32 must hold.
-    units = np.maximum(np.abs(slope) / np.arange(64, 128)[:, None], np.maximum(np.abs(offset) * 2.0**-30, 2.0**-40))
-    errors = np.abs(offset / units - np.rint(offset / units)) * units
-    unit = np.take_along_axis(units, errors.argmin(0)[None], 0)[0]
-    scale = (unit * target.scale / source.scale).astype(np.float32)
-    unit = scale.astype(np.float64) * source.scale / target.scale
-    codes, bias = np.rint(slope / unit).astype(np.int8), np.rint(offset / unit).astype(np.int32)
-    real = factor(unit, operator.name)
-    return Taps(operator.name, operator.inputs, operator.output, codes, scale, bias, real, operator.low, operator.high)
-
-
-@compute.register
-def _(operator: Taps, executor: IntegerExecutor, codes: Tensor) -> Tensor:
-    source, target = executor.model.edges[operator.inputs[0]], executor.model.edges[operator.output]
-    view = (-1, *[1] * (codes.dim() - 2))
-    x = codes.to(torch.int64).sub_(source.zero_point)
-    x.mul_(torch.from_numpy(operator.codes).view(view)).add_(torch.from_numpy(operator.bias).view(view))
-    relative = operator.factor.apply_(x, 1)
-    return relative.add_(target.zero_point).clamp_(operator.low, operator.high).to(torch.int8)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sigmaquant.errors import ArtifactError
+from sigmaquant.errors import ArtifactError, ExportError
 from sigmaquant.export.litert.flatbuffer import litert_module
 
 
@@ -56,14 +56,24 @@ class LitertRunner:
         details = self._interpreter.get_input_details()
         shapes = [tuple(x.shape) for x in inputs]
         if shapes != self._shapes:
-            for detail, shape in zip(details, shapes, strict=True):
-                self._interpreter.resize_tensor_input(detail["index"], shape)
-            self._interpreter.allocate_tensors()
-            self._shapes = shapes
+            if len(shapes) != len(details):
+                raise ExportError(f"this file takes {len(details)} input(s), but {len(shapes)} were given.")
+            self._resize(details, shapes)
         for detail, x in zip(details, inputs, strict=True):
             self._interpreter.set_tensor(detail["index"], _encoded(x, detail))
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(detail["index"]) for detail in self._interpreter.get_output_details()]
+
+    def _resize(self, details: list[dict[str, Any]], shapes: list[tuple[int, ...]]) -> None:
+        self._shapes = []
+        try:
+            for detail, shape in zip(details, shapes, strict=True):
+                self._interpreter.resize_tensor_input(detail["index"], shape)
+            self._interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            shown = ", ".join(map(str, shapes))
+            raise ExportError(f"the runtime cannot run this file on inputs of shape {shown}: {error}") from error
+        self._shapes = shapes
 
 
 def _encoded(x: Tensor, detail: dict[str, Any]) -> NDArray[Any]:

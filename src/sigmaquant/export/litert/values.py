@@ -8,14 +8,15 @@ an operator reads when it first does so, and stays where it is as long as operat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 
 from sigmaquant.errors import ExportError
 from sigmaquant.export.litert.flatbuffer import FlatGraph, Grid
-from sigmaquant.lowering.model import Edge, IntegerModel, Operator
+from sigmaquant.lowering.model import IntegerModel
+from sigmaquant.operators import Edge
 
 Layout = Literal["plain", "image"]
 LOWEST, HIGHEST = -128, 127
@@ -32,6 +33,7 @@ class Values:
 
     def __init__(self, model: IntegerModel, graph: FlatGraph, pack: bool) -> None:
         self.model, self.graph, self.pack = model, graph, pack
+        graph.reserve(model.edges)
         self._tensors: dict[tuple[str, Layout], int] = {}
 
     # -- grids -------------------------------------------------------------------------------------------------------
@@ -45,6 +47,10 @@ class Values:
         edge = self.model.edges[name]
         return Grid((edge.scale,), edge.zero_point + self.shift(name))
 
+    def zero(self, name: str) -> int:
+        """The integer in the file that stands for 0.0."""
+        return self.model.edges[name].zero_point + self.shift(name)
+
     # -- tensors -----------------------------------------------------------------------------------------------------
 
     def put(self, name: str, layout: Layout, tensor: int) -> None:
@@ -53,11 +59,20 @@ class Values:
 
     def new(self, name: str, layout: Layout) -> int:
         """A tensor for an edge, which the caller's operator writes."""
-        edge = self.model.edges[name]
-        shape = edge.shape if layout == "plain" else image_shape(edge)
-        tensor = self.graph.tensor(name, (1, *shape), "INT8", self.grid(name))
+        tensor = self.like(name, self.shape(name, layout))
         self._tensors.setdefault((name, layout), tensor)
         return tensor
+
+    def like(self, name: str, shape: Sequence[int], label: str = "") -> int:
+        """A tensor with an edge's type and grid, of any shape."""
+        if self.model.edges[name].is_float:
+            return self.graph.tensor(label or name, shape, "FLOAT32")
+        return self.graph.tensor(label or name, shape, "INT8", self.grid(name))
+
+    def shape(self, name: str, layout: Layout) -> tuple[int, ...]:
+        """An edge's shape in a layout, with the batch dimension."""
+        edge = self.model.edges[name]
+        return (edge.rows, *(edge.shape if layout == "plain" else image_shape(edge)))
 
     def layout(self, *names: str) -> Layout:
         """The layout in which operators that do not care read these edges: as an image where one of them is one."""
@@ -93,7 +108,7 @@ class Values:
             self.put(name, layout, moved if len(space) == 2 else self.reshaped(moved, self.new(name, layout)))
         else:
             if len(space) == 1:
-                source = self._reshaped_to(source, (1, *space, channels), name)
+                source = self.reshaped(source, self.like(name, (edge.rows, *space, channels)))
             self.put(name, layout, self.transposed(source, (0, len(edge.shape), *range(1, len(edge.shape))), name))
         return self._tensors[name, layout]
 
@@ -114,38 +129,78 @@ class Values:
         self.graph.operator("RESHAPE", (source, constant), target, 1, "ReshapeOptions", **options)
         return target
 
-    def _reshaped_to(self, source: int, shape: tuple[int, ...], name: str) -> int:
-        return self.reshaped(source, self.graph.tensor(name, shape, "INT8", self.grid(name)))
-
     def transposed(self, source: int, axes: tuple[int, ...], name: str) -> int:
         """A new tensor of an edge's grid with the source's dimensions in another order; itself where none moves."""
         if axes == tuple(range(len(axes))):
             return source
         shape = self.graph.shape(source)
-        target = self.graph.tensor(name, [shape[axis] for axis in axes], "INT8", self.grid(name))
+        target = self.like(name, [shape[axis] for axis in axes])
         inputs = (source, self.graph.integers("axes", axes))
-        self.graph.operator("TRANSPOSE", inputs, target, 2 if len(axes) <= 4 else 4, "TransposeOptions")
+        version = 6 if len(axes) > 5 else 4 if len(axes) > 4 else self.version(name)
+        self.graph.operator("TRANSPOSE", inputs, target, version, "TransposeOptions")
+        return target
+
+    def version(self, name: str) -> int:
+        """Of an operator that knew float first and 8 bits from its second version on."""
+        return 1 if self.model.edges[name].is_float else 2
+
+    # -- other grids -------------------------------------------------------------------------------------------------
+
+    def number(self, real: float, code: int = 1) -> int:
+        """A real number as a constant that broadcasts; `code` is its magnitude, the scale does the rest."""
+        data = np.array([-code if real < 0 else code], dtype=np.int8).tobytes()
+        return self.graph.tensor("number", (1,), "INT8", Grid((abs(real) / code,)), data)
+
+    def multiplied(self, source: int, real: float, grid: Grid) -> int:
+        """A tensor times a number, on a grid."""
+        target = self.graph.tensor(self.graph.name(source), self.graph.shape(source), "INT8", grid)
+        self.graph.operator("MUL", (source, self.number(real)), target, 2, "MulOptions")
         return target
 
     # -- clamping ----------------------------------------------------------------------------------------------------
 
-    def clamped(self, operator: Operator, layout: Layout, write: Callable[[int, int], None], fuse: bool = True) -> None:
+    def clamped(
+        self,
+        name: str,
+        ends: tuple[int, int],
+        layout: Layout,
+        write: Callable[[int, int], None],
+        *,
+        fuse: bool = True,
+        shape: tuple[int, ...] = (),
+    ) -> None:
         """Write an operator whose output is clamped to its codes ``low..high``.
 
         Args:
-            operator: has `low` and `high`.
-            layout: of its output.
+            name: of the output edge.
+            ends: `low` and `high`.
+            layout: of the output.
             write: writes the operator, given the output tensor and the activation that is fused into it.
             fuse: whether an activation can be.
+            shape: in which the operator writes; empty: that of the layout.
         """
-        name = operator.output
-        low, high = (getattr(operator, end) + self.shift(name) for end in ("low", "high"))
-        fused = next((a for a, ends in self._activations(name).items() if ends == (low, high)), None)
+        own = not shape or shape == self.shape(name, layout)
+        target = self.new(name, layout) if own else self.like(name, shape, f"{name}.folded")
+        self.write_clamped(name, ends, target, write, fuse=fuse)
+        if not own:
+            self.reshaped(target, self.new(name, layout))
+
+    def write_clamped(
+        self,
+        name: str,
+        ends: tuple[int, int],
+        target: int,
+        write: Callable[[int, int], None],
+        *,
+        fuse: bool = True,
+    ) -> None:
+        """Write an operator into a tensor that has an edge's grid, clamped to ``low..high``; see `clamped`."""
+        low, high = max(LOWEST, ends[0] + self.shift(name)), ends[1] + self.shift(name)
+        fused = next((a for a, clamps in self._activations(name).items() if clamps == (low, high)), None)
         if fused is not None and (fuse or fused == "NONE"):
-            write(self.new(name, layout), self.graph.activation(fused))
+            write(target, self.graph.activation(fused))
             return
-        target = self.new(name, layout)
-        value = self.graph.tensor(f"{name}.unclamped", self.graph.shape(target), "INT8", self.grid(name))
+        value = self.like(name, self.graph.shape(target), f"{name}.unclamped")
         write(value, self.graph.activation("NONE"))
         self.clamp(value, target, low, high)
 
@@ -156,7 +211,7 @@ class Values:
         bounds += [("MINIMUM", high)] if high < HIGHEST else []
         for code, bound in bounds:
             last = (code, bound) == bounds[-1]
-            result = target if last else graph.tensor(graph.tensors[value].name, shape, "INT8", grid)
+            result = target if last else graph.tensor(graph.name(value), shape, "INT8", grid)
             constant = graph.tensor("bound", (1,), "INT8", grid, np.array([bound], dtype=np.int8).tobytes())
             graph.operator(code, (value, constant), result, 2 if len(shape) <= 4 else 3, "MaximumMinimumOptions")
             value = result
@@ -175,18 +230,18 @@ def image_shape(edge: Edge) -> tuple[int, int, int]:
     """Height, width and channels.
 
     Raises:
-        ExportError: three dimensions of space, or none and no channels.
+        ExportError: three dimensions of space.
     """
-    if not 1 <= len(edge.shape) <= 3:
+    if len(edge.shape) > 3:
         raise ExportError(
             f"activation {edge.name!r} has shape {edge.shape}; LiteRT's image operators take channels and at most two "
             "dimensions of space. Export this network to another format."
         )
-    channels, *space = edge.shape
+    channels, *space = edge.shape or (1,)
     height, width = (1, 1, *space)[-2:]
     return height, width, channels
 
 
 def _same_order(edge: Edge) -> bool:
     """Whether both layouts have their elements in the same order."""
-    return edge.shape[0] == 1 or math.prod(edge.shape[1:]) == 1
+    return len(edge.shape) < 2 or edge.shape[0] == 1 or math.prod(edge.shape[1:]) == 1

@@ -11,8 +11,9 @@ from torch import Tensor
 from sigmaquant.errors import ArtifactError
 from sigmaquant.export.litert.flatbuffer import FILE_IDENTIFIER, AlignedBuffer, litert_module
 from sigmaquant.export.litert.runner import LitertRunner
-from sigmaquant.export.litert.values import HIGHEST, image_shape
-from sigmaquant.lowering.model import Edge, IntegerModel
+from sigmaquant.export.litert.values import HIGHEST, LOWEST, image_shape
+from sigmaquant.lowering.model import IntegerModel
+from sigmaquant.operators import Edge
 
 
 class LitertWatch:
@@ -45,7 +46,7 @@ class LitertWatch:
         for index in sorted(written - set(before)):
             tensor = graph.tensors[index]
             edge = model.edges.get(tensor.name.decode())
-            layout = None if edge is None else _is_image(edge, tuple(int(n) for n in tensor.shape[1:]))
+            layout = None if edge is None or edge.is_float else _is_image(edge, tuple(int(n) for n in tensor.shape[1:]))
             if edge is not None and layout is not None:
                 self._found.append((edge, layout))
                 added.append(index)
@@ -63,7 +64,7 @@ class LitertWatch:
         for (edge, image), values in zip(self._found, codes, strict=True):
             if edge.name in result:  # the other layout of the same activation
                 continue
-            own = torch.from_numpy(values.astype(np.int16) - (HIGHEST - edge.range[1])).to(torch.int8)
+            own = torch.from_numpy((values.astype(np.int16) - (HIGHEST - edge.range[1])).clip(LOWEST).astype(np.int8))
             result[edge.name] = own.movedim(-1, 1).reshape(len(own), *edge.shape) if image else own
         return result
 
@@ -72,7 +73,7 @@ def _is_image(edge: Edge, shape: tuple[int, ...]) -> bool | None:
     """Whether a tensor holds an edge with its channels last; None where its shape leaves that open, or fits neither."""
     plain = shape == tuple(edge.shape)
     image = len(edge.shape) <= 3 and shape == image_shape(edge)
-    same = plain and (len(edge.shape) == 1 or edge.shape[0] == 1 or all(n == 1 for n in edge.shape[1:]))
+    same = plain and (len(edge.shape) <= 1 or edge.shape[0] == 1 or all(n == 1 for n in edge.shape[1:]))
     if same:
         return False
     return None if plain == image else image

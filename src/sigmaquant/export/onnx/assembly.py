@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -11,10 +11,15 @@ from onnx import TensorProto, helper
 
 from sigmaquant._version import __version__
 from sigmaquant.export.onnx.builder import DOMAIN, GraphBuilder
+from sigmaquant.export.onnx.checks import told
+from sigmaquant.export.onnx.moves import with_enlargements
+from sigmaquant.export.onnx.naming import names
 from sigmaquant.export.onnx.operators import translate
+from sigmaquant.export.onnx.simplifying import with_fewer_moves
 from sigmaquant.export.onnx.translation import UNSIGNED, Translation
 from sigmaquant.export.onnx.unpacking import Form, opset
-from sigmaquant.lowering.model import Edge, IntegerModel
+from sigmaquant.lowering.model import IntegerModel
+from sigmaquant.operators import Edge
 
 _BATCH = "N"
 _IR_VERSIONS: Mapping[Form, int] = {"planes": 8, "native": 13}
@@ -22,38 +27,29 @@ _IR_VERSIONS: Mapping[Form, int] = {"planes": 8, "native": 13}
 _INPUT_TYPES = {"float": TensorProto.FLOAT, "int8": TensorProto.INT8, "uint8": TensorProto.UINT8}
 
 
-def assemble(model: IntegerModel, form: Form, inputs: str, name: str) -> onnx.ModelProto:
+def assemble(model: IntegerModel, form: Form, inputs: str, name: str, saturating: bool = True) -> onnx.ModelProto:
     """An ONNX model from a network without float operators; see `export_onnx`.
 
     Raises:
         ExportError: an operator that ONNX cannot express.
     """
-    version = opset(form)
-    builder = GraphBuilder()
-    given = {edge: builder.unique(edge) for edge in model.inputs}
-    results = {edge: builder.unique(edge) for edge in model.outputs}
-    outer = {*given, *results}
-    codes = {edge: builder.unique(f"{edge}.codes" if edge in outer else edge) for edge in model.edges}
-    translation = Translation(model, builder, form, codes)
-    for edge, tensor in given.items():
-        _read(model.edges[edge], tensor, inputs, translation)
-    for operator in model.operators:
-        translate(operator, translation)
-    for edge, tensor in results.items():
-        translation.real(model.edges[edge], output=tensor)
-
-    def described(tensors: Mapping[str, str], kind: int) -> list[onnx.ValueInfoProto]:
-        found = []
-        for edge, tensor in tensors.items():
-            shape: list[str | int | None] = [_BATCH, *model.edges[edge].shape]
-            found.append(helper.make_tensor_value_info(tensor, kind, shape))
-        return found
-
+    version, called = opset(form), names(model)
+    builder = GraphBuilder(called.taken)
+    translation = Translation(model, builder, form, called.values, saturating)
+    given = [model.edges[edge] for edge in model.inputs]
+    results = [model.edges[edge] for edge in model.outputs]
+    for edge, tensor in zip(given, called.inputs, strict=True):
+        _read(edge, tensor, inputs, translation)
+    for operator in with_fewer_moves(with_enlargements(model)).operators:
+        with told(operator):
+            translate(operator, translation)
+    for edge, tensor in zip(results, called.outputs, strict=True):
+        _write(edge, tensor, translation)
     graph = helper.make_graph(
         builder.nodes,
         name,
-        described(given, _INPUT_TYPES[inputs]),
-        described(results, TensorProto.FLOAT),
+        _described(given, called.inputs, _INPUT_TYPES[inputs]),
+        _described(results, called.outputs, TensorProto.FLOAT),
         builder.initializers,
     )
     proto = helper.make_model(
@@ -68,9 +64,20 @@ def assemble(model: IntegerModel, form: Form, inputs: str, name: str) -> onnx.Mo
     return proto
 
 
+def _described(edges: Sequence[Edge], tensors: Sequence[str], kind: int) -> list[onnx.ValueInfoProto]:
+    """Inputs or outputs with their types and shapes; an edge that is float has no codes."""
+    found = []
+    for edge, tensor in zip(edges, tensors, strict=True):
+        shape: list[str | int | None] = [_BATCH if edge.rows == 1 else f"{_BATCH}*{edge.rows}", *edge.shape]
+        found.append(helper.make_tensor_value_info(tensor, TensorProto.FLOAT if edge.is_float else kind, shape))
+    return found
+
+
 def _read(edge: Edge, tensor: str, inputs: str, to: Translation) -> None:
-    """From a model input to the edge's codes."""
+    """From a model input to the edge's codes; a float edge is the input itself."""
     builder, codes = to.builder, to.codes[edge.name]
+    if edge.is_float:
+        return
     if inputs == "float":
         to.quantize(tensor, edge, *edge.range, codes)
     elif inputs == "uint8":
@@ -82,14 +89,27 @@ def _read(edge: Edge, tensor: str, inputs: str, to: Translation) -> None:
         builder.node("Cast", [sums], codes, to=TensorProto.UINT8)
 
 
+def _write(edge: Edge, tensor: str, to: Translation) -> None:
+    """From an edge's codes to a model output."""
+    if not edge.is_float:
+        to.real(edge, output=tensor)
+    elif to.codes[edge.name] != tensor:  # an input as it is, or an output for the second time
+        to.builder.node("Identity", [to.codes[edge.name]], tensor)
+
+
 def _metadata(model: IntegerModel, form: Form) -> dict[str, str]:
+    edges = [model.edges[name] for name in model.inputs]
     grids = {
-        name: {"scale": edge.scale, "zero_point": edge.zero_point, "bits": edge.bits}
-        for name, edge in ((name, model.edges[name]) for name in model.inputs)
+        edge.name: {"scale": edge.scale, "zero_point": edge.zero_point, "bits": edge.bits}
+        for edge in edges
+        if not edge.is_float
     }
-    return {
+    found = {
         "sigmaquant.version": __version__,
         "sigmaquant.form": form,
         "sigmaquant.plan": model.plan.to_json(),
         "sigmaquant.inputs": json.dumps(grids),
     }
+    if model.endings:
+        found["sigmaquant.endings"] = json.dumps({ending.name: ending.function for ending in model.endings})
+    return found

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+
+from sigmaquant.operators.node import free_name
 
 DOMAIN = "sigmaquant"
 """Of the functions that a file defines for itself."""
@@ -17,26 +19,27 @@ DOMAIN = "sigmaquant"
 class GraphBuilder:
     """Collects one graph.
 
+    Args:
+        taken: names that tensors have already.
+
     Attributes:
         nodes: in an order in which every tensor is written before it is read.
         initializers: the constants.
         functions: by name; the model carries their definitions.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, taken: Iterable[str] = ()) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.functions: dict[str, onnx.FunctionProto] = {}
-        self._names: set[str] = set()
+        self._names = set(taken)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def unique(self, name: str) -> str:
         """The name, with a number where a tensor has it already; taken from then on."""
-        candidate, count = name, 1
-        while candidate in self._names:
-            candidate, count = f"{name}_{count}", count + 1
-        self._names.add(candidate)
-        return candidate
+        found = free_name(name, self._names)
+        self._names.add(found)
+        return found
 
     def node(
         self,

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from sigmaquant.errors import ArtifactError, MissingExtraError, SigmaQuantError
-from sigmaquant.lowering.executor import encode
-from sigmaquant.lowering.model import Edge, IntegerModel
+from sigmaquant.errors import ArtifactError, ExportError, MissingExtraError, SigmaQuantError
+from sigmaquant.export.onnx.naming import names
+from sigmaquant.lowering.model import IntegerModel
+from sigmaquant.operators import Edge, encode
 
 _UNSIGNED = 128
 """What the file's codes have on top of the model's."""
+_AGAIN = " Export the network again."
 
 
 def as_given(x: Tensor, edge: Edge, kind: str) -> Tensor:
@@ -47,8 +51,7 @@ class OnnxRunner:
     """
 
     def __init__(self, path: str | Path, *, fused: bool = True, threads: int = 1) -> None:
-        self.session = _session(str(path), fused, threads)
-        self._inputs = [value.name for value in self.session.get_inputs()]
+        self.session = _session(str(path), fused, threads, str(path))
 
     @property
     def input_types(self) -> list[str]:
@@ -57,9 +60,7 @@ class OnnxRunner:
 
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Float outputs from inputs of the file's type, batch first."""
-        feed = {name: x.detach().cpu().numpy() for name, x in zip(self._inputs, inputs, strict=True)}
-        with _told("the file does not run"):
-            outputs = tuple(torch.from_numpy(y) for y in self.session.run(None, feed))
+        outputs = tuple(torch.from_numpy(y) for y in _run(self.session, None, inputs))
         return outputs[0] if len(outputs) == 1 else outputs
 
 
@@ -80,36 +81,33 @@ class OnnxWatch:
             import onnx
         except ImportError:
             raise MissingExtraError("ONNX", "onnx") from None
-        with _told(f"{path} is damaged"):
+        with _told(f"{path} is damaged", _AGAIN):
             proto = onnx.load(str(path))
         made = {name for node in proto.graph.node for name in node.output}
-        outer = {value.name for value in (*proto.graph.input, *proto.graph.output)}
         self._edges = {}
-        for name, edge in model.edges.items():
-            if edge.is_float:
-                continue
-            tensor = f"{name}.codes" if name in outer else name
-            if tensor in made:  # a name that was not free in the file cannot be told
+        for name, tensor in names(model).values.items():
+            if tensor in made and not model.edges[name].is_float:  # two moves in one have nothing between them
                 self._edges[tensor] = name
                 value = onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.UINT8, None)
                 proto.graph.output.append(value)
-        with _told(f"{path} is damaged"):
-            self._model, self._session = model, _session(proto.SerializeToString(), False, 1)
+        with _told(f"{path} is damaged", _AGAIN):
+            content = proto.SerializeToString()
+        self._model, self._session = model, _session(content, False, 1, str(path))
 
     def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Codes by activation, int8, from float inputs."""
-        feed = {}
-        for value, name, x in zip(self._session.get_inputs(), self._model.inputs, inputs, strict=True):
-            feed[value.name] = as_given(x, self._model.edges[name], value.type).detach().cpu().numpy()
-        with _told("the file does not run"):
-            values = self._session.run(list(self._edges), feed)
-        return {
-            name: (torch.from_numpy(value).to(torch.int16) - _UNSIGNED).to(torch.int8)
-            for name, value in zip(self._edges.values(), values, strict=True)
-        }
+        edges = [self._model.edges[name] for name in self._model.inputs]
+        types = [value.type for value in _expected(self._session, inputs)]
+        given = [as_given(x, edge, kind) for x, edge, kind in zip(inputs, edges, types, strict=True)]
+        values = _run(self._session, list(self._edges), given)
+        found = {}
+        for name, value in zip(self._edges.values(), values, strict=True):
+            codes = (torch.from_numpy(value).to(torch.int16) - _UNSIGNED).to(torch.int8)
+            found[name] = codes.reshape(-1, *self._model.edges[name].shape)  # some are written as vectors
+        return found
 
 
-def _session(model: str | bytes, fused: bool, threads: int) -> Any:
+def _session(model: str | bytes, fused: bool, threads: int, path: str) -> Any:
     try:
         import onnxruntime
     except ImportError:
@@ -119,16 +117,37 @@ def _session(model: str | bytes, fused: bool, threads: int) -> Any:
     options.inter_op_num_threads = 1
     if not fused:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with _told("this content is damaged" if isinstance(model, bytes) else f"{model} is damaged"):
+    with _told(f"{path} is damaged", _AGAIN):
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+def _expected(session: Any, inputs: Sequence[Tensor]) -> list[Any]:
+    """What the file takes, as many values as are given."""
+    found: list[Any] = session.get_inputs()
+    if len(inputs) != len(found):
+        raise ExportError(f"the ONNX file takes {len(found)} inputs, but {len(inputs)} are given.")
+    return found
+
+
+def _run(session: Any, outputs: list[str] | None, inputs: Sequence[Tensor]) -> list[NDArray[Any]]:
+    expected = _expected(session, inputs)
+    feed = {}
+    for value, x in zip(expected, inputs, strict=True):
+        array = x.detach().cpu().numpy()
+        feed[value.name] = array.astype(np.float32, copy=False) if value.type == "tensor(float)" else array
+    takes = ", ".join(f"{value.name!r}: {value.type[7:-1]} {value.shape}" for value in expected)
+    with _told(f"ONNX Runtime cannot run the file on these inputs (it takes {takes})"):
+        found: list[NDArray[Any]] = session.run(outputs, feed)
+    return found
+
+
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def _told(what: str, remedy: str = "") -> Iterator[None]:
     """The runtime's own errors, which have no common class, as ours in one line."""
     try:
         yield
     except (SigmaQuantError, KeyboardInterrupt):
         raise
     except Exception as error:
-        raise ArtifactError(f"{what}: {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}") from error
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ArtifactError(f"{what}: {told}{remedy}") from error

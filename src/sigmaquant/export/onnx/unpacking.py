@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from sigmaquant.errors import ExportError
 from sigmaquant.export.onnx.builder import DOMAIN, GraphBuilder
 from sigmaquant.export.packing import pack_codes
-from sigmaquant.lowering.model import Weighted
-from sigmaquant.quant.numerics import weight_qmax
+from sigmaquant.numerics import weight_qmax
+from sigmaquant.operators import Weighted
 
 Form = Literal["planes", "native"]
 PLANES_OPSET = 18

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sigmaquant.errors import DataError
 from sigmaquant.hardware.characterization.mac_units import MacUnit
 from sigmaquant.hardware.characterization.testbench import Stimulus
-from sigmaquant.quant.numerics import mse_weight_scales, weight_qmax
+from sigmaquant.numerics import mse_weight_scales, weight_qmax
 
 DOT_LENGTH = 144
 """Products of a Gaussian dot product: a 3 x 3 kernel over 16 channels."""

@@ -136,6 +136,28 @@ typedef struct {
 } sq_average_pool_params;
 void sq_average_pool(const sq_average_pool_params *params, const int8_t *x, int8_t *y);
 
+/* Scaled sums of windows [first, end) that tables give for each output place along depth, height and width of
+ * [depth, height, width, channels], with one factor, or one for each place. */
+typedef struct {
+    int32_t height;
+    int32_t width;
+    int32_t channels;
+    int32_t out_depth;
+    int32_t out_height;
+    int32_t out_width;
+    const int32_t *planes;
+    const int32_t *rows;
+    const int32_t *columns;
+    const int32_t *mantissa;
+    const uint8_t *shift;
+    int32_t factor_step; /* from place to place: 0 or 1 */
+    int32_t in_zero;
+    int32_t out_zero;
+    int32_t low;
+    int32_t high;
+} sq_average_windows_params;
+void sq_average_windows(const sq_average_windows_params *params, const int8_t *x, int8_t *y);
+
 /* Scaled sum over some dimensions; `size` are the others. */
 typedef struct {
     int32_t size[SQ_RANK];
@@ -166,7 +188,23 @@ typedef struct {
 } sq_add_params;
 void sq_add(const sq_add_params *params, const int8_t *a, const int8_t *b, int8_t *y);
 
-/* The same with a multiplier, offset and shift for each channel; dense [outer, channels, inner]. */
+/* The same along strides; stride 0 broadcasts. */
+typedef struct {
+    int32_t size[SQ_RANK];
+    int32_t a_stride[SQ_RANK];
+    int32_t b_stride[SQ_RANK];
+    int32_t y_stride[SQ_RANK];
+    int32_t a_multiplier;
+    int32_t b_multiplier;
+    int32_t offset;
+    uint8_t shift;
+    int32_t out_zero;
+    int32_t low;
+    int32_t high;
+} sq_add_strided_params;
+void sq_add_strided(const sq_add_strided_params *params, const int8_t *a, const int8_t *b, int8_t *y);
+
+/* One term with a multiplier, offset and shift for each channel; dense [outer, channels, inner]. */
 typedef struct {
     int32_t outer;
     int32_t channels;
@@ -179,6 +217,173 @@ typedef struct {
     int32_t high;
 } sq_affine_params;
 void sq_affine(const sq_affine_params *params, const int8_t *x, int8_t *y);
+
+/* The same along strides, also of the tables; stride 0 broadcasts. */
+typedef struct {
+    int32_t size[SQ_RANK];
+    int32_t table_stride[SQ_RANK];
+    int32_t x_stride[SQ_RANK];
+    int32_t y_stride[SQ_RANK];
+    const int32_t *multiplier;
+    const int32_t *offset;
+    const uint8_t *shift;
+    int32_t out_zero;
+    int32_t low;
+    int32_t high;
+} sq_affine_strided_params;
+void sq_affine_strided(const sq_affine_strided_params *params, const int8_t *x, int8_t *y);
+
+/* A value of one input on the output's grid: (x * multiplier + offset) >> shift; zero-point and rounding are in the
+ * offset. */
+typedef struct {
+    int32_t multiplier;
+    int32_t offset;
+    uint8_t shift;
+} sq_term;
+
+/* clamp(out_zero + max(a, b), low, high), or the smaller one; stride 0 broadcasts. */
+typedef struct {
+    int32_t size[SQ_RANK];
+    int32_t a_stride[SQ_RANK];
+    int32_t b_stride[SQ_RANK];
+    int32_t y_stride[SQ_RANK];
+    int32_t largest;
+    sq_term a;
+    sq_term b;
+    int32_t out_zero;
+    int32_t low;
+    int32_t high;
+} sq_extremum_params;
+void sq_extremum(const sq_extremum_params *params, const int8_t *a, const int8_t *b, int8_t *y);
+
+/* clamp(out_zero + (condition != 0 ? a : b), low, high); stride 0 broadcasts. */
+typedef struct {
+    int32_t size[SQ_RANK];
+    int32_t condition_stride[SQ_RANK];
+    int32_t a_stride[SQ_RANK];
+    int32_t b_stride[SQ_RANK];
+    int32_t y_stride[SQ_RANK];
+    sq_term a;
+    sq_term b;
+    int32_t out_zero;
+    int32_t low;
+    int32_t high;
+} sq_select_params;
+void sq_select(const sq_select_params *params, const int8_t *condition, const int8_t *a, const int8_t *b, int8_t *y);
+
+/* clamp(out_zero + (((x - in_zero) * m + 2^(shift-1)) >> shift), low, high), m being `multiplier` for x > in_zero, else
+ * the channel's slope; dense [outer, channels, inner]. */
+typedef struct {
+    int32_t outer;
+    int32_t channels;
+    int32_t inner;
+    int32_t multiplier;
+    const int32_t *slopes;
+    uint8_t shift;
+    int32_t in_zero;
+    int32_t out_zero;
+    int32_t low;
+    int32_t high;
+} sq_slopes_params;
+void sq_slopes(const sq_slopes_params *params, const int8_t *x, int8_t *y);
+
+/* Vectors along the last of the dimensions, brought to unit length: with q = x - in_zero and r = isqrt(max(sum q^2,
+ * least) * 2^16), clamp(out_zero + floor((2 * q * multiplier + r) / (2 * r)), low, high). */
+typedef struct {
+    int32_t size[SQ_RANK];
+    int32_t x_stride[SQ_RANK];
+    int32_t y_stride[SQ_RANK];
+    int64_t multiplier;
+    int64_t least;
+    int32_t in_zero;
+    int32_t out_zero;
+    int32_t low;
+    int32_t high;
+} sq_unit_length_params;
+void sq_unit_length(const sq_unit_length_params *params, const int8_t *x, int8_t *y);
+
+/* y[m, n] = clamp(out_zero + sum_k (a[m, k] - a_zero) * (b[k, n] - b_zero) * mantissa * 2^-shift, low, high). Strides are
+ * those of the two dimensions. Scratch: two rows of `a` and `block` columns of `b`, filled up to a multiple of 4, all
+ * filled up to 4 codes. */
+typedef struct {
+    int32_t rows;
+    int32_t depth;
+    int32_t columns;
+    int32_t a_stride[2];
+    int32_t b_stride[2];
+    int32_t y_stride[2];
+    int32_t mantissa;
+    uint8_t shift;
+    int32_t a_zero;
+    int32_t b_zero;
+    int32_t out_zero;
+    int32_t low;
+    int32_t high;
+    int32_t block; /* columns that are in scratch at a time: a multiple of 4, or all */
+} sq_matmul_params;
+void sq_matmul(const sq_matmul_params *params, const int8_t *a, const int8_t *b, int8_t *y, int16_t *scratch);
+
+/* Shares along the last of the dimensions: with e = table[max x - x], which is 2^20 * exp of a difference, and s their
+ * sum, clamp(out_zero + floor((2 * e * multiplier + 2^8 * s) / (2^9 * s)), low, high). Where there is a mask, only
+ * values whose bit is set take part; the others are zero. `table_stride` counts bits of the mask. */
+typedef struct {
+    int32_t size[SQ_RANK];
+    int32_t table_stride[SQ_RANK];
+    int32_t x_stride[SQ_RANK];
+    int32_t y_stride[SQ_RANK];
+    const int32_t *table;
+    const uint8_t *mask; /* NULL: all take part */
+    int64_t multiplier;
+    int32_t out_zero;
+    int32_t low;
+    int32_t high;
+} sq_softmax_codes_params;
+void sq_softmax_codes(const sq_softmax_codes_params *params, const int8_t *x, int8_t *y);
+
+/* Values relative to the mean and deviation of the last two of the dimensions, of `count` values. With q = x - in_zero,
+ * d = count * q - (centred ? sum q : 0), r = max(1, isqrt(sum d^2 / count * 2^(2 * root_bits) + epsilon)) and
+ * t = floor((d * 2^(root_bits + fraction_bits + 1) + r) / (2 * r)),
+ * clamp(out_zero + ((t * multiplier + offset) >> shift), low, high): the rounding is in the offset. */
+typedef struct {
+    int32_t size[SQ_RANK];
+    int32_t table_stride[SQ_RANK];
+    int32_t x_stride[SQ_RANK];
+    int32_t y_stride[SQ_RANK];
+    const int32_t *multiplier;
+    const int32_t *offset;
+    const uint8_t *shift;
+    int32_t centred;
+    int64_t epsilon;
+    int32_t root_bits;
+    int32_t fraction_bits;
+    int32_t in_zero;
+    int32_t out_zero;
+    int32_t low;
+    int32_t high;
+} sq_norm_params;
+void sq_norm(const sq_norm_params *params, const int8_t *x, int8_t *y);
+
+/* Linear interpolation of [height, width, channels]. A place in a table is lower * 2^11 + weight: the output lies
+ * `weight` 2048ths of the way from input place `lower` to the next one. `one` is 2048, or 1 along an axis that stays
+ * as it is. */
+typedef struct {
+    int32_t height;
+    int32_t width;
+    int32_t channels;
+    int32_t out_height;
+    int32_t out_width;
+    const int32_t *rows;
+    const int32_t *columns;
+    int32_t row_one;
+    int32_t column_one;
+    int32_t mantissa;
+    uint8_t shift;
+    int32_t in_zero;
+    int32_t out_zero;
+    int32_t low;
+    int32_t high;
+} sq_resize_params;
+void sq_resize(const sq_resize_params *params, const int8_t *x, int8_t *y);
 
 /* clamp(out_zero + (a - a_zero) * (b - b_zero) * mantissa * 2^-shift, low, high); stride 0 broadcasts. */
 typedef struct {
@@ -211,6 +416,15 @@ typedef struct {
 } sq_copy_params;
 void sq_copy(const sq_copy_params *params, const int8_t *x, int8_t *y);
 
+/* The same, but index i of the first dimension is read at offsets[i]. */
+typedef struct {
+    int32_t size[SQ_RANK];
+    int32_t x_stride[SQ_RANK];
+    int32_t y_stride[SQ_RANK];
+    const int32_t *offsets;
+} sq_take_params;
+void sq_take(const sq_take_params *params, const int8_t *x, int8_t *y);
+
 /* Codes to other places and another grid: clamp(out_zero + ((x * multiplier + offset) >> shift), low, high). */
 typedef struct {
     int32_t size[SQ_RANK];
@@ -241,5 +455,15 @@ typedef struct {
 } sq_grid;
 void sq_quantize(const sq_grid *grid, const float *values, int8_t *codes);
 void sq_dequantize(const sq_grid *grid, const int8_t *codes, float *values);
+
+/* Functions of floats behind the network's outputs, in place, [outer, size, inner]; they need the C library's <math.h>. */
+typedef struct {
+    int32_t outer;
+    int32_t size;
+    int32_t inner;
+} sq_lines;
+void sq_softmax(const sq_lines *lines, float *values);
+void sq_log_softmax(const sq_lines *lines, float *values);
+void sq_sigmoid(const sq_lines *lines, float *values);
 
 #endif

@@ -55,6 +55,22 @@ static inline int8_t sq_clamp(int32_t value, int32_t low, int32_t high)
     return (int8_t)sq_min(sq_max(value, low), high);
 }
 
+static inline int8_t sq_clamp_wide(int64_t value, int32_t low, int32_t high)
+{
+    const int64_t above = (value < low) ? low : value;
+    return (int8_t)((above > high) ? high : above);
+}
+
+/* Rounded down; C rounds towards zero. The divisor is positive. */
+static inline int64_t sq_floor_divide(int64_t value, int64_t divisor)
+{
+    const int64_t quotient = value / divisor;
+    return ((value < 0) && (quotient * divisor != value)) ? quotient - 1 : quotient;
+}
+
+/* The largest integer whose square is not above the value, which is not negative. */
+int64_t sq_square_root(int64_t value);
+
 /* For factors of a quarter and more: (product + 2^(shift-1)) >> shift, or a bound far outside of every grid. */
 int32_t sq_scale_up(int64_t product, uint32_t shift);
 
@@ -189,6 +205,12 @@ static inline sq_span sq_inside(int32_t start, int32_t size, int32_t dilation, i
         span.last--;
     }
     return span;
+}
+
+/* Where an inner loop along strides begins. */
+static inline int32_t sq_place(const int32_t *stride, int32_t i, int32_t j, int32_t k)
+{
+    return i * stride[0] + j * stride[1] + k * stride[2];
 }
 
 /* Codes as int16 relative to their zero-point. */

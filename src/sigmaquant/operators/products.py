@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import fx
 
-from sigmaquant.graph.nodes import arguments, operator, tensor_value
-from sigmaquant.graph.shapes import count, length, shape_at_one
+from sigmaquant.exported.nodes import arguments, operator, tensor_value
+from sigmaquant.exported.shapes import count, length, shape_at_one
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")

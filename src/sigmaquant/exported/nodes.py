@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 _CALL_COUNT = re.compile(r"@\d+")
+_FRAME = re.compile(r'\s*File "([^"]+)", line (\d+)')
+_TORCH = str(Path(torch.__file__).parent)
 
 
 def operator(node: fx.Node) -> str:
@@ -69,3 +72,17 @@ def scope(node: fx.Node) -> str:
             # torch writes the second call of a module as "name@1"
             return _CALL_COUNT.sub("", name)
     return ""
+
+
+def user_line(node: fx.Node) -> str:
+    """The user's line that made the node, as ``"net.py:12: x = self.conv(x)"``; empty where it is not known.
+
+    The innermost line outside torch is taken, from the stack that export keeps with every node.
+    """
+    lines = str(node.meta.get("stack_trace") or "").splitlines()
+    found = ""
+    for line, code in zip(lines, [*lines[1:], ""], strict=False):
+        match = _FRAME.match(line)
+        if match and not match.group(1).startswith(_TORCH):
+            found = f"{Path(match.group(1)).name}:{match.group(2)}: {code.strip()}"
+    return found

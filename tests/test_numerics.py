@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quant_cases import BITS, GRIDS, scales_for, weights
 
+from sigmaquant import numerics
 from sigmaquant.errors import PlanError
-from sigmaquant.quant import numerics
-from sigmaquant.quant.numerics import (
+from sigmaquant.numerics import (
     SCALE_FLOOR,
     activation_range,
     affine_from_range,

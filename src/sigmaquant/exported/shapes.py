@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from sigmaquant.graph.nodes import tensor_value
+from sigmaquant.exported.nodes import tensor_value
+
+
+def size_at(size: int | torch.SymInt, batch: int) -> int:
+    """A size at a batch size (sizes that depend on the data count as that too)."""
+    if isinstance(size, int):
+        return size
+    return _at(size.node.expr, batch)
+
+
+@lru_cache(maxsize=4096)
+def _at(expression: Any, batch: int) -> int:
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, batch)))
 
 
 def size_at_one(size: int | torch.SymInt) -> int:
-    """A size at batch size 1 (sizes that depend on the data count as 1 too)."""
-    if isinstance(size, int):
-        return size
-    expression = size.node.expr
-    return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
+    """A size at batch size 1."""
+    return size_at(size, 1)
 
 
 def shape_at_one(value: Tensor) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigmaquant.errors import LoweringError
-from sigmaquant.lowering.fixed_point import common_multipliers, factor
+from sigmaquant.operators.fixed_point import common_multipliers, factor
 
 REALS = st.floats(2.0**-30, 2.0**29)
 SUMS = st.integers(-(2**31) + 1, 2**31 - 1)

@@ -1,0 +1,198 @@
+"""What every node of a graph means: the one reading on which quantizers are placed and integers are built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from sigmaquant.exported.nodes import arguments, operator, writes, yields_tensor
+from sigmaquant.operators.floats import FloatProducer, carried, ending, float_producer
+from sigmaquant.operators.layers import parse_functional, parse_module
+from sigmaquant.operators.lookup import Elementwise, parse_elementwise
+from sigmaquant.operators.meaning import Meaning, constant_value, is_live, parse_function
+from sigmaquant.operators.movement import WEIGHT_MOVES
+from sigmaquant.operators.norm import parse_norm
+from sigmaquant.operators.softmax import HARD_MASK, masking
+from sigmaquant.operators.unit_length import unit_length
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+_SCORES = {"add", "baddbmm", "masked_fill"}
+
+
+class Interpretation:
+    """The meanings of a graph's nodes.
+
+    Args:
+        module: an exported graph, raised; with or without quantizers.
+        is_quantizer: tells the modules that bring a value to its grid.
+
+    Attributes:
+        meaning: by node, of every node that yields a float tensor and depends on an input.
+        inner: nodes whose values never lie on a grid of their own: denominators, variances, what a logarithm reads, and
+            the scores that a mask is added to. Eight bits would leave nothing of them.
+        absorbed: those of them that compute a vector's length for the one operator that divides by it.
+    """
+
+    def __init__(self, module: fx.GraphModule, is_quantizer: Callable[[nn.Module], bool] = lambda _: False) -> None:
+        self.module, self._is_quantizer = module, is_quantizer
+        self.meaning: dict[fx.Node, Meaning] = {}
+        every = (node for node in module.graph.nodes if _is_float(node))
+        nodes = [node for node in every if is_live(node) and not is_weight(node)]
+        lengths = self._unit_lengths(nodes)
+        self.absorbed = {node for inner in lengths.values() for node in inner}
+        self.inner = self.absorbed | _sensitive(nodes, set(lengths))
+        masked = {node for node in nodes if _is_masked_score(node)}
+        for node in list(masked):
+            if (mask := masking(node)) is not None:
+                self.meaning[node] = mask
+            elif _adds_constant(node):  # a bias by position: the scores have a grid with it
+                masked.remove(node)
+        for node in nodes:
+            if node in self.meaning or node in masked or node in self.absorbed:
+                continue
+            if (meaning := self._parsed(node)) is not None:
+                self.meaning[node] = meaning
+        self.inner |= masked
+
+    def called(self, node: fx.Node) -> nn.Module | None:
+        """The module that a node calls; None where it calls none."""
+        return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def is_quantizer(self, node: fx.Node) -> bool:
+        """Whether the node brings a value to its grid."""
+        found = self.called(node)
+        return found is not None and self._is_quantizer(found)
+
+    def _unit_lengths(self, nodes: list[fx.Node]) -> Mapping[fx.Node, tuple[fx.Node, ...]]:
+        """The divisions by a vector's own length, each with the nodes that compute that length for it alone."""
+        found: dict[fx.Node, tuple[fx.Node, ...]] = {}
+        for node in nodes:
+            parsed = unit_length(node)
+            if parsed is None:
+                continue
+            meaning, inner = parsed
+            private = {node}
+            for link in inner:  # from the divisor to the norm
+                if not set(link.users) <= private:
+                    break
+                private.add(link)
+            else:
+                self.meaning[node] = meaning
+                found[node] = inner
+        return found
+
+    def _parsed(self, node: fx.Node) -> Meaning | None:
+        if node.op == "call_module":
+            module = self.called(node)
+            if module is None or self._is_quantizer(module):
+                return None
+            kind = "norm" if isinstance(module, _NORMS) else "layer"
+            sources = tuple(source for source in node.all_input_nodes if is_live(source))
+            return parse_module(node, module) or parse_norm(node, module) or FloatProducer(sources, 1, (), kind)
+        if node.op != "call_function" or writes(node):  # what is still in place may write into what others read
+            return None
+        if node in self.inner:
+            table = parse_elementwise(node)
+            return replace(table, inner=True) if isinstance(table, Elementwise) else None
+        picked = picked_from(node)
+        return (
+            ending(node)
+            or parse_functional(node, is_weight)
+            or parse_function(node)
+            or parse_elementwise(node)
+            or carried(node, picked)
+            or float_producer(node, operator(picked).removesuffix("_"))
+        )
+
+
+def picked_from(node: fx.Node) -> fx.Node:
+    """The operator with several results from which the node picks one; the node itself where it picks none."""
+    source = node.args[0] if node.args else None
+    return source if operator(node) == "getitem" and isinstance(source, fx.Node) else node
+
+
+def is_weight(node: object) -> bool:
+    """Whether a node yields a functional weight, maybe cut or with its axes in another order."""
+    while isinstance(node, fx.Node):
+        if node.op == "call_module":
+            return not node.args
+        if node.op != "call_function" or operator(node) not in WEIGHT_MOVES or not node.args:
+            return False
+        node = node.args[0]
+    return False
+
+
+def _is_float(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return node.op != "output" and isinstance(value, Tensor) and value.is_floating_point()
+
+
+def readers(node: fx.Node) -> list[fx.Node]:
+    """The users that read the values, not only a size."""
+    return [user for user in node.users if user.op == "output" or yields_tensor(user)]
+
+
+def _is_masked_score(node: fx.Node) -> bool:
+    """Whether a mask is added for a softmax: its huge negative values would leave no grid for the scores."""
+    if operator(node).removesuffix("_") not in _SCORES:
+        return False
+    users = readers(node)
+    while len(users) == 1 and operator(users[0]) in ("view", "reshape", "_unsafe_view", "flatten", "unflatten"):
+        users = readers(users[0])
+    return bool(users) and all("softmax" in operator(user) for user in users)
+
+
+def _adds_constant(node: fx.Node) -> bool:
+    """Whether what is added is a constant that leaves scores a grid: a parameter, or buffers without huge values."""
+    operands = [arguments(node).get(name) for name in ("self", "other")]
+    constants = [operand for operand in operands if isinstance(operand, fx.Node) and not is_live(operand)]
+    if operator(node) != "add" or not constants:
+        return False
+    value = constant_value(constants[0])
+    return value is None or bool((value > HARD_MASK).all())
+
+
+_DENOMINATORS = {"rsqrt", "log", "log2", "log10", "log1p", "reciprocal"}
+_MEASURES = {
+    "add", "sub", "rsub", "mul", "neg", "pow", "square", "abs", "sqrt", "exp", "clamp", "clamp_min", "maximum", "mean",
+    "sum", "var", "std", "norm", "linalg_vector_norm", "expand", "expand_as", "unsqueeze", "view", "reshape", "rsqrt",
+    "var_mean", "getitem",
+}  # fmt: skip
+"""What denominators and variances are made of."""
+
+
+def _sensitive(nodes: list[fx.Node], lengths: set[fx.Node]) -> set[fx.Node]:
+    """The nodes that serve nothing but a denominator, a logarithm or an inverse root."""
+    found: set[fx.Node] = set()
+    for node in reversed(nodes):
+        if node in lengths or node.op != "call_function":
+            continue
+        for root in _roots(node):
+            stack = [root]
+            while stack:
+                current = stack.pop()
+                if current in found or current.op != "call_function" or operator(current) not in _MEASURES:
+                    continue
+                if not _is_float(current) and not yields_tensor(current):
+                    continue
+                if all(user in found or user is node or not yields_tensor(user) for user in current.users):
+                    found.add(current)
+                    stack.extend(source for source in current.all_input_nodes if is_live(source))
+    return found
+
+
+def _roots(node: fx.Node) -> list[fx.Node]:
+    """What a node divides by, or takes the logarithm or inverse root of."""
+    name, bound = operator(node).removesuffix("_"), arguments(node)
+    if name in ("div", "divide", "true_divide"):
+        candidates: list[Any] = [bound["other"]]
+    elif name in _DENOMINATORS or (
+        name == "pow" and isinstance(bound.get("exponent"), int | float) and bound["exponent"] < 0
+    ):
+        candidates = [bound["self"]]
+    else:
+        candidates = []
+    return [candidate for candidate in candidates if is_live(candidate)]

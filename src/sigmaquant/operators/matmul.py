@@ -1,0 +1,158 @@
+"""Matrix products of two activations: attention's scores and mixtures, bilinear forms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from sigmaquant.exported.nodes import operator
+from sigmaquant.operators.edge import Edge
+from sigmaquant.operators.fixed_point import Factor, factor
+from sigmaquant.operators.meaning import (
+    Builder,
+    Extent,
+    Meaning,
+    Pending,
+    Value,
+    code_range,
+    declares,
+    extent,
+    is_codes,
+    is_live,
+)
+from sigmaquant.operators.movement import Returned, Step, Steps, moved
+from sigmaquant.operators.node import Operator, Reference, centred, compute, written
+
+
+@dataclass(frozen=True)
+class MatMul(Operator):
+    """``clamp(z + factor * sum_k (a[.., m, k] - z_a) * (b[.., k, n] - z_b), low, high)``.
+
+    Both have as many axes; those before the last two broadcast.
+    """
+
+    factor: Factor
+    low: int
+    high: int
+
+
+@compute.register
+def _(operator: MatMul, reference: Reference, left: Tensor, right: Tensor) -> Tensor:
+    # sums of products of 9-bit numbers are exact in float64
+    kind = torch.int64 if reference.integer_kernels else torch.float64
+    first, second = (
+        centred(codes, reference.edges[name], kind) for name, codes in zip(operator.inputs, (left, right), strict=True)
+    )
+    sums = torch.matmul(first, second).to(torch.int64)
+    return written(operator.factor.apply_(sums, 0), operator, reference)
+
+
+@dataclass(frozen=True)
+class Multiplied(Pending):
+    """The matrix product of two edges, times a number."""
+
+    edges: tuple[Edge, ...] = ()
+    scale: float = 1.0
+
+    def finish(self, edge: Edge, name: str) -> Operator:
+        left, right = self.edges
+        ratio = factor(self.scale * left.scale * right.scale / edge.scale, name)
+        return MatMul(name, (left.name, right.name), edge.name, ratio, *code_range(self.clip, edge))
+
+
+@dataclass(frozen=True)
+class MatrixProduct(Meaning):
+    """A matrix product of two edges after moves, whose result is moved again.
+
+    Attributes:
+        before: moves of each operand.
+        product: shape of the product.
+        after: moves of the product.
+    """
+
+    before: tuple[tuple[Step, ...], tuple[Step, ...]] = ((), ())
+    product: tuple[int, ...] = ()
+    after: tuple[Step, ...] = ()
+
+    producer: ClassVar[str] = "attention"
+    scalable: ClassVar[bool] = True
+
+    def build(self, values: Sequence[Value], to: Builder) -> Value:
+        edges = []
+        for value, steps in zip(values, self.before, strict=True):
+            if not is_codes(value) or value.rows != self.rows:
+                return None
+            found = Steps(Extent(value.rows, value.shape))
+            found.steps.extend(steps)
+            edges.append(moved(value, found, to))
+        result = Multiplied(edges=tuple(edges))
+        return Returned(inner=result, shape=self.product, steps=self.after) if self.after else result
+
+
+@declares("matmul", "bmm", "mm")
+def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
+    first = given["self"]
+    second = given["other"] if operator(node) == "matmul" else given["mat2"]
+    found, places = extent(node), [extent(operand) if is_live(operand) else None for operand in (first, second)]
+    left, right = places
+    if found is None or left is None or right is None or not left.rows == right.rows == found.rows:
+        return None
+    if not len(left.shape) == len(right.shape) == len(found.shape) >= 2:
+        return None
+    return MatrixProduct((first, second), found.rows, found.shape, product=found.shape)
+
+
+@declares("einsum")
+def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
+    """Two operands, the batch first in both and in the result, each label once in an operand."""
+    equation, tensors = str(given["equation"]).replace(" ", ""), tuple(given["tensors"])
+    found = extent(node)
+    if found is None or len(tensors) != 2 or "->" not in equation or "." in equation:
+        return None
+    inputs, output = equation.split("->")
+    labels = inputs.split(",")
+    places = [extent(tensor) if is_live(tensor) else None for tensor in tensors]
+    if any(p is None or p.rows != found.rows for p in places) or len(labels) != 2:
+        return None
+    left, right = labels
+    batch = output[:1]
+    if (
+        not batch
+        or left[:1] != batch
+        or right[:1] != batch
+        or any(len(set(t)) != len(t) for t in (left, right, output))
+    ):
+        return None
+    size = {
+        label: place.shape[axis]
+        for letters, place in zip(labels, places, strict=True)
+        if place is not None
+        for axis, label in enumerate(letters[1:])
+    }
+    shared = [c for c in output[1:] if c in left and c in right]
+    summed = [c for c in left[1:] if c in right and c not in output]
+    mine, theirs = ([c for c in letters[1:] if c not in shared + summed] for letters in (left, right))
+    if not set(mine + theirs) <= set(output) or any(c not in left + right for c in output):
+        return None
+
+    def count(group: Sequence[str]) -> int:
+        return math.prod(size[c] for c in group)
+
+    lead = tuple(size[c] for c in shared)
+    moves = []
+    for letters, place, order, ends in (
+        (left, places[0], [*shared, *mine, *summed], (count(mine), count(summed))),
+        (right, places[1], [*shared, *summed, *theirs], (count(summed), count(theirs))),
+    ):
+        assert place is not None, "checked above"
+        steps = Steps(place).permute([letters[1:].index(c) for c in order]).reshape((*lead, *ends))
+        moves.append(tuple(steps.steps))
+    product = (*lead, count(mine), count(theirs))
+    after = Steps(Extent(found.rows, product)).reshape(tuple(size[c] for c in [*shared, *mine, *theirs]))
+    after.permute([[*shared, *mine, *theirs].index(c) for c in output[1:]])
+    return MatrixProduct(tensors, found.rows, found.shape, (moves[0], moves[1]), product, tuple(after.steps))
