@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from sigmaquant.operators.edge import Edge
-from sigmaquant.operators.fixed_point import common_multipliers
+from sigmaquant.operators.fixed_point import broadcast_multipliers, common_multipliers
 from sigmaquant.operators.lookup import Elementwise, Unary
 from sigmaquant.operators.matmul import Multiplied
 from sigmaquant.operators.meaning import (
@@ -32,7 +32,7 @@ from sigmaquant.operators.meaning import (
     is_live,
     is_number,
 )
-from sigmaquant.operators.movement import Returned, aligned, expanded
+from sigmaquant.operators.movement import Returned, broadcasting, expanded
 from sigmaquant.operators.node import Operator, Reference, centred, compute, rounded_shift_, written
 from sigmaquant.operators.norm import Normalizing, Normed
 
@@ -126,19 +126,8 @@ class Mapped(Pending):
         if math.prod(shape) == 1:
             (multiplier,), offset, shift = common_multipliers([float(reals)], float(offsets), 21, name)
             return Sum(name, (source.name,), edge.name, (multiplier,), offset, shift, low, high)
-        pairs = np.stack([np.broadcast_to(reals, shape).ravel(), np.broadcast_to(offsets, shape).ravel()], axis=1)
-        rows = [common_multipliers([real], offset, 21, name) for real, offset in pairs.tolist()]
-        whole = (1,) * (len(source.shape) - len(shape)) + shape
-        return Affine(
-            name,
-            (source.name,),
-            edge.name,
-            np.array([multipliers[0] for multipliers, _, _ in rows], dtype=np.int32).reshape(whole),
-            np.array([offset for _, offset, _ in rows], dtype=np.int32).reshape(whole),
-            np.array([shift for _, _, shift in rows], dtype=np.int64).reshape(whole),
-            low,
-            high,
-        )
+        arrays = broadcast_multipliers(reals, offsets, len(source.shape), name)
+        return Affine(name, (source.name,), edge.name, *arrays, low, high)
 
 
 @dataclass(frozen=True)
@@ -331,12 +320,8 @@ class SumOfTwo(Meaning):
     clippable: ClassVar[bool] = True
 
     def build(self, values: Sequence[Value], to: Builder) -> Value:
-        edges = []
-        for value in values:
-            if not is_codes(value) or value.rows != self.rows:
-                return None
-            edges.append(aligned(value, len(self.shape), to))
-        return Terms(terms=tuple(zip(edges, self.coefficients, strict=True)))
+        edges = broadcasting(values, self.rows, len(self.shape), to)
+        return None if edges is None else Terms(terms=tuple(zip(edges, self.coefficients, strict=True)))
 
 
 _HOW = {"add": "add", "sub": "subtract", "subtract": "subtract", "mul": "multiply", "multiply": "multiply",

@@ -21,10 +21,9 @@ from sigmaquant.operators.meaning import (
     code_range,
     declares,
     extent,
-    is_codes,
     is_live,
 )
-from sigmaquant.operators.movement import aligned
+from sigmaquant.operators.movement import broadcasting
 from sigmaquant.operators.node import Operator, Reference, centred, compute, rounded_shift_, written
 
 
@@ -89,12 +88,8 @@ class Comparison(Meaning):
         return False
 
     def build(self, values: Sequence[Value], to: Builder) -> Value:
-        edges = []
-        for value in values:
-            if not is_codes(value) or value.rows != self.rows:
-                return None
-            edges.append(aligned(value, len(self.shape), to))
-        return Extreme(edges=tuple(edges), largest=self.largest)
+        edges = broadcasting(values, self.rows, len(self.shape), to)
+        return None if edges is None else Extreme(edges=edges, largest=self.largest)
 
 
 @declares("maximum", "minimum", "fmax", "fmin")

@@ -103,3 +103,28 @@ def common_multipliers(reals: list[float], offset: float, bits: int, where: str)
             "Its output's range is probably degenerate: calibrate on data like those of use."
         )
     return [round(real * 2**shift) for real in reals], round(offset * 2**shift), shift
+
+
+def broadcast_multipliers(
+    factor: NDArray[np.float64], offset: NDArray[np.float64], rank: int, where: str
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
+    """`common_multipliers` of 21 bits for each factor and offset: multipliers, offsets and shifts.
+
+    Args:
+        factor: real factors; broadcast against `offset`.
+        offset: real offsets, in the same units.
+        rank: axes of the results, ones before those that are given.
+        where: for the error.
+
+    Raises:
+        LoweringError: a number that is not finite or too large.
+    """
+    shape = np.broadcast_shapes(factor.shape, offset.shape)
+    pairs = zip(*(np.broadcast_to(v, shape).ravel().tolist() for v in (factor, offset)), strict=True)
+    rows = [common_multipliers([real], constant, 21, where) for real, constant in pairs]
+    whole = (1,) * (rank - len(shape)) + shape
+    return (
+        np.array([multipliers[0] for multipliers, _, _ in rows], dtype=np.int32).reshape(whole),
+        np.array([constant for _, constant, _ in rows], dtype=np.int32).reshape(whole),
+        np.array([shift for _, _, shift in rows], dtype=np.int64).reshape(whole),
+    )

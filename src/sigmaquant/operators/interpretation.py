@@ -61,11 +61,6 @@ class Interpretation:
         """The module that a node calls; None where it calls none."""
         return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
-    def is_quantizer(self, node: fx.Node) -> bool:
-        """Whether the node brings a value to its grid."""
-        found = self.called(node)
-        return found is not None and self._is_quantizer(found)
-
     def _unit_lengths(self, nodes: list[fx.Node]) -> Mapping[fx.Node, tuple[fx.Node, ...]]:
         """The divisions by a vector's own length, each with the nodes that compute that length for it alone."""
         found: dict[fx.Node, tuple[fx.Node, ...]] = {}

@@ -272,6 +272,16 @@ def aligned(edge: Edge, rank: int, to: Builder) -> Edge:
     )
 
 
+def broadcasting(values: Sequence[Value], rows: int, rank: int, to: Builder) -> tuple[Edge, ...] | None:
+    """Operands as edges that broadcast to `rank` axes; None where one has no codes or another number of rows."""
+    edges = []
+    for value in values:
+        if not isinstance(value, Edge) or value.is_float or value.rows != rows:
+            return None
+        edges.append(aligned(value, rank, to))
+    return tuple(edges)
+
+
 def expanded(edge: Edge, shape: tuple[int, ...], to: Builder) -> Edge:
     """An edge repeated along its axes of size one, up to `shape`."""
     edge = aligned(edge, len(shape), to)

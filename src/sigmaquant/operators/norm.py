@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from sigmaquant.exported.nodes import operator
 from sigmaquant.operators.edge import Edge
-from sigmaquant.operators.fixed_point import common_multipliers
+from sigmaquant.operators.fixed_point import broadcast_multipliers
 from sigmaquant.operators.meaning import (
     Builder,
     Extent,
@@ -108,26 +108,10 @@ class Normed(Pending):
         largest = round((510 * count) ** 2 + eps)
         root_bits = max(0, min(8, (_ROOT_LIMIT_BITS - largest.bit_length()) // 2))
         epsilon = round(eps * 4**root_bits)
-        shape = np.broadcast_shapes(self.factor.shape, self.offset.shape)
-        pairs = [np.broadcast_to(v / edge.scale, shape).ravel() for v in (self.factor, self.offset)]
-        rows = [
-            common_multipliers([a * 2.0**-FRACTION_BITS], b, 21, name)
-            for a, b in zip(pairs[0].tolist(), pairs[1].tolist(), strict=True)
-        ]
-        whole = (1,) * (len(source.shape) - len(shape)) + shape
-        return Norm(
-            name,
-            (source.name,),
-            edge.name,
-            self.axes,
-            self.centred,
-            epsilon,
-            root_bits,
-            np.array([m[0] for m, _, _ in rows], dtype=np.int32).reshape(whole),
-            np.array([offset for _, offset, _ in rows], dtype=np.int32).reshape(whole),
-            np.array([shift for _, _, shift in rows], dtype=np.int64).reshape(whole),
-            *code_range(self.clip, edge),
-        )
+        factor, offset = self.factor / edge.scale * 2.0**-FRACTION_BITS, self.offset / edge.scale
+        arrays = broadcast_multipliers(factor, offset, len(source.shape), name)
+        form = (self.axes, self.centred, epsilon, root_bits)
+        return Norm(name, (source.name,), edge.name, *form, *arrays, *code_range(self.clip, edge))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sigmaquant.operators.edge import Edge
 from sigmaquant.operators.fixed_point import Factor, factor
-from sigmaquant.operators.meaning import Builder, Meaning, Pending, Value, code_range, is_codes
-from sigmaquant.operators.movement import aligned
+from sigmaquant.operators.meaning import Builder, Meaning, Pending, Value, code_range
+from sigmaquant.operators.movement import broadcasting
 from sigmaquant.operators.node import Operator, Reference, centred, compute, written
 
 
@@ -56,9 +56,5 @@ class Multiplication(Meaning):
         return False
 
     def build(self, values: Sequence[Value], to: Builder) -> Value:
-        edges = []
-        for value in values:
-            if not is_codes(value) or value.rows != self.rows:
-                return None
-            edges.append(aligned(value, len(self.shape), to))
-        return Times(edges=tuple(edges))
+        edges = broadcasting(values, self.rows, len(self.shape), to)
+        return None if edges is None else Times(edges=edges)
