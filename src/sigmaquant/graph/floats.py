@@ -6,18 +6,12 @@ from collections.abc import Mapping
 
 from torch import Tensor, fx, nn
 
-from sigmaquant.exported.nodes import arguments, operator
+from sigmaquant.exported.nodes import arguments, operator, tensor_value
 from sigmaquant.graph.layers import FloatParameter, LayerSpec
 from sigmaquant.graph.parameters import ParameterFlow
+from sigmaquant.operators.meaning import known_in_float
+from sigmaquant.operators.norm import is_norm
 from sigmaquant.operators.products import products
-
-_NORMS = {
-    "layer_norm": "LayerNorm", "native_layer_norm": "LayerNorm", "group_norm": "GroupNorm", "rms_norm": "RMSNorm",
-    "batch_norm": "BatchNorm, not absorbed: it follows no layer directly", "instance_norm": "InstanceNorm",
-}  # fmt: skip
-_ADDED = ("add", "sub", "rsub", "cat", "concat", "stack", "add_", "sub_")
-_SCALED = ("mul", "div", "mul_", "div_")
-_LOOKUP = ("index", "index_select", "gather", "take", "take_along_dim")
 
 
 def float_parameters(
@@ -54,9 +48,11 @@ def float_parameters(
 
 def _module_reason(module: nn.Module, absorbed: bool) -> tuple[str, bool]:
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-        return ("BatchNorm, absorbed into the layer before it", True) if absorbed else (_NORMS["batch_norm"], False)
-    if isinstance(module, nn.LayerNorm | nn.GroupNorm):
-        return type(module).__name__, False
+        if absorbed:
+            return "BatchNorm, absorbed into the layer before it", True
+        return "BatchNorm, not absorbed: it follows no layer directly", False
+    if is_norm(module):
+        return type(module).__name__.rstrip("123d"), False
     return "bias", False
 
 
@@ -71,23 +67,28 @@ def _flow_reason(flow: ParameterFlow) -> str:
 
 
 def _use_reason(user: fx.Node, arrival: fx.Node) -> str:
-    name = operator(user)
+    name, known = operator(user), known_in_float(user)
     if any(arrival in product.bias for product in products(user)):
         return "bias"
-    if name in _NORMS:
-        return _NORMS[name]
+    if known.producer == "norm":
+        return f"the scale or offset of {name}"
     if user.op == "output":
         return "returned by the model"
     if user.op == "call_module" or any(arrival in product.sources for product in products(user)):
         return "the input of a layer or product (a learned query), not its weight"
     if arguments(user).get("attn_mask") is arrival:
         return "added to the scores of an attention, not multiplied"
-    if name in _ADDED:
+    if known.producer in ("add", "concatenation"):
         return "added or concatenated (a token, position embedding or offset), not multiplied"
-    if name in _SCALED:
+    if known.producer == "multiply":
         return "multiplied element by element (a scale), not summed over"
-    if name in _LOOKUP:
+    if known.carries and any(_is_integer(operand) for operand in user.all_input_nodes):
         return "a lookup table read by indices"
     if arguments(user).get("weight") is arrival:
         return f"the weight of {name}, which is not quantized"
     return f"used by {name or user.op}"
+
+
+def _is_integer(node: fx.Node) -> bool:
+    value = tensor_value(node)
+    return value is not None and not value.is_floating_point()

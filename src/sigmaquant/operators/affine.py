@@ -164,6 +164,7 @@ class AffineMap(Meaning):
     varies: tuple[int, ...] = ()
 
     clippable: ClassVar[bool] = True
+    affine: ClassVar[bool] = True
     producer: ClassVar[str] = "multiply"
 
     def coefficients(self, to: Builder) -> tuple[Vector, Vector]:
@@ -318,6 +319,7 @@ class SumOfTwo(Meaning):
 
     producer: ClassVar[str] = "add"
     clippable: ClassVar[bool] = True
+    affine: ClassVar[bool] = True
 
     def build(self, values: Sequence[Value], to: Builder) -> Value:
         edges = broadcasting(values, self.rows, len(self.shape), to)
@@ -328,7 +330,8 @@ _HOW = {"add": "add", "sub": "subtract", "subtract": "subtract", "mul": "multipl
         "div": "divide", "divide": "divide", "true_divide": "divide"}  # fmt: skip
 
 
-@declares("add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "rsub")
+@declares("add", "sub", "subtract", "rsub", producer="add")
+@declares("mul", "multiply", "div", "divide", "true_divide", producer="multiply")
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     name = str(node.target._schema.name).rpartition("::")[2].removesuffix("_")  # type: ignore[union-attr]
     if given.get("rounding_mode") is not None:
@@ -340,7 +343,7 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return arithmetic(node, first, second, _HOW[name], given.get("alpha", 1))
 
 
-@declares("neg", "negative")
+@declares("neg", "negative", producer="multiply")
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return arithmetic(node, given["self"], -1.0, "multiply", 1)
 

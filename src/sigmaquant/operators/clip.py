@@ -72,21 +72,21 @@ def clipping(node: fx.Node, source: object, low: object, high: object) -> Clippi
     return Clipping((source,), found.rows, found.shape, lowest, highest)
 
 
-@declares("relu")
+@declares("relu", producer="activation", clips=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return clipping(node, given["self"], 0.0, None)
 
 
-@declares("relu6")
+@declares("relu6", producer="activation", clips=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return clipping(node, given["self"], 0.0, 6.0)
 
 
-@declares("hardtanh")
+@declares("hardtanh", producer="activation", clips=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return clipping(node, given["self"], given["min_val"], given["max_val"])
 
 
-@declares("clamp", "clip", "clamp_min", "clamp_max")
+@declares("clamp", "clip", "clamp_min", "clamp_max", producer="activation", clips=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return clipping(node, given["self"], given.get("min"), given.get("max"))

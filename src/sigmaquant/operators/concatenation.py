@@ -93,10 +93,6 @@ class Joining(Meaning):
     producer: ClassVar[str] = "concatenation"
     clippable: ClassVar[bool] = True
 
-    @property
-    def affine(self) -> bool:
-        return False
-
     def build(self, values: Sequence[Value], to: Builder) -> Value:
         known = dict(zip(self.sources, values, strict=True))
         if not all(is_codes(value) and value.rows == self.rows for value in values):
@@ -135,7 +131,7 @@ def _constant(value: Tensor, like: Edge, axis: int, new_axis: bool, to: Builder)
     return to.emit_on(make, edge, "constant")
 
 
-@declares("cat", "concat", "concatenate", "hstack", "vstack", "dstack", "stack")
+@declares("cat", "concat", "concatenate", "hstack", "vstack", "dstack", "stack", producer="concatenation")
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     found, name = extent(node), operator(node)
     parts = tuple(given["tensors"])

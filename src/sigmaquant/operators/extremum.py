@@ -83,16 +83,12 @@ class Comparison(Meaning):
     producer: ClassVar[str] = "maximum"
     clippable: ClassVar[bool] = True
 
-    @property
-    def affine(self) -> bool:
-        return False
-
     def build(self, values: Sequence[Value], to: Builder) -> Value:
         edges = broadcasting(values, self.rows, len(self.shape), to)
         return None if edges is None else Extreme(edges=edges, largest=self.largest)
 
 
-@declares("maximum", "minimum", "fmax", "fmin")
+@declares("maximum", "minimum", "fmax", "fmin", producer="maximum")
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return extreme_of_two(node, given["self"], given["other"], "max" in operator(node))
 

@@ -5,7 +5,7 @@ And functions that may stand in float behind the last integer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from sigmaquant.exported.nodes import arguments, operator
-from sigmaquant.operators.meaning import Builder, Meaning, Value, extent, is_live
+from sigmaquant.operators.meaning import Builder, Meaning, Value, extent, is_live, known_in_float
 from sigmaquant.operators.node import Operator, Reference, compute
 
 
@@ -95,25 +95,6 @@ class Carried(Meaning):
         return None
 
 
-CARRIERS = {
-    "view", "view_as", "_unsafe_view", "reshape", "reshape_as", "flatten", "unflatten", "ravel", "permute", "transpose",
-    "t", "numpy_T", "mT", "movedim", "moveaxis", "swapaxes", "swapdims", "slice", "select", "narrow", "getitem",
-    "chunk",
-    "split", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk", "unbind",
-    "unsqueeze", "squeeze",
-    "expand", "expand_as", "repeat", "repeat_interleave", "tile", "contiguous", "clone", "alias", "detach", "roll",
-    "flip", "rot90", "tril", "triu", "diagonal", "index_select", "gather", "index", "take_along_dim", "sort", "topk",
-    "amax", "amin", "max_pool1d", "max_pool2d", "max_pool3d", "max_pool1d_with_indices", "max_pool2d_with_indices",
-    "max_pool3d_with_indices", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "max", "min",
-    "masked_fill", "pad", "constant_pad_nd", "im2col", "unfold", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
-}  # fmt: skip
-"""Operators whose results are values of their first operand, or zeros."""
-
-
-_RESHAPES = {"view", "view_as", "_unsafe_view", "reshape", "reshape_as", "flatten", "unflatten", "ravel", "unsqueeze",
-             "squeeze", "expand", "expand_as", "contiguous", "clone", "alias", "detach"}  # fmt: skip
-
-
 def carried(node: fx.Node, picked: fx.Node) -> Carried | None:
     """The meaning of an operator whose results are values of its first operand; None for any other.
 
@@ -121,9 +102,9 @@ def carried(node: fx.Node, picked: fx.Node) -> Carried | None:
         node: yields the values.
         picked: the operator itself, where the node picks one of its results.
     """
-    name, bound, value = operator(picked), arguments(picked), node.meta.get("val")
+    known, bound, value = known_in_float(picked), arguments(picked), node.meta.get("val")
     source = bound.get("self", bound.get("input", picked.args[0] if picked.args else None))
-    if name not in CARRIERS or not is_live(source) or not isinstance(value, Tensor):
+    if not known.carries or not is_live(source) or not isinstance(value, Tensor):
         return None
     before = source.meta.get("val")
     if isinstance(before, list | tuple) and picked is not node:
@@ -131,7 +112,7 @@ def carried(node: fx.Node, picked: fx.Node) -> Carried | None:
     if not isinstance(before, Tensor) or before.dtype != value.dtype:
         return None
     fills = bound.get("value") not in (None, 0)  # what is filled in must be on every grid
-    return None if fills or is_live(bound.get("other")) else Carried((source,), 1, (), name in _RESHAPES)
+    return None if fills or is_live(bound.get("other")) else Carried((source,), 1, (), known.view)
 
 
 @dataclass(frozen=True)
@@ -153,10 +134,6 @@ class FloatProducer(Meaning):
         return self.kind not in ("activation", "attention", "recurrent")
 
     @property
-    def affine(self) -> bool:
-        return False
-
-    @property
     def producer(self) -> str:  # type: ignore[override]
         return self.kind
 
@@ -167,40 +144,20 @@ class FloatProducer(Meaning):
         return None
 
 
-PRODUCERS: Mapping[str, str] = {
-    "softmax": "attention", "_softmax": "attention", "log_softmax": "attention",
-    "scaled_dot_product_attention": "attention", "matmul": "attention", "bmm": "attention", "mm": "attention",
-    "baddbmm": "attention", "einsum": "attention",
-    "layer_norm": "norm", "native_layer_norm": "norm", "group_norm": "norm", "batch_norm": "norm", "rms_norm": "norm",
-    "instance_norm": "norm", "linalg_vector_norm": "norm",
-    "linear": "layer", "conv1d": "layer", "conv2d": "layer", "conv3d": "layer", "conv_transpose1d": "layer",
-    "conv_transpose2d": "layer", "conv_transpose3d": "layer", "convolution": "layer", "addmm": "layer",
-    "embedding": "layer", "embedding_bag": "layer", "bilinear": "layer",
-    "lstm": "recurrent", "gru": "recurrent", "rnn_tanh": "recurrent", "rnn_relu": "recurrent",
-    "lstm_cell": "recurrent", "gru_cell": "recurrent", "rnn_tanh_cell": "recurrent", "rnn_relu_cell": "recurrent",
-    "upsample_linear1d": "pool", "upsample_bilinear2d": "pool", "upsample_trilinear3d": "pool",
-    "upsample_bicubic2d": "pool", "_upsample_bilinear2d_aa": "pool", "_upsample_bicubic2d_aa": "pool",
-    "mean": "pool", "sum": "pool", "avg_pool1d": "pool", "avg_pool2d": "pool", "avg_pool3d": "pool",
-    "adaptive_avg_pool1d": "pool", "adaptive_avg_pool2d": "pool", "adaptive_avg_pool3d": "pool",
-    "add": "add", "sub": "add", "rsub": "add", "mul": "multiply", "div": "multiply", "neg": "multiply",
-    "pow": "multiply", "square": "multiply", "cat": "concatenation", "stack": "concatenation",
-    "hstack": "concatenation", "vstack": "concatenation", "maximum": "maximum", "minimum": "maximum",
-    "where": "maximum", "glu": "activation",
-}  # fmt: skip
-"""Operators whose results are quantized although these arguments, or all, have no integer form."""
-_CLIPS = {"relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "clip"}
+def float_producer(node: fx.Node, picked: fx.Node) -> FloatProducer | None:
+    """The meaning of an operator that stays in float, if its result belongs on a grid: also any function of values.
 
-
-def float_producer(node: fx.Node, name: str) -> FloatProducer | None:
-    """The meaning of an operator that stays in float, if its result belongs on a grid: also any function of values."""
+    Args:
+        node: yields the values.
+        picked: the operator itself, where the node picks one of its results.
+    """
+    known = known_in_float(picked)
     value, target = node.meta.get("val"), node.target
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() == 0:
         return None
     sources = tuple(source for source in node.all_input_nodes if is_live(source))
     pointwise = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
     floats = [source.meta.get("val") for source in sources]
-    if name not in PRODUCERS and not (
-        pointwise and any(isinstance(v, Tensor) and v.dtype == value.dtype for v in floats)
-    ):
+    if not known.producer and not (pointwise and any(isinstance(v, Tensor) and v.dtype == value.dtype for v in floats)):
         return None
-    return FloatProducer(sources, 1, (), PRODUCERS.get(name, "activation"), name in _CLIPS)
+    return FloatProducer(sources, 1, (), known.producer or "activation", known.clips)

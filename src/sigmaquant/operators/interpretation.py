@@ -14,11 +14,10 @@ from sigmaquant.operators.layers import parse_functional, parse_module
 from sigmaquant.operators.lookup import Elementwise, parse_elementwise
 from sigmaquant.operators.meaning import Meaning, constant_value, is_live, parse_function
 from sigmaquant.operators.movement import WEIGHT_MOVES
-from sigmaquant.operators.norm import parse_norm
+from sigmaquant.operators.norm import is_norm, parse_norm
 from sigmaquant.operators.softmax import HARD_MASK, masking
 from sigmaquant.operators.unit_length import unit_length
 
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 _SCORES = {"add", "baddbmm", "masked_fill"}
 
 
@@ -84,7 +83,7 @@ class Interpretation:
             module = self.called(node)
             if module is None or self._is_quantizer(module):
                 return None
-            kind = "norm" if isinstance(module, _NORMS) else "layer"
+            kind = "norm" if is_norm(module) else "layer"
             sources = tuple(source for source in node.all_input_nodes if is_live(source))
             return parse_module(node, module) or parse_norm(node, module) or FloatProducer(sources, 1, (), kind)
         if node.op != "call_function" or writes(node):  # what is still in place may write into what others read
@@ -99,7 +98,7 @@ class Interpretation:
             or parse_function(node)
             or parse_elementwise(node)
             or carried(node, picked)
-            or float_producer(node, operator(picked).removesuffix("_"))
+            or float_producer(node, picked)
         )
 
 

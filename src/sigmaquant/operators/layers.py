@@ -27,6 +27,7 @@ from sigmaquant.operators.meaning import (
     code_range,
     constant_shape,
     extent,
+    in_float,
     is_codes,
     is_constant,
     is_live,
@@ -34,6 +35,7 @@ from sigmaquant.operators.meaning import (
 )
 from sigmaquant.operators.movement import Steps, moved, padded
 from sigmaquant.operators.node import Operator, Reference, centred, compute, written
+from sigmaquant.operators.products import CELLS, CONVOLUTIONS, RECURRENT, TRANSPOSED
 
 _EXACT_FLOAT32 = 2**24
 _ACCUMULATOR_LIMIT = 2**31
@@ -309,6 +311,7 @@ class LayerCall(Meaning):
 
     producer: ClassVar[str] = "layer"
     clippable: ClassVar[bool] = True
+    affine: ClassVar[bool] = True
 
     @property
     def channel_axis(self) -> int | None:
@@ -447,10 +450,7 @@ def parse_functional(node: fx.Node, is_weight: Any) -> Meaning | None:
     return LayerCall((source,), found.rows, found.shape, node, weight, bias, tuple(geometry.items()))
 
 
-_FUNCTIONAL = {
-    "linear", "matmul", "mm", "addmm", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
-    "conv_transpose3d",
-}  # fmt: skip
+_FUNCTIONAL = {"linear", "matmul", "mm", "addmm", *CONVOLUTIONS, *TRANSPOSED}
 
 
 def _operands(name: str, bound: dict[str, Any]) -> tuple[Any, Any, Any, tuple[int, ...] | None]:
@@ -460,3 +460,10 @@ def _operands(name: str, bound: dict[str, Any]) -> tuple[Any, Any, Any, tuple[in
     if name == "addmm":
         return bound["mat1"], bound["mat2"], bound["self"], (1, 0)
     return bound["input"], bound["weight"], bound["bias"], None
+
+
+in_float(
+    "linear", "addmm", "convolution", *CONVOLUTIONS, *TRANSPOSED, "bilinear", "embedding", "embedding_bag",
+    producer="layer",
+)  # fmt: skip
+in_float(*RECURRENT, *CELLS, producer="recurrent")

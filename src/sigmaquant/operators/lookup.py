@@ -15,12 +15,14 @@ from sigmaquant.exported.nodes import operator
 from sigmaquant.numerics import quantize_activation
 from sigmaquant.operators.edge import Edge
 from sigmaquant.operators.meaning import (
+    IN_FLOAT,
     Builder,
     Meaning,
     Pending,
     Value,
     evaluated,
     extent,
+    in_float,
     is_codes,
     is_constant,
     is_live,
@@ -99,10 +101,11 @@ class Elementwise(Meaning):
     inner: bool = False
 
     clippable: ClassVar[bool] = True
+    affine: ClassVar[bool] = True
 
     @property
     def producer(self) -> str:  # type: ignore[override]
-        return "multiply" if self.function in ("pow", "square") else "activation"
+        return IN_FLOAT[self.function].producer if self.function in IN_FLOAT else "activation"
 
     def extends(self, chain: Sequence[Meaning]) -> bool:
         return all(isinstance(link, Elementwise) and link.inner for link in chain)
@@ -192,3 +195,6 @@ _UNTAGGED = {"hardswish", "log_sigmoid", "prelu", "floor_divide", "where", "mask
 def _same_type(node: fx.Node, source: fx.Node) -> bool:
     before, after = source.meta.get("val"), node.meta.get("val")
     return isinstance(before, Tensor) and isinstance(after, Tensor) and before.dtype == after.dtype == torch.float32
+
+
+in_float("pow", "square", producer="multiply")

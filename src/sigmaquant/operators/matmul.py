@@ -22,6 +22,7 @@ from sigmaquant.operators.meaning import (
     code_range,
     declares,
     extent,
+    in_float,
     is_codes,
     is_live,
 )
@@ -94,7 +95,7 @@ class MatrixProduct(Meaning):
         return Returned(inner=result, shape=self.product, steps=self.after) if self.after else result
 
 
-@declares("matmul", "bmm", "mm")
+@declares("matmul", "bmm", "mm", producer="attention")
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     first = given["self"]
     second = given["other"] if operator(node) == "matmul" else given["mat2"]
@@ -107,7 +108,7 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return MatrixProduct((first, second), found.rows, found.shape, product=found.shape)
 
 
-@declares("einsum")
+@declares("einsum", producer="attention")
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     """Two operands, the batch first in both and in the result, each label once in an operand."""
     equation, tensors = str(given["equation"]).replace(" ", ""), tuple(given["tensors"])
@@ -156,3 +157,6 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     after = Steps(Extent(found.rows, product)).reshape(tuple(size[c] for c in [*shared, *mine, *theirs]))
     after.permute([[*shared, *mine, *theirs].index(c) for c in output[1:]])
     return MatrixProduct(tensors, found.rows, found.shape, (moves[0], moves[1]), product, tuple(after.steps))
+
+
+in_float("baddbmm", producer="attention")

@@ -148,15 +148,12 @@ class Meaning:
     """Whether it has an integer form."""
     clippable: ClassVar[bool] = False
     """Whether a clipping of the result merges into its requantization."""
+    affine: ClassVar[bool] = False
+    """Whether a further affine map merges into the arithmetic that ends here."""
     movable: ClassVar[bool] = False
     """Whether it waits for its reader past reshapes."""
     scalable: ClassVar[bool] = False
     """Whether a positive factor merges into its requantization."""
-
-    @property
-    def affine(self) -> bool:
-        """Whether a further affine map merges into the arithmetic that ends here."""
-        return self.clippable
 
     @property
     def channel_axis(self) -> int | None:
@@ -189,8 +186,53 @@ PICKED: dict[str, Parse] = {}
 """For operators with several results, the parser of the node that picks one; ``index_of_result`` says which."""
 
 
-def declares(*names: str) -> Callable[[Parse], Parse]:
-    """Register the parser of operators, by their names in ``torch.ops.aten``."""
+@dataclass(frozen=True)
+class InFloat:
+    """What is known of an operator where its arguments have no integer form, so that it is computed in float.
+
+    Attributes:
+        producer: `Meaning.producer` of its result, which is brought to a grid; empty where it has no grid.
+        carries: whether the results are values of the first operand, or zeros: they stay on its grid.
+        view: of what carries values, whether they also stay where they lie in memory.
+        clips: whether it is a clipping.
+    """
+
+    producer: str = ""
+    carries: bool = False
+    view: bool = False
+    clips: bool = False
+
+
+IN_FLOAT: dict[str, InFloat] = {}
+"""By name of the operator, without overload and in-place underscore."""
+
+
+def in_float(*names: str, producer: str = "", carries: bool = False, view: bool = False, clips: bool = False) -> None:
+    """Declare what is known of operators where they have no integer form; see `InFloat`."""
+    for name in names:
+        assert name not in IN_FLOAT, f"{name} is declared twice"
+        IN_FLOAT[name] = InFloat(producer, carries, view, clips)
+
+
+def known_in_float(node: fx.Node) -> InFloat:
+    """What is known of a node's operator where it has no integer form; nothing where no family declares it."""
+    return IN_FLOAT.get(operator(node).removesuffix("_"), InFloat())
+
+
+def declares(
+    *names: str, producer: str = "", carries: bool = False, view: bool = False, clips: bool = False
+) -> Callable[[Parse], Parse]:
+    """Register the parser of operators, by their names in ``torch.ops.aten``.
+
+    Args:
+        names: without overload and in-place underscore.
+        producer: see `InFloat`: what holds where the parser finds no integer form.
+        carries: likewise.
+        view: likewise.
+        clips: likewise.
+    """
+    if producer or carries:
+        in_float(*names, producer=producer, carries=carries, view=view, clips=clips)
 
     def register(parse: Parse) -> Parse:
         for name in names:

@@ -20,7 +20,18 @@ from torch import Tensor, fx
 from sigmaquant.exported.nodes import arguments, operator
 from sigmaquant.exported.shapes import size_at_one
 from sigmaquant.operators.edge import Edge
-from sigmaquant.operators.meaning import Builder, Extent, Meaning, Pending, Value, declares, extent, is_live, sizes
+from sigmaquant.operators.meaning import (
+    Builder,
+    Extent,
+    Meaning,
+    Pending,
+    Value,
+    declares,
+    extent,
+    in_float,
+    is_live,
+    sizes,
+)
 from sigmaquant.operators.node import Operator, Reference, compute
 
 # -- in integers -----------------------------------------------------------------------------------------------------
@@ -344,8 +355,9 @@ def _inner(axis: Any, rank: int) -> int | None:
 
 
 @declares(
-    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "view_as", "reshape_as"
-)
+    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "view_as", "reshape_as",
+    carries=True, view=True,
+)  # fmt: skip
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     source = given["self"]
     place, found = extent(source, anywhere=True) if is_live(source) else None, extent(node, anywhere=True)
@@ -373,7 +385,7 @@ def reshaped(place: Extent, found: Extent) -> Steps | None:
     return steps.reshape(found.shape, found.rows)
 
 
-@declares("contiguous", "clone", "alias", "detach", "lift_fresh_copy", "identity", "positive")
+@declares("contiguous", "clone", "alias", "detach", "lift_fresh_copy", "identity", "positive", carries=True, view=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return movement(node, given["self"], _starts(given["self"], anywhere=True))
 
@@ -429,7 +441,19 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     )
 
 
-@declares("permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "numpy_T", "mT", "matrix_H")
+@declares(
+    "permute",
+    "transpose",
+    "t",
+    "swapaxes",
+    "swapdims",
+    "movedim",
+    "moveaxis",
+    "numpy_T",
+    "mT",
+    "matrix_H",
+    carries=True,
+)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     """The operator itself says where the axes go: it moves a tensor whose sizes name its axes."""
     source = given["self"]
@@ -459,7 +483,7 @@ def _plain(value: Any) -> Any:
     return size_at_one(value) if isinstance(value, torch.SymInt) else value
 
 
-@declares("slice", "narrow", "select")
+@declares("slice", "narrow", "select", carries=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     source = given["self"]
     start = _starts(source, anywhere=True)
@@ -506,7 +530,7 @@ _PARTS = {
 }
 
 
-@declares("getitem")
+@declares("getitem", carries=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     """One of the parts that an operator cuts a tensor into."""
     parts, index = node.args
@@ -543,7 +567,7 @@ def parse_picked(node: fx.Node, operation: fx.Node, index: int) -> Meaning | Non
     return parser(node, {**arguments(operation), "index_of_result": index}) if parser else None
 
 
-@declares("expand", "expand_as", "broadcast_to")
+@declares("expand", "expand_as", "broadcast_to", carries=True, view=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     source = given["self"]
     start, found = _starts(source), extent(node)
@@ -557,7 +581,7 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return movement(node, source, start)
 
 
-@declares("repeat", "tile")
+@declares("repeat", "tile", carries=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     source = given["self"]
     start = _starts(source)
@@ -572,7 +596,7 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return movement(node, source, start)
 
 
-@declares("repeat_interleave")
+@declares("repeat_interleave", carries=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     source, count = given["self"], given["repeats"]
     start = _starts(source)
@@ -582,7 +606,7 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return movement(node, source, start.take(axis, [k for k in range(start.shape[axis]) for _ in range(count)]))
 
 
-@declares("flip", "fliplr", "flipud")
+@declares("flip", "fliplr", "flipud", carries=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     source = given["self"]
     start = _starts(source)
@@ -598,7 +622,7 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return movement(node, source, start)
 
 
-@declares("roll")
+@declares("roll", carries=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     source, shifts, dims = given["self"], given["shifts"], given["dims"]
     start = _starts(source)
@@ -614,7 +638,7 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return movement(node, source, start)
 
 
-@declares("rot90")
+@declares("rot90", carries=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     source, turns = given["self"], int(given["k"]) % 4
     start = _starts(source)
@@ -636,7 +660,7 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return movement(node, source, start)
 
 
-@declares("index_select", "index")
+@declares("index_select", "index", carries=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     """Constant indices along one axis."""
     source, name = given["self"], operator(node)
@@ -701,7 +725,7 @@ def padded(steps: Steps, pairs: Sequence[tuple[int, int]], mode: str) -> Steps |
     return steps
 
 
-@declares("pad", "constant_pad_nd")
+@declares("pad", "constant_pad_nd", carries=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     source, mode = given["self"], given.get("mode", "constant")
     start = _starts(source)
@@ -720,10 +744,10 @@ def _copies(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
 
 
 for _rank in (1, 2, 3):
-    declares(f"reflection_pad{_rank}d", f"replication_pad{_rank}d")(_copies)
+    declares(f"reflection_pad{_rank}d", f"replication_pad{_rank}d", carries=True)(_copies)
 
 
-@declares("pixel_shuffle", "pixel_unshuffle")
+@declares("pixel_shuffle", "pixel_unshuffle", carries=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     source = given["self"]
     start = _starts(source)
@@ -739,7 +763,7 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return movement(node, source, start.reshape((channels * factor**2, height // factor, width // factor)))
 
 
-@declares("channel_shuffle", "native_channel_shuffle")
+@declares("channel_shuffle", "native_channel_shuffle", carries=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     source, groups = given["self"], int(given["groups"])
     start = _starts(source)
@@ -750,7 +774,7 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return movement(node, source, start.reshape((channels, *space)))
 
 
-@declares("unfold", "im2col")
+@declares("unfold", "im2col", carries=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     source = given["self"]
     start = _starts(source)
@@ -815,4 +839,8 @@ def nearest_indices(size: int, wanted: int, scale: float | None, exact: bool) ->
 
 
 for _rank in (1, 2, 3):
-    declares(f"upsample_nearest{_rank}d", f"_upsample_nearest_exact{_rank}d")(_nearest)
+    declares(f"upsample_nearest{_rank}d", f"_upsample_nearest_exact{_rank}d", carries=True)(_nearest)
+
+
+in_float(*_PARTS, carries=True)
+in_float("gather", "take_along_dim", "sort", "topk", "tril", "triu", "diagonal", carries=True)

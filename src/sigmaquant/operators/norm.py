@@ -25,6 +25,7 @@ from sigmaquant.operators.meaning import (
     code_range,
     declares,
     extent,
+    in_float,
     is_codes,
     is_constant,
     is_live,
@@ -146,7 +147,7 @@ class Normalizing(Meaning):
     clippable: ClassVar[bool] = True
 
     @property
-    def affine(self) -> bool:
+    def affine(self) -> bool:  # type: ignore[override]
         return not self.after
 
     def build(self, values: Sequence[Value], to: Builder) -> Value:
@@ -213,7 +214,7 @@ def group_norm(
     )  # fmt: skip
 
 
-@declares("layer_norm", "native_layer_norm")
+@declares("layer_norm", "native_layer_norm", producer="norm")
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     if operator(node) != "layer_norm":
         return None
@@ -222,23 +223,34 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     )
 
 
-@declares("rms_norm")
+@declares("rms_norm", producer="norm")
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     eps = given["eps"] if given["eps"] is not None else torch.finfo(torch.float32).eps
     return layer_norm(node, given["input"], given["normalized_shape"], eps, False, given["weight"])
 
 
-@declares("group_norm")
+@declares("group_norm", producer="norm")
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return group_norm(node, given["input"], int(given["num_groups"]), given["eps"], given["weight"], given["bias"])
 
 
-@declares("instance_norm")
+@declares("instance_norm", producer="norm")
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     found = extent(node)
     if found is None or not given["use_input_stats"]:
         return None
     return group_norm(node, given["input"], found.shape[0], given["eps"], given["weight"], given["bias"])
+
+
+in_float("batch_norm", "linalg_vector_norm", producer="norm")
+
+
+def is_norm(module: Any) -> bool:
+    """Whether a stock module normalizes."""
+    from torch import nn
+
+    batch_norms, instance_norms = nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm
+    return isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm | batch_norms | instance_norms)
 
 
 def parse_norm(node: fx.Node, module: Any) -> Meaning | None:

@@ -28,6 +28,7 @@ from sigmaquant.operators.meaning import (
     code_range,
     declares,
     extent,
+    in_float,
     is_codes,
     is_live,
     sizes,
@@ -151,16 +152,12 @@ class Averaging(Meaning):
     producer: ClassVar[str] = "pool"
     clippable: ClassVar[bool] = True
 
-    @property
-    def affine(self) -> bool:
-        return False
-
     def build(self, values: Sequence[Value], to: Builder) -> Value:
         (edge,) = values
         return Mean(edge=edge, form=self.form, counts=np.array(self.counts)) if is_codes(edge) else None
 
 
-@declares("mean", "sum")
+@declares("mean", "sum", producer="pool")
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     source = given["self"]
     place, found = extent(source) if is_live(source) else None, extent(node)
@@ -238,8 +235,8 @@ def _adaptive_avg_pool(node: fx.Node, given: Mapping[str, Any]) -> Meaning | Non
 
 
 for _rank in (1, 2, 3):
-    declares(f"avg_pool{_rank}d")(_avg_pool)
-    declares(f"adaptive_avg_pool{_rank}d")(_adaptive_avg_pool)
+    declares(f"avg_pool{_rank}d", producer="pool")(_avg_pool)
+    declares(f"adaptive_avg_pool{_rank}d", producer="pool")(_adaptive_avg_pool)
 
 
 @dataclass(frozen=True)
@@ -310,7 +307,8 @@ def _first(parse: Any) -> Any:
 
 
 for _rank in (1, 2, 3):
-    declares(f"max_pool{_rank}d")(_max_pool)
+    declares(f"max_pool{_rank}d", carries=True)(_max_pool)
+    in_float(f"max_pool{_rank}d_with_indices", f"adaptive_max_pool{_rank}d", carries=True)
     PICKED[f"max_pool{_rank}d_with_indices"] = _first(_max_pool)
     PICKED[f"adaptive_max_pool{_rank}d"] = _first(_adaptive_max_pool)
 
@@ -329,12 +327,12 @@ def _over_dims(node: fx.Node, source: object, dim: Any) -> Meaning | None:
     return Largest((source,), found.rows, found.shape, tuple(steps.steps), pool, (many, 1))  # type: ignore[arg-type]
 
 
-@declares("amax")
+@declares("amax", carries=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return _over_dims(node, given["self"], given["dim"])
 
 
-@declares("max", "min")
+@declares("max", "min", carries=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return extreme_of_two(node, given["self"], given["other"], operator(node) == "max") if "other" in given else None
 

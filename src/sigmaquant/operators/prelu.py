@@ -87,10 +87,6 @@ class ChannelSlopes(Meaning):
 
     clippable: ClassVar[bool] = True
 
-    @property
-    def affine(self) -> bool:
-        return False
-
     def build(self, values: Sequence[Value], to: Builder) -> Value:
         (edge,) = values
         slopes = to.constant(self.weight).detach().double().cpu().numpy().reshape(-1)

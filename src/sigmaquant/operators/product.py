@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sigmaquant.operators.edge import Edge
 from sigmaquant.operators.fixed_point import Factor, factor
-from sigmaquant.operators.meaning import Builder, Meaning, Pending, Value, code_range
+from sigmaquant.operators.meaning import Builder, Meaning, Pending, Value, code_range, in_float
 from sigmaquant.operators.movement import broadcasting
 from sigmaquant.operators.node import Operator, Reference, centred, compute, written
 
@@ -51,10 +51,9 @@ class Multiplication(Meaning):
     producer: ClassVar[str] = "multiply"
     clippable: ClassVar[bool] = True
 
-    @property
-    def affine(self) -> bool:
-        return False
-
     def build(self, values: Sequence[Value], to: Builder) -> Value:
         edges = broadcasting(values, self.rows, len(self.shape), to)
         return None if edges is None else Times(edges=edges)
+
+
+in_float("glu", producer="activation")

@@ -19,8 +19,8 @@ from sigmaquant.exported.shapes import count, length, shape_at_one
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-_CELLS = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+CELLS = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def products(node: fx.Node) -> tuple[Product, ...]:
         macs = count(node) * length(weight, 1) * length(weight, 2)
         sources = (bound["input1"], bound["input2"])
         return (Product(node, sources, (Operand(weight, (1, 2), 0),), _nodes(bound["bias"]), macs),)
-    if name in _RECURRENT or name in _CELLS:
+    if name in RECURRENT or name in CELLS:
         return _recurrent(node, bound)
     if name == "einsum":
         return _einsum(node, bound)

@@ -20,6 +20,7 @@ from sigmaquant.operators.meaning import (
     code_range,
     declares,
     extent,
+    in_float,
     is_codes,
     is_live,
 )
@@ -96,10 +97,6 @@ class Interpolation(Meaning):
     producer: ClassVar[str] = "pool"
     clippable: ClassVar[bool] = True
 
-    @property
-    def affine(self) -> bool:
-        return False
-
     def build(self, values: Sequence[Value], to: Builder) -> Value:
         (edge,) = values
         return Resized(edge=edge, form=self.form) if is_codes(edge) else None
@@ -140,4 +137,9 @@ def _interpolation(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return Interpolation((source,), found.rows, found.shape, form)
 
 
-declares("upsample_linear1d", "upsample_bilinear2d")(_interpolation)
+declares("upsample_linear1d", "upsample_bilinear2d", producer="pool")(_interpolation)
+
+
+in_float(
+    "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", producer="pool"
+)

@@ -95,10 +95,6 @@ class Choice(Meaning):
     producer: ClassVar[str] = "maximum"
     clippable: ClassVar[bool] = True
 
-    @property
-    def affine(self) -> bool:
-        return False
-
     def build(self, values: Sequence[Value], to: Builder) -> Value:
         edges = []
         for value in values:
@@ -168,7 +164,7 @@ def masked(node: fx.Node, source: object, mask: object, filling: object, where: 
     return Masked((source,), found.rows, found.shape, varies, mask, filling, where)  # type: ignore[arg-type]
 
 
-@declares("where")
+@declares("where", producer="maximum")
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     condition, first, second = given["condition"], given.get("self"), given.get("other")
     if isinstance(condition, fx.Node) and is_constant(condition):
@@ -191,6 +187,6 @@ def choice(node: fx.Node, condition: object, first: object, second: object) -> M
     return Choice(sources, found.rows, found.shape, condition)  # type: ignore[arg-type]
 
 
-@declares("masked_fill")
+@declares("masked_fill", carries=True)
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return masked(node, given["self"], given["mask"], given["value"], where=True)

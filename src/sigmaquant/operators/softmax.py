@@ -24,6 +24,7 @@ from sigmaquant.operators.meaning import (
     constant_value,
     declares,
     extent,
+    in_float,
     is_codes,
     is_constant,
     is_live,
@@ -162,7 +163,7 @@ class ToShares(Meaning):
         return Returned(inner=Shares(edge=edge), shape=edge.shape, steps=tuple(back.steps))
 
 
-@declares("softmax", "_softmax")
+@declares("softmax", "_softmax", producer="attention")
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     source, found = given["self"], extent(node, anywhere=True)
     if found is None or not is_live(source) or extent(source, anywhere=True) != found:
@@ -203,3 +204,6 @@ def masking(node: fx.Node) -> Masking | None:
     rank = len(found.shape) + 1
     whole = admitted.reshape((1,) * (rank - admitted.dim()) + tuple(admitted.shape)).select(found.batch_axis, 0)
     return Masking((source,), found.rows, found.shape, whole.numpy())
+
+
+in_float("log_softmax", "scaled_dot_product_attention", producer="attention")
