@@ -134,7 +134,7 @@ def _plain(value: object) -> object:
     """NumPy's numbers as Python's, which JSON can hold."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
-    return int(value) if isinstance(value, Integral) else float(value)
+    return int(value) if isinstance(value, Integral) and abs(int(value)) < 2**63 else float(value)
 
 
 class Budget:

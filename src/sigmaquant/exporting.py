@@ -30,6 +30,7 @@ from sigmaquant.export.targets import TARGETS, ExportOptions, Source, Target
 from sigmaquant.export.verification import Reference, Runner, Verification, Watch, latency_ms
 from sigmaquant.graph.reading import read_copy
 from sigmaquant.hardware.costs import IdealCosts
+from sigmaquant.json_text import read_json
 from sigmaquant.loading import load_quantized
 from sigmaquant.lowering import lower
 from sigmaquant.quant import QuantizedNetwork
@@ -216,7 +217,7 @@ def _loaded(
 def _withdraw(folder: Path, parting: Parting) -> None:
     """No file of the folder counts as verified any more, as far as its verdicts can be rewritten."""
     with contextlib.suppress(OSError, StorageError, ValueError, KeyError, TypeError):
-        document = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        document = read_json((folder / REPORT).read_bytes(), infinities=True)
         for item in document["artifacts"]:
             item |= {"passed": False, "first_difference": f"integers against the quantized network: {parting}"}
         write_text_atomic(folder / REPORT, json.dumps({**document, "integers": None}, indent=2) + "\n")
@@ -225,8 +226,8 @@ def _withdraw(folder: Path, parting: Parting) -> None:
 def _read_written(folder: Path, names: Iterable[str]) -> dict[str, Written]:
     """How each of a folder's files was written, as far as that is known."""
     written = dict.fromkeys(names, Written())
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        for item in json.loads((folder / REPORT).read_text(encoding="utf-8"))["artifacts"]:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        for item in read_json((folder / REPORT).read_bytes(), infinities=True)["artifacts"]:
             if item["target"] in written:
                 digest = item.get("sha256")
                 options = ExportOptions(**item["options"])
@@ -334,7 +335,7 @@ def _record(verdict: Verification, options: ExportOptions) -> dict[str, Any]:
 def _others(folder: Path, verified: Mapping[str, Path], digest: str | None) -> list[dict[str, Any]]:
     """Earlier verdicts on the other files of the same network that are still there."""
     try:
-        document = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        document = read_json((folder / REPORT).read_bytes(), infinities=True)
         if document["checkpoint_sha256"] != digest:
             return []
         known = {item["target"]: item for item in document["artifacts"]}
@@ -435,7 +436,7 @@ def _bytes(path: Path) -> int:
     try:
         if path.is_file():
             return path.stat().st_size
-        document = json.loads((path / LISTING).read_text(encoding="utf-8"))
+        document = read_json((path / LISTING).read_bytes())
         return int(document["weight_bytes"] + document["table_bytes"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return 0

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sigmaquant.errors import PlanError, UnknownLayerError, near_matches
+from sigmaquant.json_text import read_json
 
 SCHEMA = "sigmaquant.plan"
 SCHEMA_VERSION = 1
@@ -184,7 +185,7 @@ class BitwidthPlan:
             PlanError: not JSON, not a plan, of a newer version, with unknown keys, or with a bad bitwidth.
         """
         try:
-            document = json.loads(text)
+            document = read_json(text)
         except ValueError as error:
             raise PlanError(f"the plan is not valid JSON: {error}.") from None
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:

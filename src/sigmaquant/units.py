@@ -29,6 +29,9 @@ _MILLISECONDS: _Units = {
 }  # fmt: skip
 _COUNTS: _Units = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
+_SMALLEST_RATIO, _LARGEST_RATIO = 0.001, 1e12
+_LARGEST_BYTES = 2**63 - 1
+
 _NUMBER = re.compile(r"^\s*([-+]?\d+(?:[_,]\d{3})*(?:\.\d*)?(?:[eE][-+]?\d+)?|[-+]?\.\d+)\s*(.*?)\s*$")
 
 
@@ -44,10 +47,18 @@ def _split(text: str, what: str, example: str) -> tuple[Decimal, str]:
     match = _NUMBER.match(text)
     if match is None:
         raise UnitsError(f"{what} {text!r} is not a number with a unit. Write it like {example}.")
-    number = Decimal(match.group(1).replace("_", "").replace(",", ""))
-    if math.isinf(float(number)):
-        raise UnitsError(f"{what} {text!r} must be a finite number above zero.")
+    try:
+        number = Decimal(match.group(1).replace("_", "").replace(",", ""))
+        finite = math.isfinite(float(number))
+    except ArithmeticError:  # an exponent that no Decimal has
+        finite = False
+    if not finite:
+        raise UnitsError(f"{what} {_short(text)!r} must be a finite number above zero.")
     return number, match.group(2)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:20]}…{text[-10:]}"
 
 
 def _text_or_number(value: object, what: str, example: str) -> str | float:
@@ -84,8 +95,11 @@ def _scaled(given: object, table: _Units, what: str, example: str, bare: bool) -
 def _ratio(text: str | float) -> Ratio | None:
     if isinstance(text, str) and text.strip().lower().endswith(("x", "×")) and _NUMBER.match(text):
         factor, _ = _split(text.strip()[:-1], "the reduction", '"8x"')
-        if not 0 < float(factor) < math.inf:
-            raise UnitsError(f"the reduction {text!r} must be above zero, like '8x'.")
+        if not _SMALLEST_RATIO <= factor <= _LARGEST_RATIO:
+            raise UnitsError(
+                f"the reduction {_short(text)!r} must lie between {_SMALLEST_RATIO}x and {_LARGEST_RATIO:.0e}x, "
+                "like '8x'."
+            )
         return Ratio(float(factor))
     return None
 
@@ -108,6 +122,8 @@ def parse_size(text: str | int | float) -> int | Ratio:
             f'the size {text!r} is a share. Write it like "180 KB" or "8x"; an accuracy goes by accuracy=.'
         )
     size = math.floor(_scaled(text, _BYTES, "the size", '"180 KB" or "8x"', bare=True))
+    if size > _LARGEST_BYTES:
+        raise UnitsError(f'the size {_short(str(text))!r} is beyond any memory. Write it like "180 KB" or "8x".')
     if size < 1:
         raise UnitsError(f'the size {text!r} is less than one byte. Write it like "180 KB" or "8x".')
     return size

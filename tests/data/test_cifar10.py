@@ -18,6 +18,7 @@ from sigmaquant.errors import DataError, MissingExtraError, SigmaQuantError
 from sigmaquant.runs import RunDirectory
 
 image = pytest.importorskip("PIL.Image")
+NAMES = tuple("abcdefghij")
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
             mosaic = tiles.transpose(0, 2, 1, 3, 4).reshape(64, 96, 3)
             image.fromarray(mosaic).save(tmp_path / f"{split}_{number:02}.webp", lossless=True)
         np.save(tmp_path / f"{split}_labels.npy", np.arange(18, dtype=np.uint8) % 10)
-    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES))
     return tmp_path
 
 
@@ -42,12 +43,12 @@ def test_arrays(folder: Path) -> None:
         assert images.dtype == labels.dtype == np.uint8
         assert np.array_equal(images, np.load(folder / f"{split}_images.npy"))
         assert labels.tolist() == [index % 10 for index in range(18)]
-    assert cifar10_classes(folder) == ("a", "b", "c")
+    assert cifar10_classes(folder) == NAMES
 
 
 def test_data(folder: Path) -> None:
     data = cifar10_data(folder, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), batch_size=6)
-    assert data.classes == ("a", "b", "c")
+    assert data.classes == NAMES
     inputs, targets = next(data.test.batches())
     images = torch.from_numpy(np.load(folder / "test_images.npy")).permute(0, 3, 1, 2)
     assert isinstance(inputs, torch.Tensor)
@@ -95,7 +96,7 @@ def test_errors(folder: Path) -> None:
     with pytest.raises(DataError, match=r"classes\.txt cannot be read"):
         cifar10_classes(folder / "no")
     np.save(folder / "test_labels.npy", np.zeros(17, dtype=np.uint8))
-    with pytest.raises(DataError, match=r"has the shape \(17,\) and dtype uint8, but there are 18 images"):
+    with pytest.raises(DataError, match=r"has labels of the shape \(17,\) and dtype uint8, but there are 18 images"):
         cifar10_arrays(folder, "test")
     (folder / "test_labels.npy").write_bytes(b"nonsense")
     with pytest.raises(DataError, match=r"test_labels\.npy is no readable array"):

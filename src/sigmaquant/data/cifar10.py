@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sigmaquant.data.arrays import class_numbers, read_npy
 from sigmaquant.data.augment import CropAndFlip, Normalize
 from sigmaquant.data.cifar_archives import CIFAR10, Archive, Images, archive_arrays
 from sigmaquant.data.indexed import TensorSource
@@ -49,9 +50,11 @@ def _tiles(path: Path) -> Images:
     """The images of one mosaic, ``[n, 32, 32, 3]``."""
     image = _pillow()
     try:
-        with image.open(path) as opened:
+        with image.open(path, formats=("WEBP",)) as opened:  # no other decoder need see a foreign file
             mosaic = np.asarray(opened.convert("RGB"))
-    except OSError as error:  # also what Pillow raises for a damaged file
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
         raise DataError(f"{path} is no readable image ({error}). Fetch it again.") from error
     height, width = mosaic.shape[:2]
     if height % SIDE or width % SIDE:
@@ -85,16 +88,7 @@ def cifar_arrays(directory: str | Path, split: Literal["train", "test"], archive
     _pillow()
     with ThreadPoolExecutor(max_workers=4) as pool:  # decoding runs outside the interpreter's lock
         images = np.concatenate(list(pool.map(_tiles, mosaics)))
-    try:
-        labels = np.load(labels_path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{labels_path} is no readable array ({error}). Fetch it again.") from error
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{labels_path} has the shape {labels.shape} and dtype {labels.dtype}, but there are {len(images)} images: "
-            "it needs one whole number for each."
-        )
-    return images, labels.astype(np.uint8)
+    return images, class_numbers(read_npy(labels_path), len(images), archive.classes, labels_path)
 
 
 def cifar10_classes(directory: str | Path) -> tuple[str, ...]:
@@ -104,12 +98,19 @@ def cifar10_classes(directory: str | Path) -> tuple[str, ...]:
         DataError: no ``classes.txt``.
     """
     folder = Path(directory)
-    names = ("batches.meta.txt", "cifar-10-batches-bin/batches.meta.txt")
-    path = next((folder / name for name in names if (folder / name).is_file()), folder / "classes.txt")
+    listings = ("batches.meta.txt", "cifar-10-batches-bin/batches.meta.txt")
+    path = next((folder / name for name in listings if (folder / name).is_file()), folder / "classes.txt")
     try:
-        return tuple(path.read_text(encoding="utf-8").split())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}). Check the directory.") from error
+        names = tuple(path.read_text(encoding="utf-8").split())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read ({reason}). Check the directory.") from error
+    if len(names) != CIFAR10.classes or len(set(names)) != len(names):
+        raise DataError(
+            f"{path} has {len(names)} names, {len(set(names))} of them different, not the {CIFAR10.classes} of "
+            f"{CIFAR10.name}'s classes. Fetch it again."
+        )
+    return names
 
 
 def cifar10_data(

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sigmaquant.data.arrays import class_numbers
 from sigmaquant.errors import DataError
 
 Images = NDArray[np.uint8]
@@ -24,6 +25,7 @@ class Archive:
     Attributes:
         name: of the data set.
         folders: what its archives unpack into.
+        classes: how many.
         binary: files of a split in the binary version.
         python: files of a split in Python's version.
         label_bytes: before the pixels of an image, the last of which is its class.
@@ -32,6 +34,7 @@ class Archive:
 
     name: str
     folders: tuple[str, ...]
+    classes: int
     binary: Mapping[str, tuple[str, ...]]
     python: Mapping[str, tuple[str, ...]]
     label_bytes: int
@@ -42,6 +45,7 @@ _FIVE = tuple(f"data_batch_{number}" for number in range(1, 6))
 CIFAR10 = Archive(
     name="CIFAR-10",
     folders=("cifar-10-batches-bin", "cifar-10-batches-py"),
+    classes=10,
     binary={"train": tuple(f"{name}.bin" for name in _FIVE), "test": ("test_batch.bin",)},
     python={"train": _FIVE, "test": ("test_batch",)},
     label_bytes=1,
@@ -50,6 +54,7 @@ CIFAR10 = Archive(
 CIFAR100 = Archive(
     name="CIFAR-100",
     folders=("cifar-100-binary", "cifar-100-python"),
+    classes=100,
     binary={"train": ("train.bin",), "test": ("test.bin",)},
     python={"train": ("train",), "test": ("test",)},
     label_bytes=2,  # the coarse class, then the fine one
@@ -84,7 +89,8 @@ def _binary(path: Path, archive: Archive) -> tuple[Images, Images]:
     if not len(content) or len(content) % size:
         raise DataError(f"{path} has {len(content)} bytes, which are no whole images of {size}. Fetch it again.")
     rows = content.reshape(-1, size)
-    return rows[:, archive.label_bytes :], rows[:, archive.label_bytes - 1]
+    labels = class_numbers(rows[:, archive.label_bytes - 1], len(rows), archive.classes, path)
+    return rows[:, archive.label_bytes :], labels
 
 
 class _Unpickler(pickle.Unpickler):
@@ -109,11 +115,11 @@ def _python(path: Path, archive: Archive) -> tuple[Images, Images]:
         with path.open("rb") as file:
             found = _load(file)
         images = np.asarray(found[b"data"], np.uint8).reshape(-1, _PIXELS)
-        labels = np.asarray(found[archive.label_key], np.uint8)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        labels = found[archive.label_key]
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
         raise DataError(
             f"{path} is no file of {archive.name} ({type(error).__name__}: {error}). Fetch it again."
         ) from error
-    if labels.shape != (len(images),):
-        raise DataError(f"{path} has {len(images)} images but labels of shape {labels.shape}. Fetch it again.")
-    return images, labels
+    return images, class_numbers(labels, len(images), archive.classes, path)

@@ -23,6 +23,9 @@ STD = (0.229, 0.224, 0.225)
 """Likewise."""
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Of these files; Pillow would look for others behind any name, and some of those start programs."""
+
 Layout = Literal["nchw", "nhwc"]
 
 
@@ -100,8 +103,10 @@ class ImageFolderSource(FileSource):
         image = _pillow()
         options = self.options
         try:
-            with image.open(path) as opened:
+            with image.open(path, formats=_FORMATS) as opened:
                 picture = opened.convert("RGB" if len(options.mean) == 3 else "L")
+        except MemoryError:
+            raise
         except Exception as error:  # Pillow raises many kinds for damaged files
             raise DataError(
                 f"{path} is no readable image ({type(error).__name__}: {error}). Replace it, or take it out of the "

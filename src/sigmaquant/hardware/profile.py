@@ -5,7 +5,6 @@ A profile is data, not code: every quantity carries its unit in its key, and whe
 
 from __future__ import annotations
 
-import json
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sigmaquant.errors import HardwareProfileError, near_matches
+from sigmaquant.json_text import read_json
 from sigmaquant.plan import BITWIDTHS
 
 SCHEMA_VERSION = 1
@@ -270,7 +270,7 @@ def load_profile(hardware: str | Path) -> HardwareProfile:
 
 def _parse(content: str, source: str) -> HardwareProfile:
     try:
-        document = json.loads(content)
+        document = read_json(content)
     except ValueError as error:
         raise HardwareProfileError(f"{source} is not JSON: {error}.") from None
     return HardwareProfile.from_dict(document, source)

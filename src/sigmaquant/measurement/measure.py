@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sigmaquant.errors import MeasurementError
 from sigmaquant.hardware.profile import Method
+from sigmaquant.json_text import read_json
 from sigmaquant.lowering import IntegerModel
 from sigmaquant.measurement.fit import Fit, Measured, fit_profile
 from sigmaquant.measurement.micro import build, micro_models
@@ -108,7 +109,7 @@ def _read(path: Path, template: str, runs: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            row = json.loads(line)
+            row = read_json(line)
             if row["runner"] == template and row["runs"] == runs:
                 found.setdefault(str(row["model"]), []).append(float(row["latency_ms"]))
         except (ValueError, KeyError, TypeError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import re
 import shlex
@@ -11,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 from sigmaquant.errors import MeasurementError
+from sigmaquant.json_text import read_json
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
@@ -85,7 +85,7 @@ def parse_latency_ms(text: str, shown: str) -> float:
         numbers = _NUMBER.findall(lines[-1])
         value = float(numbers[-1]) if numbers else math.nan
         with contextlib.suppress(ValueError):
-            document = json.loads(lines[-1])
+            document = read_json(lines[-1])
             if isinstance(document, dict):
                 given = document.get("latency_ms")
                 value = float(given) if isinstance(given, int | float) else math.nan

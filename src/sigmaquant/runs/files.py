@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from sigmaquant.errors import RunDirectoryError
+from sigmaquant.json_text import read_json
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.runs.documents import first_difference, parse, plain, unsealed
 from sigmaquant.runs.weights import check_digest, parse_tensors, read_bytes
@@ -44,14 +45,18 @@ class _Result(_Part):
     checkpoint_sha256: str | None = None
 
 
-def read_document(path: Path) -> dict[str, Any]:
+def read_document(path: Path, *, infinities: bool = False) -> dict[str, Any]:
     """A JSON object from a file of the run.
+
+    Args:
+        path: the file.
+        infinities: it may hold Infinity and NaN, see `sigmaquant.json_text.read_json`.
 
     Raises:
         RunDirectoryError: missing, unreadable, or no JSON object.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = read_json(path.read_bytes(), infinities=infinities)
     except FileNotFoundError:
         _refuse_control(path.parent)
         raise RunDirectoryError(
@@ -91,7 +96,7 @@ def split_lines(data: bytes, path: Path) -> tuple[list[dict[str, Any]], list[int
     position = 0
     while (end := data.find(b"\n", position) + 1) > 0:
         try:
-            step = json.loads(data[position:end])
+            step = read_json(data[position:end])
         except ValueError:
             step = None
         if not isinstance(step, dict):

@@ -55,7 +55,7 @@ def read_record(path: Path) -> StateRecord | None:
     """
     if not path.exists():
         return None
-    found = read_document(path)
+    found = read_document(path, infinities=True)
     document = {key: value for key, value in found.items() if key != SEAL}
     if document.pop("schema", None) != SCHEMA or document.pop("version", None) != SCHEMA_VERSION:
         raise CheckpointError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from sigmaquant.errors import CheckpointError
+from sigmaquant.json_text import read_json
 
 _ZIP, _PICKLE, _LFS = b"PK\x03\x04", b"\x80", b"version https://git-lfs"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
@@ -64,7 +64,7 @@ def parse_tensors(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str,
     try:
         tensors = load(data)
         (length,) = struct.unpack_from("<Q", data)
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+        metadata = read_json(data[8 : 8 + length]).get("__metadata__") or {}
     except (SafetensorError, ValueError, KeyError, TypeError, struct.error) as error:
         raise CheckpointError(
             f"{path} is no safetensors file, or it is cut short or damaged ({error}). Use an intact copy."

@@ -146,8 +146,8 @@ class Settings:
             ("search_examples", 1),
             ("weight_decay", 0),
         ):
-            if not least <= getattr(self, name) < math.inf:
-                raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be finite and at least {least}.")
+            if not least <= getattr(self, name) < 2**63:
+                raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be at least {least} and below 2^63.")
         minutes = () if self.search_minutes is None else ("search_minutes",)
         for name in ("lr", "cycle_lr", "scale_lr", "temperature", *minutes):
             if not 0 < getattr(self, name) < math.inf:
@@ -195,7 +195,10 @@ def _typed(value: Any, kind: str, name: str) -> Any:
     if kind.startswith("float"):
         if isinstance(value, bool) or not isinstance(value, Real):
             raise SigmaQuantError(f"{name} is {value!r}; it must be a number.")
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise SigmaQuantError(f"{name} is too large; it must be finite.") from None
     if kind.startswith("Mapping") and not isinstance(value, Mapping):
         raise SigmaQuantError(f"{name} is {value!r}; it must be a mapping from names, like {{'conv1': …}}.")
     return value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import json
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from sigmaquant.export.c.operators import translate
 from sigmaquant.export.c.program import Placed, Program, place
 from sigmaquant.export.c.report import FILE, FORMAT, CActivation, CGrid, CLayer, CReport
 from sigmaquant.export.c.translate import argument
+from sigmaquant.json_text import read_json
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
 from sigmaquant.operators import Weighted
 from sigmaquant.runs.atomic import TEMPORARY_SUFFIX, storage_error
@@ -184,7 +184,7 @@ def _check_target(target: Path) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     try:
-        written = json.loads((target / FILE).read_text("utf-8")).get("format") == FORMAT
+        written = read_json((target / FILE).read_bytes()).get("format") == FORMAT
     except (OSError, ValueError, AttributeError):
         written = False
     if not written:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import shutil
@@ -24,6 +23,7 @@ from sigmaquant.export.c.endings import FUNCTIONS
 from sigmaquant.export.c.names import ending_name
 from sigmaquant.export.c.report import FILE, FORMAT
 from sigmaquant.export.c.translate import argument
+from sigmaquant.json_text import read_json
 from sigmaquant.operators import Edge, decode
 
 _COMPILERS = ("cc", "gcc", "clang")
@@ -235,8 +235,8 @@ class CRunner:
 
 def _document(folder: Path) -> dict[str, Any]:
     try:
-        document = json.loads((folder / FILE).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        document = read_json((folder / FILE).read_bytes())
+    except (OSError, ValueError):
         document = None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ArtifactError(f"{folder} is no C export: its {FILE} is missing or damaged.")

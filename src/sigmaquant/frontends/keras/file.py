@@ -8,11 +8,13 @@ import shutil
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sigmaquant.errors import MissingExtraError, ModelFileError
+from sigmaquant.json_text import read_json
 
 _CONTAINERS = ("Functional", "Model", "Sequential")
 _WITHOUT_GROUPS = ("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D")
@@ -74,20 +76,22 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                found: dict[str, Any] = json.loads(archive.read("config.json"))
-                return found
-        import h5py
+                text = archive.read("config.json")
+        else:
+            import h5py
 
-        with h5py.File(path, "r") as file:
-            text = file.attrs.get("model_config")
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            with h5py.File(path, "r") as file:
+                text = file.attrs.get("model_config")
+            if text is None:
+                raise ModelFileError(
+                    f"{path} holds weights without the network. Save the whole of it: model.save('net.keras')."
+                )
+        found = read_json(text)
+        if not isinstance(found, dict):
+            raise ValueError("its description of the network is no JSON object")
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise ModelFileError(f"{path} cannot be read as a Keras file: {error}. Save it again.") from error
-    if text is None:
-        raise ModelFileError(
-            f"{path} holds weights without the network. Save the whole of it: model.save('net.keras')."
-        )
-    described: dict[str, Any] = json.loads(text)
-    return described
+    return found
 
 
 def _layers(config: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+_TOKENS, _NAMES = 150, 16
+"""Of a function, and variables; those of real cells have at most some dozens, and eight."""
 _TOKEN = re.compile(r"\s*(?:([A-Za-z_][\w\[\].]*)|([01])(?!\w)|(.))")
 
 Node = tuple[Any, ...]
@@ -100,11 +102,15 @@ def parse_expression(text: str) -> Expression:
         ('A', 'B', 'C')
     """
     tokens = [match.group().strip() for match in _TOKEN.finditer(text.strip())]
+    if len(tokens) > _TOKENS:
+        raise ValueError(f"the function {text[:40]!r}… has {len(tokens)} symbols, more than {_TOKENS}")
     node, rest = _either(tokens, 0)
     if rest != len(tokens):
         raise ValueError(f"the function {text!r} cannot be read from {tokens[rest]!r} on")
     names: dict[str, None] = {}
     _collect(node, names)
+    if len(names) > _NAMES:
+        raise ValueError(f"the function {text[:40]!r}… has {len(names)} variables, more than {_NAMES}")
     return Expression(text, tuple(names), node)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from sigmaquant.errors import LibertyError
 from sigmaquant.hardware.characterization.cells import Cell
 from sigmaquant.hardware.characterization.liberty_cells import CellReader, read_number, read_units
-from sigmaquant.hardware.characterization.liberty_text import Group, parse_groups
+from sigmaquant.hardware.characterization.liberty_text import Group, number, parse_groups
 from sigmaquant.hardware.characterization.tables import WireLoad
 
 
@@ -100,7 +101,7 @@ def read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8", "replace")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise LibertyError(f"the Liberty file {path} cannot be read: {reason}.") from None
 
@@ -126,7 +127,7 @@ def read_liberty(path: Path) -> Library:
         sha256=hashlib.sha256(text.encode()).hexdigest(),
         text=text,
         cells={group.argument: reader.cell(group) for group in top.all("cell")},
-        wire_load=_wire_load(top, units.capacitance_ff),
+        wire_load=_wire_load(top, units.capacitance_ff, path.name),
     )
     for needed in (library.flip_flop, library.clock_gate, library.buffer):
         needed()
@@ -138,17 +139,21 @@ def _corner(top: Group) -> str:
     return ", ".join(f"{key} {value}" for key, value in given.items())
 
 
-def _wire_load(top: Group, unit_ff: float) -> WireLoad | None:
+def _wire_load(top: Group, unit_ff: float, source: str) -> WireLoad | None:
     models = {group.argument: group for group in top.all("wire_load")}
     chosen = top.values.get("default_wire_load", "")
-    for selection in top.all("wire_load_selection"):
-        areas = [entry for entry in selection.lists.get("wire_load_from_area", []) if len(entry) == 3]
-        if areas:
-            chosen = min(areas, key=lambda entry: float(entry[0]))[2]
-    if chosen not in models:
-        return None
-    group = models[chosen]
-    points = sorted((float(p[0]), float(p[1])) for p in group.lists.get("fanout_length", []) if len(p) >= 2)
-    capacitance = float(group.values.get("capacitance", 0)) * unit_ff
+    try:
+        for selection in top.all("wire_load_selection"):
+            areas = [entry for entry in selection.lists.get("wire_load_from_area", []) if len(entry) == 3]
+            if areas:
+                chosen = min(areas, key=lambda entry: number(entry[0]))[2]
+        if chosen not in models:
+            return None
+        group = models[chosen]
+        points = sorted((number(p[0]), number(p[1])) for p in group.lists.get("fanout_length", []) if len(p) >= 2)
+        capacitance = number(group.values.get("capacitance", "0")) * unit_ff
+        slope = number(group.values.get("slope", "0"))
+    except ValueError as error:
+        raise LibertyError(f"{source}: the wire load {chosen!r}: {error}.") from None
     fanouts, lengths = zip(*points, strict=True) if points else ((), ())
-    return WireLoad(chosen, capacitance, float(group.values.get("slope", 0)), fanouts, lengths)
+    return WireLoad(chosen, capacitance, slope, fanouts, lengths)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sigmaquant.errors import LibertyError
 from sigmaquant.hardware.characterization.cells import Cell, ClockGate, FlipFlop, InternalPower, Pin, TimingArc
 from sigmaquant.hardware.characterization.expressions import Expression, parse_expression
-from sigmaquant.hardware.characterization.liberty_text import Group
+from sigmaquant.hardware.characterization.liberty_text import Group, number
 from sigmaquant.hardware.characterization.tables import Table
 
 _PREFIX = {"f": 1e-15, "p": 1e-12, "n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0}
@@ -37,7 +37,10 @@ def read_units(top: Group, source: str) -> Units:
     load = top.lists.get("capacitive_load_unit", [()])[0]
     if len(load) != 2 or load[1].lower() not in ("ff", "pf"):
         raise LibertyError(f"{source}: library {top.argument!r} lacks 'capacitive_load_unit (1, pf)'.")
-    capacitance_ff = float(load[0]) * (1.0 if load[1].lower() == "ff" else 1e3)
+    try:
+        capacitance_ff = number(load[0]) * (1.0 if load[1].lower() == "ff" else 1e3)
+    except ValueError as error:
+        raise LibertyError(f"{source}: library {top.argument!r}, capacitive_load_unit: {error}.") from None
     # Liberty derives the unit of internal power from those of capacitance and voltage.
     return Units(time_ps, capacitance_ff, capacitance_ff * volts * volts, leakage_nw)
 
@@ -45,10 +48,18 @@ def read_units(top: Group, source: str) -> Units:
 def _unit(top: Group, key: str, base: str, source: str) -> float:
     text = top.values.get(key, "")
     match = re.fullmatch(r"\s*([\d.eE+-]+)\s*([fpnum]?)" + base + r"\s*", text, re.IGNORECASE)
-    if not match:
+    value = _value_or_none(match[1]) if match else None
+    if match is None or value is None:
         what = f"has {key} {text!r}, which cannot be read" if text else f"lacks {key}"
         raise LibertyError(f"{source}: library {top.argument!r} {what}. Its numbers mean nothing without it.")
-    return float(match[1]) * _PREFIX[match[2].lower()]
+    return value * _PREFIX[match[2].lower()]
+
+
+def _value_or_none(text: str) -> float | None:
+    try:
+        return number(text)
+    except ValueError:
+        return None
 
 
 def read_number(group: Group, key: str, source: str, default: float | None = None) -> float:
@@ -61,7 +72,7 @@ def read_number(group: Group, key: str, source: str, default: float | None = Non
     try:
         if text is None and default is not None:
             return default
-        return float(text)  # type: ignore[arg-type]  # None is answered below like any other text
+        return number(text)  # type: ignore[arg-type]  # None is answered below like any other text
     except (TypeError, ValueError):
         what = f"lacks {key}" if text is None else f"has {key} {text!r}, which is no number"
         place = f"{source}, line {group.line}: {group.name} {group.argument!r}"
@@ -202,6 +213,6 @@ class CellReader:
 
     def _numbers(self, entry: tuple[str, ...], group: Group) -> list[float]:
         try:
-            return [float(part) for text in entry for part in re.split(r"[,\s]+", text.strip()) if part]
+            return [number(part) for text in entry for part in re.split(r"[,\s]+", text.strip()) if part]
         except ValueError as error:
             raise LibertyError(f"{self._place}: the table {group.name} of line {group.line}: {error}.") from None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sigmaquant.errors import LibertyError
 
+_DEPTH = 20
+"""Of groups in each other; a library has six."""
 _TOKEN = re.compile(
     r'(?P<skip>(?:\s|\\\r?\n|/\*.*?\*/|//[^\n]*)+)|(?P<string>"(?:[^"\\]|\\.)*")|(?P<mark>[(){};:,])'
     r"|(?P<word>[^\s(){};:,\"\\]+)|(?P<bad>.)",
@@ -75,6 +78,18 @@ def parse_groups(text: str, source: str) -> Group:
     return outer.groups[0]
 
 
+def number(text: str) -> float:
+    """A number of the file.
+
+    Raises:
+        ValueError: it is none, or not finite.
+    """
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:24]!r} is no finite number")
+    return value
+
+
 class _Reader:
     """Walks over the tokens; `text`, `line` and `mark` describe the next one."""
 
@@ -82,6 +97,7 @@ class _Reader:
         self.source = source
         self._tokens = self._scan(text)
         self.text, self.line, self.mark = "", 1, False
+        self._depth = 0
         self.next()
 
     def _scan(self, text: str) -> Iterator[tuple[str, int, bool]]:
@@ -157,6 +173,9 @@ class _Reader:
         return tuple(parts)
 
     def body(self, group: Group) -> None:
+        self._depth += 1
+        if self._depth > _DEPTH:
+            raise LibertyError(f"{self.source}, line {self.line}: groups are nested more than {_DEPTH} deep.")
         self.next()
         while not self.at("}"):
             if self.at(";"):
@@ -166,3 +185,4 @@ class _Reader:
             else:
                 self.statement(group)
         self.next()
+        self._depth -= 1

@@ -10,8 +10,8 @@ from typing import Any
 from sigmaquant.errors import LibertyError
 from sigmaquant.hardware.characterization.expressions import Expression, parse_expression
 from sigmaquant.hardware.characterization.liberty import read_text
-from sigmaquant.hardware.characterization.liberty_cells import read_units
-from sigmaquant.hardware.characterization.liberty_text import Group, parse_groups
+from sigmaquant.hardware.characterization.liberty_cells import read_number, read_units
+from sigmaquant.hardware.characterization.liberty_text import Group, number, parse_groups
 
 _SELECT = re.compile(r"(.*_)?(MEN|CEN|CE|ME|CS|EN)", re.IGNORECASE)
 _READ = re.compile(r"(.*_)?(REN|RE|OE)", re.IGNORECASE)
@@ -41,8 +41,8 @@ def memory_energy(path: Path) -> dict[str, Any]:
     units = read_units(top, path.name)
     for cell in top.all("cell"):
         for memory in cell.all("memory"):
-            words = 1 << _whole(memory, "address_width", path.name)
-            word_bits = _whole(memory, "word_width", path.name)
+            words = 1 << _whole(memory, "address_width", path.name, 48)
+            word_bits = _whole(memory, "word_width", path.name, 1 << 16)
             read, write = _access_energies(cell, path.name)
             return {
                 "macro": cell.argument,
@@ -50,17 +50,21 @@ def memory_energy(path: Path) -> dict[str, Any]:
                 "word_bits": word_bits,
                 "read_energy_fj_per_bit": read * units.energy_fj / word_bits,
                 "write_energy_fj_per_bit": write * units.energy_fj / word_bits,
-                "leakage_nw": float(cell.values.get("cell_leakage_power", 0)) * units.leakage_nw,
+                "leakage_nw": read_number(cell, "cell_leakage_power", path.name, 0.0) * units.leakage_nw,
                 "liberty_sha256": hashlib.sha256(text.encode()).hexdigest(),
             }
     raise LibertyError(f"{path.name}: no cell has a group 'memory ()' with address_width and word_width.")
 
 
-def _whole(group: Group, key: str, source: str) -> int:
+def _whole(group: Group, key: str, source: str, largest: int) -> int:
     text = group.values.get(key, "")
-    if not text.isdigit() or not int(text):
-        raise LibertyError(f"{source}, line {group.line}: the memory's {key} is {text!r}, not a positive integer.")
-    return int(text)
+    value = int(text) if re.fullmatch(r"[0-9]{1,6}", text) else 0
+    if not 0 < value <= largest:
+        shown = text[:24]
+        raise LibertyError(
+            f"{source}, line {group.line}: the memory's {key} is {shown!r}, not an integer 1..{largest}."
+        )
+    return value
 
 
 def _access_energies(cell: Group, source: str) -> tuple[float, float]:
@@ -104,7 +108,7 @@ def _scalar(table: Group, source: str) -> float:
     """The mean of a table's values."""
     try:
         rows = " ".join(text for row in table.lists["values"] for text in row)
-        values = [float(part) for part in rows.replace(",", " ").split()]
+        values = [number(part) for part in rows.replace(",", " ").split()]
         return sum(values) / len(values)
     except (KeyError, ValueError, ZeroDivisionError):
         raise LibertyError(f"{source}, line {table.line}: the table {table.name} has no values.") from None
