@@ -369,15 +369,27 @@ def frontier(found: Sweep) -> Table:
     """The runs of a sweep, loosest limit first."""
     knee = found.knee
     where = "no knee: fewer than three points on the front, or no bend" if knee is None else f"knee: {knee.budget}"
+    strategies = len({point.strategy for point in found.points}) > 1
+    if len(found.resources) > 1 or strategies:
+        where = "runs that no other one beats in cost and score are not marked as beaten"
     table = Table(title=f"Frontier, {where}", title_justify="left")
     given = [name for name in _DEVICE if any(getattr(point, name) is not None for point in found.points)]
     control = any(point.control_validation is not None for point in found.points)
-    titles = ("budget", "status", "validation", "test", *(("uniform", "uniform test") if control else ()))
+    titles = (
+        *(("strategy",) if strategies else ()),
+        "budget",
+        "status",
+        "validation",
+        "test",
+        *(("uniform", "uniform test") if control else ()),
+    )
     for title in (*titles, "total", "smaller", *(_DEVICE[n] for n in given), "began from", "trained on", "time"):
-        table.add_column(title, justify="left" if title in ("budget", "status", "began from") else "right")
+        left = title in ("strategy", "budget", "status", "began from")
+        table.add_column(title, justify="left" if left else "right")
     for point in found.points:
         marks = " (knee)" if point.knee else "" if point.on_front else " (beaten)"
         table.add_row(
+            *((escape(point.strategy),) if strategies else ()),
             escape(point.budget),
             point.status + marks,
             _number(point.validation),
@@ -399,7 +411,7 @@ def sweep_document(found: Sweep) -> dict[str, Any]:
     """For JSON."""
     return {
         "sweep": str(found.path),
-        "resource": found.resource,
+        "resources": list(found.resources),
         "met": found.met,
         "knee": None if found.knee is None else found.knee.run,
         "points": [asdict(point) for point in found.points],

@@ -209,6 +209,17 @@ def test_costs_and_steps_by_another_measure(open_page: Open, single: Path) -> No
     assert "8-bit weights and activations" in shown.page.locator('[data-text="before"]').inner_text()
 
 
+def test_two_costs_are_drawn_against_each_other(open_page: Open, several: Path) -> None:
+    shown = open_page(several)
+    before = shown.drawing("frontier")
+    shown.choice("frontier-against").select_option(label="bit operations")
+    shown.settle()
+    assert shown.drawing("frontier") != before
+    chart = shown.chart("frontier")
+    assert chart.locator('[aria-label^="run size-"]').count() == 3
+    assert "score" in chart.inner_text()
+
+
 def test_a_point_of_the_frontier_shows_its_run(open_page: Open, several: Path) -> None:
     shown = open_page(several)
     assert shown.page.locator("article:visible h2").first.inner_text() == "size-0"

@@ -8,38 +8,15 @@ from typing import Any
 
 import pytest
 
-from sigmaquant import Budget
-from sigmaquant.errors import BudgetError, RunDirectoryError, SigmaQuantError, StorageError
+from sigmaquant.errors import RunDirectoryError, SigmaQuantError, StorageError
 from sigmaquant.runs import RunDirectory, RunFiles
-from sigmaquant.sweeping.files import SweepDirectory, run_names
+from sigmaquant.sweeping.files import SweepDirectory
 
 
 def begun(path: Path, config: dict[str, Any], *, resume: bool = False, overwrite: bool = False) -> SweepDirectory:
     with SweepDirectory(path, config, resume=resume, overwrite=overwrite) as directory:
         directory.begin(["run"])
         return directory
-
-
-def test_names_are_safe_for_files() -> None:
-    swept, names = run_names([Budget(energy="2 mJ", size="8x"), Budget(energy="3 mJ", size="8x")])
-    assert swept == "energy"
-    assert list(names) == ["energy-2mJ", "energy-3mJ"]
-
-
-@pytest.mark.parametrize(
-    ("budgets", "words"),
-    [
-        ([Budget(size="8x")], "two or more"),
-        ([Budget(size="8x"), Budget(size="8x")], "equal"),
-        ([Budget(size="8x"), Budget(size="8 x")], "same size"),
-        ([Budget(size="8x", bops="4x"), Budget(size="6x", bops="5x")], "exactly one"),
-        ([Budget(size="8x", accuracy="-1 %"), Budget(size="8x", accuracy="-2 %")], "exactly one"),
-        ([Budget(size="8x", bops="4x"), Budget(size="8x")], "has no bops"),
-    ],
-)
-def test_budgets_that_are_no_sweep(budgets: list[Budget], words: str) -> None:
-    with pytest.raises(BudgetError, match=words):
-        run_names(budgets)
 
 
 def test_one_owner_at_a_time(tmp_path: Path) -> None:

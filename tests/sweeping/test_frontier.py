@@ -18,8 +18,7 @@ PAIRS = st.lists(st.tuples(st.floats(0.1, 1e6), st.floats(-1, 1)), min_size=1, m
 
 @given(PAIRS)
 def test_the_front_is_what_nothing_beats(points: list[tuple[float, float]]) -> None:
-    costs, scores = [c for c, _ in points], [s for _, s in points]
-    found = front(costs, scores)
+    found = front([(c,) for c, _ in points], [s for _, s in points])
     for i, (cost, score) in enumerate(points):
         beaten = any((c <= cost and s >= score) and (c < cost or s > score) for c, s in points)
         twin = any((c, s) == (cost, score) and j in found for j, (c, s) in enumerate(points))
@@ -27,12 +26,20 @@ def test_the_front_is_what_nothing_beats(points: list[tuple[float, float]]) -> N
         assert twin == (not beaten)
 
 
+@given(st.lists(st.tuples(*[st.integers(1, 4)] * 2, st.integers(0, 3)), min_size=1, max_size=12))
+def test_the_front_in_two_costs_is_what_nothing_beats(points: list[tuple[int, int, int]]) -> None:
+    found = front([point[:2] for point in points], [float(point[2]) for point in points])
+    for one, two, score in points:
+        beaten = any(a <= one and b <= two and s >= score and (a, b, s) != (one, two, score) for a, b, s in points)
+        assert any(points[i] == (one, two, score) for i in found) == (not beaten)
+
+
 @given(PAIRS, st.floats(0.01, 100), st.floats(0.01, 100))
 def test_the_knee_does_not_depend_on_units(points: list[tuple[float, float]], unit: float, scale: float) -> None:
     costs, scores = [round(c, 3) + 0.1 for c, _ in points], [round(s, 3) for _, s in points]
     here, there = knee(costs, scores), knee([unit * c for c in costs], [scale * s for s in scores])
     if here != there:  # only where two points bend equally far, up to rounding
-        best = front(costs, scores)
+        best = front([(c,) for c in costs], scores)
         assert here in best or here is None
         heights = [_above(costs, scores, best, i) for i in (here, there) if i is not None]
         assert max(heights, default=0.0) - min(heights, default=0.0) < 1e-6 or max(heights) < 1e-6
@@ -74,9 +81,10 @@ def result() -> dict[str, Any]:
 
 
 def test_a_point_and_its_line(result: dict[str, Any]) -> None:
-    point = Point.of("size-8x", "8x", "size_bytes", "total", result, "size-6x")
+    point = Point.of("size-8x", "8x", ["size_bytes"], "total", result, "size-6x")
     assert (point.cost, point.reduction, point.started_from) == (100.0, 8.0, "size-6x")
-    assert Point.of("r", "8x", "size_bytes", "weights", result, "").cost == 80.0
+    assert Point.of("r", "8x", ["size_bytes"], "weights", result, "").cost == 80.0
+    assert Point.of("r", "8x, 2x", ["size_bytes", "ram_bytes"], "total", result, "").costs == (100.0, 64.0)
     (row,) = csv.DictReader(io.StringIO(to_csv([point])))
     assert list(row) == [item.name for item in fields(Point)]
     assert row["test"] == ""

@@ -184,7 +184,7 @@ def test_a_worker_is_given_the_users_own_strategy(tmp_path: Path, monkeypatch: p
 
     def other_process(make: Any, statistics: Statistics, *_: Any) -> workers.ThisProcess:
         monkeypatch.delitem(STRATEGIES, "lowest")
-        return workers.ThisProcess(pickle.loads(pickle.dumps(make))(statistics=statistics), NullProgress())
+        return workers.ThisProcess(workers.Jobs(pickle.loads(pickle.dumps(make)), statistics), NullProgress())
 
     monkeypatch.setitem(STRATEGIES, "lowest", lowest)
     pickle = pytest.importorskip("ray.cloudpickle", reason="needs Ray: pip install 'sigmaquant[ray]'")
@@ -198,6 +198,44 @@ def test_another_strategy_begins_from_nothing(tmp_path: Path) -> None:
     found = tiny_sweep(tmp_path / "s", ("6x", "8x"), strategy="ilp")
     assert [point.started_from for point in found.points] == ["", ""]
     assert "start" not in config(tmp_path / "s" / "size-8x")
+
+
+def test_two_limits_and_two_strategies_make_one_frontier(tmp_path: Path) -> None:
+    budgets = [Budget(size=size, bops=bops, size_counts="weights") for size in ("5x", "8x") for bops in ("16x", "20x")]
+    options = {"validation_data": tiny.validation_data(), **tiny.QUICK, "post_training": True}
+    strategies = ("uniform", "ilp")
+    found = sweep(
+        tiny.trained(), tiny.train_data(), budgets=budgets, out=tmp_path / "s", strategies=strategies, **options
+    )
+    assert found.resources == ("size_bytes", "bops")
+    assert len(found.points) == 8
+    assert found.knee is None
+    for point in found.points:
+        files = RunFiles(found.path / point.run)
+        assert files.read_config()["settings"]["strategy"] == point.strategy == point.run.partition("+")[0]
+        cost = files.read_result()["cost"]
+        assert point.costs == (cost["weight_bytes"], cost["bops"])
+        beaten = [
+            other.run
+            for other in found.points
+            if all(a <= b for a, b in zip(other.costs, point.costs, strict=True))
+            and other.validation >= point.validation
+            and (*other.costs, other.validation) != (*point.costs, point.validation)
+        ]
+        assert not (point.on_front and beaten)
+    with found.frontier_path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["strategy"], row["budget"]) for row in rows} >= {("ilp", "5x, 16x"), ("uniform", "8x, 20x")}
+    again = sweep(
+        tiny.trained(),
+        tiny.train_data(),
+        budgets=budgets,
+        out=tmp_path / "s",
+        strategies=strategies,
+        resume=True,
+        **options,
+    )
+    assert again.points == found.points
 
 
 def test_overwrite(tmp_path: Path) -> None:
@@ -291,7 +329,9 @@ def test_command_line(tmp_path: Path) -> None:
     assert "frontier.csv" in outcome.out
 
 
-@pytest.mark.parametrize("limits", [("--size", "8x"), ("--size", "6x,8x", "--bops", "3x,4x"), ("--size", "6x,")])
+@pytest.mark.parametrize(
+    "limits", [("--size", "8x"), ("--size", "6x,8x", "--bops", "3x,4x", "--ram", "2x,3x"), ("--size", "6x,")]
+)
 def test_command_line_needs_one_list(tmp_path: Path, limits: tuple[str, ...]) -> None:
     start = ("sweep", command.MODEL, "--train", command.TRAIN, "--quiet", "--post-training")
     command.refused(command.main(*start, *limits, "--out", tmp_path / "s"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,10 +85,14 @@ def sweep_command(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """A run for each of several limits, like --size 6x,8x,10x, and the frontier. Exit code 1: one could not be met."""
-    settings = options.settings_of(locals())
+    """A run for each of several limits, like --size 6x,8x,10x, and the frontier. Exit code 1: one could not be met.
+
+    Two options may have several values: every value of one meets every value of the other. So may --strategy.
+    """
+    strategies = [name.strip() for name in strategy.split(",")]
+    settings = options.settings_of({**locals(), "strategy": strategies[0]})
     limits = {"size": size, "bops": bops, "energy": energy, "latency": latency, "ram": ram}
-    budgets = _budgets(limits, accuracy, size_counts)
+    budgets = _budgets(limits, accuracy, size_counts, len(strategies) > 1)
     make = partial(
         job_of,
         folder=Path.cwd(),
@@ -111,6 +117,7 @@ def sweep_command(
             resume=resume,
             overwrite=overwrite,
             progress=make_progress(show=not quiet),
+            strategies=strategies,
         )
     if json_output:
         print_json(tables.sweep_document(found))
@@ -121,18 +128,21 @@ def sweep_command(
     raise typer.Exit(0 if found.met else 1)
 
 
-def _budgets(limits: dict[str, str | None], accuracy: str | None, counts: options.SizeCountsOption) -> list[Budget]:
-    """One budget for each value of the one limit that has several."""
+def _budgets(
+    limits: dict[str, str | None], accuracy: str | None, counts: options.SizeCountsOption, by_strategy: bool
+) -> list[Budget]:
+    """A budget for each value of the limit that has several; of two such limits, for each pair of values."""
     values = {name: [part.strip() for part in text.split(",")] for name, text in limits.items() if text is not None}
     several = [name for name, parts in values.items() if len(parts) > 1]
-    if len(several) != 1:
+    if len(several) > 2 or not (several or by_strategy):
         raise SigmaQuantError(
-            f"{', '.join('--' + name for name in several) or 'no option'} has several values. Give exactly one of "
-            f"--{', --'.join(limits)} as a list with commas, like --size 6x,8x,10x; for one budget use quantize."
+            f"{', '.join('--' + name for name in several) or 'no option'} has several values. Give one or two of "
+            f"--{', --'.join(limits)} as a list with commas, like --size 6x,8x,10x, or several strategies; for one "
+            "budget use quantize."
         )
-    rest: dict[str, Any] = {name: parts[0] for name, parts in values.items() if name != several[0]}
     return [
-        options.make_budget({several[0]: value, **rest, "accuracy": accuracy}, counts) for value in values[several[0]]
+        options.make_budget({**dict(zip(values, chosen, strict=True)), "accuracy": accuracy}, counts)
+        for chosen in product(*values.values())
     ]
 
 
@@ -143,6 +153,7 @@ def job_of(
     settings: Settings,
     device: str,
     statistics: Statistics | None = None,
+    strategy: str = "",
     **inputs: Any,
 ) -> Job:
     """The job that the command line names; called in every worker, whose working directory may be another one.
@@ -150,6 +161,7 @@ def job_of(
     Args:
         folder: what relative paths start from.
         hardware, settings, device, statistics: as for `Job`.
+        strategy: in place of that of the settings.
         inputs: model, data, metric and loss by name, as for `load_inputs`.
     """
     if Path.cwd() != folder and folder.is_dir():
@@ -157,7 +169,7 @@ def job_of(
     return Job(
         **load_inputs(**inputs, batch_size=settings.batch_size),
         hardware=hardware,
-        settings=settings,
+        settings=replace(settings, strategy=strategy or settings.strategy),
         device=device,
         statistics=statistics,
     )

@@ -69,7 +69,18 @@ def render(report: Report, files: tuple[str, ...] = ()) -> str:
 def chart_data(report: Report) -> dict[str, Any]:
     """What the charts need of the document."""
     runs = report.model_dump(mode="json", exclude={"runs": {"__all__": _NOT_FOR_CHARTS}})["runs"]
-    return {"measures": MEASURES, "runs": runs}
+    return {"measures": MEASURES, "runs": runs, "swept": swept_measures(report)}
+
+
+_LIMITED = {"size": "bytes", "energy": "energy_pj", "latency": "latency_ms", "bops": "bops", "ram": "ram_bytes"}
+
+
+def swept_measures(report: Report) -> list[str]:
+    """The costs whose limits differ between the runs, by the names the charts have for them."""
+    runs = report.runs
+    differ = [name for name in _LIMITED if len({str(run.budget.get(name)) for run in runs}) > 1]
+    packed = all(run.size_counts == "weights" for run in runs)
+    return ["weight_bytes" if name == "size" and packed else _LIMITED[name] for name in differ]
 
 
 def safe_json(value: Any) -> str:

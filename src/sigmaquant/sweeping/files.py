@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sigmaquant.budget import Budget
-from sigmaquant.errors import BudgetError, RunDirectoryError, SigmaQuantError
+from sigmaquant.errors import RunDirectoryError, SigmaQuantError
 from sigmaquant.report.write import NAME, number_files
 from sigmaquant.runs.atomic import remove_leftovers, storage_error, write_text_atomic
 from sigmaquant.runs.directory import void
@@ -165,37 +164,3 @@ def read_config(path: Path, name: str = "sweep.json") -> dict[str, Any]:
     if document.get("schema") != SCHEMA or document.get("version") != SCHEMA_VERSION or not isinstance(config, dict):
         raise RunDirectoryError(f"{path} is no sweep that this program can read: see its {name}.")
     return config
-
-
-def run_names(budgets: list[Budget]) -> tuple[str, dict[str, Budget]]:
-    """The one limit that differs, and the budgets by the names of their run directories.
-
-    Raises:
-        BudgetError: fewer than two budgets, two equal ones, or not exactly one limit that differs.
-
-    Example:
-        >>> run_names([Budget(size="6x"), Budget(size="134 KB")])
-        ('size', {'size-6x': Budget(size='6x'), 'size-134KB': Budget(size='134 KB')})
-    """
-    if len(budgets) < 2:
-        raise BudgetError("a sweep needs two or more budgets, such as sizes 6x,8x,10x. For one, use quantize.")
-    given = [budget.to_dict() for budget in budgets]
-    keys = sorted({key for document in given for key in document})
-    swept = [key for key in keys if len({repr(document.get(key)) for document in given}) > 1]
-    if not swept:
-        raise BudgetError("all budgets of the sweep are equal. Give different ones.")
-    if len(swept) > 1 or swept[0] in ("accuracy", "size_counts"):
-        raise BudgetError(
-            f"the budgets of a sweep differ in {', '.join(swept)}. Vary exactly one of size, energy, latency, bops "
-            "and ram, and keep everything else the same."
-        )
-    names: dict[str, Budget] = {}
-    for budget, document in zip(budgets, given, strict=True):
-        if swept[0] not in document:
-            raise BudgetError(f"one budget of the sweep has no {swept[0]}, others have. Give it to all.")
-        text = re.sub(r"[^A-Za-z0-9.+-]", "", str(document[swept[0]]))
-        name = f"{swept[0]}-{text}"
-        if name in names:
-            raise BudgetError(f"two budgets of the sweep have the same {swept[0]}, {document[swept[0]]}. Give it once.")
-        names[name] = budget
-    return swept[0], names

@@ -16,9 +16,9 @@ class Point:
 
     Attributes:
         run: its folder's name.
-        budget: the swept limit as the user wrote it.
+        budget: the swept limits as the user wrote them.
         status: ``"met"`` or ``"not met"``.
-        cost: the swept resource, in the unit of `Sweep.resource`.
+        cost: the first swept resource, in the unit of `Sweep.resources`.
         validation: the metric on the validation data.
         test: the metric on the test data; None where there are none.
         divergence: distance of the outputs to the float network's on the validation data.
@@ -28,8 +28,10 @@ class Point:
         trained_examples: training examples that the network has seen, those of the runs it began from included.
         seconds: wall time of this run alone.
         started_from: the run it began from; empty: from nothing.
-        on_front: whether no other point is both cheaper and better.
-        knee: whether it is the knee.
+        on_front: whether no other point is at least as cheap in all swept resources and at least as good.
+        knee: whether it is the knee, where one resource is swept.
+        second_cost: the second swept resource, where two are swept.
+        strategy: how its plan was searched.
     """
 
     run: str
@@ -54,18 +56,37 @@ class Point:
     started_from: str = ""
     on_front: bool = False
     knee: bool = False
+    second_cost: float | None = None
+    strategy: str = ""
+
+    @property
+    def costs(self) -> tuple[float, ...]:
+        """The swept resources: one or two."""
+        return (self.cost,) if self.second_cost is None else (self.cost, self.second_cost)
 
     @classmethod
-    def of(cls, run: str, budget: str, resource: str, size_counts: str, result: Mapping[str, Any], start: str) -> Point:
+    def of(
+        cls,
+        run: str,
+        budget: str,
+        resources: Sequence[str],
+        size_counts: str,
+        result: Mapping[str, Any],
+        start: str,
+        strategy: str = "",
+    ) -> Point:
         """From a run's ``result.json``."""
         cost, control = result["cost"], result["control"] or {"scores": {"validation": None, "test": None}}
         size = "weight_bytes" if size_counts == "weights" else "total_bytes"
         names = ("total_bytes", "weight_bytes", "bops", "ram_bytes", "energy_pj", "latency_ms", "cycles")
+        swept = [float(cost[size if resource == "size_bytes" else resource]) for resource in resources]
         return cls(
             run=run,
             budget=budget,
             status=result["status"],
-            cost=float(cost[size if resource == "size_bytes" else resource]),
+            cost=swept[0],
+            second_cost=swept[1] if len(swept) > 1 else None,
+            strategy=strategy,
             validation=result["scores"]["validation"],
             test=result["scores"]["test"],
             divergence=result["scores"]["divergence"],
@@ -79,20 +100,26 @@ class Point:
         )
 
 
-def front(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
-    """Indices of the points that no other one dominates, from the cheapest to the dearest.
+def front(costs: Sequence[Sequence[float]], scores: Sequence[float]) -> list[int]:
+    """Indices of the points that no other one dominates, from the cheapest to the dearest in the first cost.
 
     Args:
-        costs: lower is better.
+        costs: one or several of each point; lower is better.
         scores: higher is better.
 
     Example:
-        >>> front([4.0, 1.0, 2.0, 3.0], [0.9, 0.5, 0.8, 0.7])
+        >>> front([[4.0], [1.0], [2.0], [3.0]], [0.9, 0.5, 0.8, 0.7])
         [1, 2, 0]
+        >>> front([[1.0, 9.0], [2.0, 3.0], [2.0, 4.0]], [0.5, 0.5, 0.5])
+        [0, 1]
     """
     found: list[int] = []
-    for index in sorted(range(len(costs)), key=lambda i: (costs[i], -scores[i])):
-        if not found or scores[index] > scores[found[-1]]:
+    for index in sorted(range(len(costs)), key=lambda i: (*costs[i], -scores[i])):
+        own = costs[index]
+        if not any(
+            scores[other] >= scores[index] and all(a <= b for a, b in zip(costs[other], own, strict=True))
+            for other in found
+        ):
             found.append(index)
     return found
 
@@ -116,7 +143,7 @@ def knee(costs: Sequence[float], scores: Sequence[float]) -> int | None:
         >>> knee([1.0, 2.0], [0.5, 0.8]) is None
         True
     """
-    best = front(costs, scores)
+    best = front([(cost,) for cost in costs], scores)
     if len(best) < 3:
         return None
     low, high = best[0], best[-1]

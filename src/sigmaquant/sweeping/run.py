@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,14 @@ from sigmaquant.runs import NullProgress, Progress, task
 from sigmaquant.runs.atomic import write_text_atomic
 from sigmaquant.runs.documents import dumps, sealed, unsealed
 from sigmaquant.runs.files import read_document
-from sigmaquant.search.session import Session, Statistics
+from sigmaquant.search.session import Statistics
 from sigmaquant.search.settings import Settings
 from sigmaquant.search.strategies import STRATEGIES, Strategy
-from sigmaquant.sweeping.files import SweepDirectory, run_names
+from sigmaquant.sweeping.files import SweepDirectory
 from sigmaquant.sweeping.frontier import Point
-from sigmaquant.sweeping.runs import RESOURCE, Runs
-from sigmaquant.sweeping.workers import JobMaker, RayWorkers, ThisProcess, Workers, import_ray
+from sigmaquant.sweeping.requests import Requests, requests
+from sigmaquant.sweeping.runs import Runs
+from sigmaquant.sweeping.workers import JobMaker, Jobs, RayWorkers, ThisProcess, Workers, import_ray
 from sigmaquant.training.losses import TaskLoss
 from sigmaquant.training.metrics import Metric
 
@@ -41,15 +42,15 @@ class Sweep:
 
     Attributes:
         path: the folder.
-        resource: which cost was swept, as in `Cost.resource`.
-        points: the finished runs, from the loosest limit to the tightest.
+        resources: which one or two costs were swept, as in `Cost.resource`.
+        points: the finished runs, from the loosest limits to the tightest.
         failed: run -> why it has no result.
         frontier_path: ``frontier.csv``.
         report_path: the combined report; None where it could not be written.
     """
 
     path: Path
-    resource: str
+    resources: tuple[str, ...]
     points: tuple[Point, ...]
     failed: dict[str, str]
     frontier_path: Path
@@ -57,7 +58,7 @@ class Sweep:
 
     @property
     def knee(self) -> Point | None:
-        """Where more cost begins to buy little; None for fewer than three points on the front."""
+        """Where more cost begins to buy little; None for fewer than three points on the front, or two swept costs."""
         return next((point for point in self.points if point.knee), None)
 
     @property
@@ -84,6 +85,7 @@ def sweep(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    strategies: Sequence[str] = (),
     **options: Any,
 ) -> Sweep:
     """Fit a trained network into several budgets, and draw the frontier.
@@ -95,13 +97,14 @@ def sweep(
     Args:
         model: as for `sigmaquant.quantize`, and so are all that are not named here.
         train_data: as above.
-        budgets: two or more, which differ in one limit; a text is a size.
+        budgets: two or more, which differ in one limit or in two; a text is a size.
         out: the folder: a run directory for each budget, ``frontier.csv``, ``report.html``.
         jobs: worker processes; more than one needs Ray. With several, which runs begin from which depends on their
             speed; with one, everything is repeatable.
         address: of a Ray cluster, whose machines all see `out`; None: this machine.
         resume: continue the sweep in `out`.
         overwrite: replace the sweep in `out`.
+        strategies: two or more: every budget is searched by each of them; one budget is then enough.
 
     Raises:
         SigmaQuantError: bad input, before anything slow. What fails a single run is in `Sweep.failed`.
@@ -117,9 +120,10 @@ def sweep(
         (['size-2x', 'size-2.5x'], True)
     """
     settings = make_settings(settings, options)
+    used = {name: STRATEGIES[name] for name in (settings.strategy, *strategies) if name in STRATEGIES}
     make = partial(
         _make_job,
-        STRATEGIES.get(settings.strategy),
+        used,
         model,
         train_data,
         validation_data=validation_data,
@@ -131,15 +135,25 @@ def sweep(
         device=device,
     )
     return sweep_job(
-        make, budgets, out, jobs=jobs, address=address, resume=resume, overwrite=overwrite, progress=progress
+        make,
+        budgets,
+        out,
+        jobs=jobs,
+        address=address,
+        resume=resume,
+        overwrite=overwrite,
+        progress=progress,
+        strategies=strategies,
     )
 
 
-def _make_job(strategy: Strategy | None, *arguments: Any, settings: Settings, **options: Any) -> Job:
+def _make_job(
+    used: Mapping[str, Strategy], *arguments: Any, settings: Settings, strategy: str = "", **options: Any
+) -> Job:
     """`Job`, also in a worker process, which does not know a strategy that the user's program has registered."""
-    if strategy is not None:
-        STRATEGIES.setdefault(settings.strategy, strategy)
-    return Job(*arguments, settings=settings, **options)
+    for name, found in used.items():
+        STRATEGIES.setdefault(name, found)
+    return Job(*arguments, settings=replace(settings, strategy=strategy or settings.strategy), **options)
 
 
 def sweep_job(
@@ -152,12 +166,13 @@ def sweep_job(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    strategies: Sequence[str] = (),
 ) -> Sweep:
     """`sweep` for a job that is made where it runs: `make` is sent to the workers, model and data need not be.
 
     Args:
-        make: called in this process and in every worker.
-        budgets, out, jobs, address, resume, overwrite, progress: as for `sweep`.
+        make: called in this process and in every worker, for each strategy that is swept with ``strategy=``.
+        budgets, out, jobs, address, resume, overwrite, progress, strategies: as for `sweep`.
 
     Raises:
         SigmaQuantError: as for `sweep`.
@@ -168,42 +183,54 @@ def sweep_job(
     parallel = jobs > 1 or address is not None
     if parallel:
         import_ray()
-    swept, named = run_names([b if isinstance(b, Budget) else Budget(size=b) for b in budgets])
-    job = make()
-    config = {**job.config, "budgets": [budget.to_dict() for budget in named.values()]}
+    asked = requests([b if isinstance(b, Budget) else Budget(size=b) for b in budgets], strategies)
+    if len(strategies) == 1:
+        make = partial(make, strategy=strategies[0])
+    jobs_here = Jobs(make, Statistics())
+    all_jobs = {name: jobs_here.of(name) for name in dict.fromkeys(r.strategy for r in asked.named.values())}
+    job = next(iter(all_jobs.values()))
+    config = {**job.config, **asked.to_dict()}
     with SweepDirectory(out, config, resume=resume, overwrite=overwrite) as directory:
         workers: Workers
         if parallel:  # before anything slow: the cluster may not be there
             on_gpu = torch.device(job.device.name).type == "cuda"
-            workers = RayWorkers(make, job.statistics, min(jobs, len(named)), address, on_gpu)
+            workers = RayWorkers(make, job.statistics, min(jobs, len(asked.named)), address, on_gpu)
         else:
-            workers = ThisProcess(job, progress)
+            workers = ThisProcess(jobs_here, progress)
         with closing(workers):
             with task(progress, "statistics"):
-                session = _prepare(job, named, directory)
-            limits = {run: session.for_budget(budget).limits.upper[RESOURCE[swept]] for run, budget in named.items()}
-            directory.begin(named)
+                limits = _prepare(all_jobs, asked, directory)
+            directory.begin(asked.named)
             write_text_atomic(directory.statistics_path, dumps(sealed(job.statistics.to_dict())))
-            runs = Runs(directory, named, limits, RESOURCE[swept], job.config, job.settings.strategy == "sigma")
+            linked = [name for name, each in all_jobs.items() if each.settings.strategy == "sigma"]
+            runs = Runs(directory, asked, limits, {name: each.config for name, each in all_jobs.items()}, linked)
             if parallel:
-                del session, job  # the workers have their own
-            with task(progress, f"sweep of {swept}", len(named)):
+                del jobs_here, all_jobs, job  # the workers have their own
+            with task(progress, f"sweep of {' and '.join(asked.swept)}", len(asked.named)):
                 runs.work(workers, progress)
         return _finish(runs)
 
 
-def _prepare(job: Job, named: dict[str, Budget], directory: SweepDirectory) -> Session:
-    """Refuse what cannot be reached, and measure what all runs share, once."""
+def _prepare(jobs: Mapping[str, Job], asked: Requests, directory: SweepDirectory) -> dict[str, tuple[float, ...]]:
+    """Refuse what cannot be reached, and measure what all runs share, once.
+
+    Returns:
+        the swept limits of every run.
+    """
+    first = next(iter(jobs.values()))
     if directory.resumed and directory.statistics_path.exists():
-        job.statistics.__dict__.update(_kept_statistics(directory.statistics_path).__dict__)
-    session = job.session(next(iter(named.values())))
-    for budget in named.values():
-        session.for_budget(budget)
-    _ = job.float_test
-    trains_first = job.settings.strategy == "sigma" and job.settings.trains and job.settings.cycle_examples > 0
-    if not trains_first and job.settings.strategy not in ("uniform", "random", "greedy"):
-        session.sensitivity(session.graph)
-    return session
+        first.statistics.__dict__.update(_kept_statistics(directory.statistics_path).__dict__)
+    limits = {}
+    for run, request in asked.named.items():
+        upper = jobs[request.strategy].session(request.budget).limits.upper
+        limits[run] = tuple(upper[resource] for resource in asked.resources)
+    _ = first.float_test
+    for job in jobs.values():
+        trains_first = job.settings.strategy == "sigma" and job.settings.trains and job.settings.cycle_examples > 0
+        if not trains_first and job.settings.strategy not in ("uniform", "random", "greedy"):
+            session = job.session(next(iter(asked.named.values())).budget)
+            session.sensitivity(session.graph)
+    return limits
 
 
 def _kept_statistics(path: Path) -> Statistics:
@@ -229,4 +256,4 @@ def _finish(runs: Runs) -> Sweep:
             report = write_report([directory.path / point.run for point in points], directory.path / "report.html")
         except (SigmaQuantError, OSError) as error:  # the runs are what matters
             log.warning("the combined report could not be written: %s", error)
-    return Sweep(directory.path, runs.resource, points, dict(runs.failed), directory.frontier_path, report)
+    return Sweep(directory.path, runs.requests.resources, points, dict(runs.failed), directory.frontier_path, report)

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sigmaquant.budget import Budget
 from sigmaquant.report.document import Result
 from sigmaquant.runs import Progress, RunFiles
 from sigmaquant.runs.atomic import write_text_atomic
 from sigmaquant.runs.documents import parse
 from sigmaquant.sweeping.files import SweepDirectory
 from sigmaquant.sweeping.frontier import Point, front, knee, to_csv
-from sigmaquant.sweeping.schedule import nearest, next_budget
+from sigmaquant.sweeping.requests import Requests
+from sigmaquant.sweeping.schedule import looseness, nearest, next_budget
 from sigmaquant.sweeping.workers import Task, Workers
 
 log = logging.getLogger("sigmaquant")
-
-RESOURCE = {
-    "size": "size_bytes",
-    "energy": "energy_pj",
-    "latency": "latency_ms",
-    "bops": "bops",
-    "ram": "ram_bytes",
-}
-"""Names of limits and of the costs they limit."""
 
 _POLL_SECONDS = 2.0
 _DEATHS = 3
@@ -38,26 +29,24 @@ class Runs:
 
     Args:
         directory: the sweep's folder.
-        named: the budgets by the names of their runs.
-        limits: the swept limit of each.
-        resource: the swept cost.
-        config: what the configurations of all runs have in common.
-        linked: whether runs begin from each other.
+        requests: what every run is asked for.
+        limits: the swept limits of each.
+        configs: what the configurations of all runs of a strategy have in common, by the strategy of the request.
+        linked: the strategies of requests whose runs begin from each other.
     """
 
     def __init__(
         self,
         directory: SweepDirectory,
-        named: dict[str, Budget],
-        limits: dict[str, float],
-        resource: str,
-        config: Mapping[str, Any],
-        linked: bool,
+        requests: Requests,
+        limits: Mapping[str, Sequence[float]],
+        configs: Mapping[str, Mapping[str, Any]],
+        linked: Collection[str],
     ) -> None:
-        self.directory, self.named, self.limits, self.resource = directory, named, limits, resource
-        self.config, self.linked = config, linked
-        self.finished = [run for run in named if self._ours(run) and self.files(run).finished]
-        self.pending = [run for run in named if run not in self.finished]
+        self.directory, self.requests, self.limits = directory, requests, limits
+        self.named, self.configs, self.linked = requests.named, configs, linked
+        self.finished = [run for run in self.named if self._ours(run) and self.files(run).finished]
+        self.pending = [run for run in self.named if run not in self.finished]
         self.running: list[str] = []
         self.failed: dict[str, str] = {}
         self._deaths: dict[str, list[int]] = {}
@@ -115,31 +104,36 @@ class Runs:
 
     def _ours(self, run: str) -> bool:
         """Whether the run's folder is of this sweep's configuration; `SweepDirectory.begin` has voided older ones."""
-        config = {**self.config, "budget": self.named[run].to_dict()}
+        request = self.named[run]
+        config = {**self.configs[request.strategy], "budget": request.budget.to_dict()}
         return self.files(run).is_of(config, besides=("start",))  # that is a matter of which runs had finished
 
     def _task(self, run: str) -> Task:
         path = self.directory.path / run
-        budget = self.named[run]
+        budget, strategy = self.named[run].budget, self.named[run].strategy
         if self._begun(run):
             start = self.files(run).read_config().get("start")
-            return Task(run, budget, path, None if start is None else path.parent / start["run"], resume=True)
-        other = nearest(run, self.finished, self.limits) if self.linked else None
+            return Task(run, budget, path, strategy, None if start is None else path.parent / start["run"], resume=True)
+        alike = [other for other in self.finished if self.named[other].strategy == strategy]
+        other = nearest(run, alike, self.limits) if strategy in self.linked else None
         there = self.files(run).config_path.exists()  # of a sweep that this one replaces, or without a step
-        return Task(run, budget, path, None if other is None else path.parent / other, overwrite=there)
+        return Task(run, budget, path, strategy, None if other is None else path.parent / other, overwrite=there)
 
     def points(self) -> tuple[Point, ...]:
-        """The finished runs, loosest limit first, with front and knee marked."""
+        """The finished runs, loosest limits first, with front and knee marked."""
         found = []
-        for run in sorted(self.finished, key=lambda name: -self.limits[name]):
-            files, budget = self.files(run), self.named[run].to_dict()
-            swept = next(name for name, resource in RESOURCE.items() if resource == self.resource)
-            start = files.read_config().get("start") or {}
-            counts, text = str(budget["size_counts"]), str(budget[swept])
+        for run in sorted(self.finished, key=lambda name: -looseness(self.limits[name])):
+            files, request = self.files(run), self.named[run]
+            config = files.read_config()
+            start, counts = config.get("start") or {}, str(request.budget.to_dict()["size_counts"])
             result = parse(Result, files.read_result(), files.result_path).model_dump()
-            found.append(Point.of(run, text, self.resource, counts, result, start.get("run", "")))
-        costs, scores = [p.cost for p in found], [p.validation for p in found]
-        on_front, bend = front(costs, scores), knee(costs, scores)
+            text, resources = request.text(self.requests.swept), self.requests.resources
+            strategy = str((config.get("settings") or {}).get("strategy", ""))
+            found.append(Point.of(run, text, resources, counts, result, start.get("run", ""), strategy))
+        scores = [p.validation for p in found]
+        on_front = front([p.costs for p in found], scores)
+        one_line = len(self.requests.swept) == 1 and not any(self.named[p.run].strategy for p in found)
+        bend = knee([p.cost for p in found], scores) if one_line else None
         return tuple(replace(p, on_front=i in on_front, knee=i == bend) for i, p in enumerate(found))
 
     def write_frontier(self) -> None:

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+
+Limits = Mapping[str, Sequence[float]]
+"""The swept limits of every budget, each above zero; the same ones for all."""
 
 
-def nearest(budget: str, finished: Collection[str], limits: Mapping[str, float]) -> str | None:
-    """The finished budget whose limit is nearest as a ratio; of two equally near ones the looser.
+def nearest(budget: str, finished: Collection[str], limits: Limits) -> str | None:
+    """The finished budget whose limits are nearest as ratios; of two equally near ones the looser.
 
     Args:
         budget: the one to start.
         finished: those with a result.
-        limits: the swept limit of every budget, above zero.
+        limits: of every budget.
 
     Example:
-        >>> nearest("8x", ["6x", "16x"], {"6x": 60.0, "8x": 45.0, "16x": 22.5})
+        >>> nearest("8x", ["6x", "16x"], {"6x": [60.0], "8x": [45.0], "16x": [22.5]})
         '6x'
     """
     if not finished:
         return None
-    return min(finished, key=lambda other: (abs(math.log(limits[other] / limits[budget])), -limits[other]))
+    return min(finished, key=lambda other: (_distance(limits[other], limits[budget]), -looseness(limits[other])))
 
 
-def next_budget(
-    pending: Collection[str], running: Collection[str], finished: Collection[str], limits: Mapping[str, float]
-) -> str:
+def next_budget(pending: Collection[str], running: Collection[str], finished: Collection[str], limits: Limits) -> str:
     """The budget to start now.
 
     With a finished run: the one with the nearest finished neighbour, so that a start is never further than need be.
@@ -35,10 +36,10 @@ def next_budget(
         pending: budgets that wait; not empty.
         running: budgets at work.
         finished: budgets with a result.
-        limits: the swept limit of every budget, above zero.
+        limits: of every budget.
 
     Example:
-        >>> limits = {"6x": 60.0, "8x": 45.0, "16x": 22.5}
+        >>> limits = {"6x": [60.0], "8x": [45.0], "16x": [22.5]}
         >>> next_budget(["6x", "8x", "16x"], [], [], limits), next_budget(["8x", "16x"], ["6x"], [], limits)
         ('6x', '16x')
         >>> next_budget(["8x", "16x"], [], ["6x"], limits)
@@ -46,10 +47,20 @@ def next_budget(
     """
 
     def distance(budget: str, others: Collection[str]) -> float:
-        return min(abs(math.log(limits[other] / limits[budget])) for other in others)
+        return min(_distance(limits[other], limits[budget]) for other in others)
 
     if finished:
-        return min(pending, key=lambda budget: (distance(budget, finished), -limits[budget]))
+        return min(pending, key=lambda budget: (distance(budget, finished), -looseness(limits[budget])))
     if running:
-        return max(pending, key=lambda budget: (distance(budget, running), limits[budget]))
-    return max(pending, key=lambda budget: limits[budget])
+        return max(pending, key=lambda budget: (distance(budget, running), looseness(limits[budget])))
+    return max(pending, key=lambda budget: looseness(limits[budget]))
+
+
+def looseness(limits: Sequence[float]) -> float:
+    """How much limits allow in all: of two limits the product, as a logarithm."""
+    return math.fsum(map(math.log, limits))
+
+
+def _distance(one: Sequence[float], two: Sequence[float]) -> float:
+    """How far limits lie apart as ratios."""
+    return math.hypot(*(math.log(a / b) for a, b in zip(one, two, strict=True)))

@@ -26,7 +26,27 @@ from sigmaquant.sweeping.shares import share
 log = logging.getLogger("sigmaquant")
 
 JobMaker = Callable[..., Job]
-"""Makes the job in the process that runs it; called with ``statistics=``."""
+"""Makes the job in the process that runs it; called with ``statistics=``, and ``strategy=`` where several are swept."""
+
+
+class Jobs:
+    """The jobs of a process, one for each strategy; each is made when it is first asked for.
+
+    Args:
+        make: makes one.
+        statistics: what is known already; all jobs share it.
+    """
+
+    def __init__(self, make: JobMaker, statistics: Statistics) -> None:
+        self._make, self._statistics = make, statistics
+        self._jobs: dict[str, Job] = {}
+
+    def of(self, strategy: str) -> Job:
+        """The job of a strategy; empty: of the settings' own."""
+        if strategy not in self._jobs:
+            chosen = {"strategy": strategy} if strategy else {}
+            self._jobs[strategy] = self._make(statistics=self._statistics, **chosen)
+        return self._jobs[strategy]
 
 
 @dataclass(frozen=True)
@@ -36,6 +56,7 @@ class Task:
     Attributes:
         run: name of the run's folder.
         budget: what is allowed.
+        strategy: how the plan is searched; empty: as the job's settings say.
         path: the run directory.
         start: the finished run directory it begins from; None: from nothing.
         resume: whether the run has begun before.
@@ -45,6 +66,7 @@ class Task:
     run: str
     budget: Budget
     path: Path
+    strategy: str = ""
     start: Path | None = None
     resume: bool = False
     overwrite: bool = False
@@ -102,8 +124,8 @@ def run_task(job: Job, task: Task, progress: Progress | None = None) -> None:
 class ThisProcess:
     """One task after another, in this process."""
 
-    def __init__(self, job: Job, progress: Progress) -> None:
-        self._job, self._progress = job, progress
+    def __init__(self, jobs: Jobs, progress: Progress) -> None:
+        self._jobs, self._progress = jobs, progress
         self._task: Task | None = None
 
     @property
@@ -121,7 +143,7 @@ class ThisProcess:
         if task is None:
             return None
         try:
-            run_task(self._job, task, self._progress)
+            run_task(self._jobs.of(task.strategy), task, self._progress)
         except SigmaQuantError as error:
             return Outcome(task, error)
         return Outcome(task)
@@ -131,20 +153,17 @@ class ThisProcess:
 
 
 class _Process:
-    """What lives in a worker process; the job is made once and serves all its tasks."""
+    """What lives in a worker process; its jobs are made once and serve all its tasks."""
 
     def __init__(self, make: JobMaker, statistics: dict[str, Any], threads: int) -> None:
         torch.set_num_threads(threads)
         logging.getLogger("sigmaquant").setLevel(logging.INFO)
-        self._make, self._statistics = make, statistics
-        self._job: Job | None = None
+        self._jobs = Jobs(make, Statistics.from_dict(statistics))
 
     def run(self, task: Task) -> str | None:
         """None, or what the user should know."""
         try:
-            if self._job is None:
-                self._job = self._make(statistics=Statistics.from_dict(self._statistics))
-            run_task(self._job, task)
+            run_task(self._jobs.of(task.strategy), task)
         except SigmaQuantError as error:  # as text: an error of the user's own classes might not come back whole
             return str(error)
         return None

@@ -415,6 +415,52 @@ function withRoom(rows, place, width) {
   });
 }
 
+/** The points that no other one matches in both costs and in score while it is better in one of them. */
+function unbeaten(rows) {
+  const better = (a, b) => a.x <= b.x && a.y <= b.y && a.value >= b.value && (a.x < b.x || a.y < b.y || a.value > b.value);
+  return new Set(rows.filter((row) => !rows.some((other) => better(other, row))));
+}
+
+/** Two costs against each other, the score in the colour and beside each point. */
+function twoCostChart(runs, selected, width, measures, kind) {
+  const [one, two] = measures.map((name) => MEASURES[name]);
+  const shown = runs.map((run, index) => ({ run, index })).filter(({ run }) => run.finished);
+  const [across, up] = [one, two].map(({ scale, field }) => unitOf(scale, shown.map(({ run }) => run.cost[field])));
+  const share = shown.every(({ run }) => run.percent) ? 100 : 1;
+  const dots = shown.map(({ run, index }) => ({
+    index, run: run.label, verdict: run.status, x: run.cost[one.field] / across.factor, y: run.cost[two.field] / up.factor,
+    value: Number.isFinite(run.scores[kind]) ? run.scores[kind] * share : null, score: score(run.scores[kind], run),
+    first: quantity(run.cost[one.field], one.scale), second: quantity(run.cost[two.field], two.scale), bits: digits(run.mean_bits),
+    label: `run ${run.label}: ${quantity(run.cost[one.field], one.scale)}, ${quantity(run.cost[two.field], two.scale)}, ${score(run.scores[kind], run)}`,
+  })).filter((row) => Number.isFinite(row.x) && Number.isFinite(row.y) && row.value !== null);
+  const front = unbeaten(dots);
+  dots.forEach((row) => { row.front = front.has(row); });
+  const axis = (field, { title }, { unit }) => ({
+    field, type: "quantitative", scale: { domain: around(dots.map((row) => row[field])), nice: false },
+    axis: { title: `${title}${unit ? `, ${unit}` : ""}`, grid: true, tickCount: 6 },
+  });
+  const x = axis("x", one, across), y = { ...axis("y", two, up) };
+  y.axis = { tickCount: 6 };
+  const layers = [{
+    data: { values: dots },
+    mark: { type: "circle", size: 170, cursor: "pointer", strokeWidth: 2.5 },
+    encoding: {
+      x, y, description: { field: "label" },
+      tooltip: [{ field: "run" }, { field: "first", title: one.title }, { field: "second", title: two.title }, { field: "score", title: `score, ${kind}` },
+        { field: "bits", title: "mean bits" }, { field: "verdict", title: "budget" }],
+      fill: { field: "value", type: "quantitative", scale: { scheme: "viridis", zero: false }, legend: { title: `score${share === 100 ? ", %" : ""}` } },
+      opacity: { condition: { test: "datum.front", value: 1 }, value: 0.35 },
+      stroke: { condition: { test: "datum.index === selected", value: "var(--ink)" }, value: "var(--card)" },
+    },
+  }, {
+    data: { values: dots.filter((row) => row.front) }, mark: { type: "text", dy: -15, aria: false },
+    encoding: { x, y, text: { field: "score" } },
+  }];
+  return frame(width, FRONTIER_HEIGHT, `${two.title}${up.unit ? `, ${up.unit}` : ""}`, `${one.title}, ${two.title} and score of every run`, {
+    params: [{ name: "selected", value: selected }], layer: layers,
+  });
+}
+
 function frontierChart(runs, selected, width, measure, kind) {
   const { scale, title, field } = MEASURES[measure];
   const shown = runs.map((run, index) => ({ run, index })).filter(({ run }) => run.finished);

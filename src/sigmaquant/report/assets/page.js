@@ -1,6 +1,6 @@
 // What the page does: draws the charts of the run that is shown, and keeps one chosen layer in all of them.
 
-const { runs } = JSON.parse(document.getElementById("data").textContent);
+const { runs, swept: SWEPT } = JSON.parse(document.getElementById("data").textContent);
 const TOOLTIP = { disableDefaultStyle: true, theme: "page" };
 const PAPER = 660; // CSS pixels of a printed page's width
 
@@ -208,7 +208,14 @@ function startFrontier() {
   }
   let measure = finished.every((run) => run.size_counts === "weights") && has("weight_bytes") ? "weight_bytes" : names[0];
   let kind = kinds[0];
-  frontier = new Chart(place, (width) => frontierChart(runs, shown, width, measure, kind), show);
+  const swept = SWEPT.filter(has);
+  let against = "score";
+  if (swept.length === 2) [measure, against] = swept;
+  const chart = (width) => (against === "score" || against === measure
+    ? frontierChart(runs, shown, width, measure, kind) : twoCostChart(runs, shown, width, [measure, against], kind));
+  frontier = new Chart(place, chart, show);
+  const second = [["score", "score"], ...measureOptions(names)];
+  fill(section.querySelector('[data-choice="frontier-against"]'), second, against, (name) => { against = name; frontier.draw(); });
   fill(section.querySelector('[data-choice="frontier-measure"]'), measureOptions(names), measure, (name) => { measure = name; frontier.draw(); });
   fill(section.querySelector('[data-choice="frontier-score"]'), kinds.map((name) => [name, name]), kind, (name) => { kind = name; frontier.draw(); });
   frontier.draw();
