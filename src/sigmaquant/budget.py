@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -30,11 +31,51 @@ LABELS = {
 }
 """The costs in words, for messages."""
 
+_AT_POINTS = ("energy_pj", "latency_ms")
+"""The costs that differ between a device's operating points."""
+
+
+def base_resource(name: str) -> str:
+    """A cost's name in `RESOURCES`, without the operating point.
+
+    Example:
+        >>> base_resource("latency_ms@fast")
+        'latency_ms'
+    """
+    return name.partition("@")[0]
+
+
+def label(name: str) -> str:
+    """A cost in words, with its operating point where it has one.
+
+    Example:
+        >>> label("latency_ms@fast")
+        'latency at fast'
+    """
+    base, _, point = name.partition("@")
+    return LABELS.get(base, base) + (f" at {point}" if point else "")
+
+
 _SMALLEST_FLOOR = 0.01
 _FLOAT_BITS = 32
 _EXACT = 1e-6  # a third has no end in decimals
 
 SizeCounts = Literal["total", "weights"]
+
+
+@dataclass(frozen=True)
+class PointCost:
+    """What a plan costs at one operating point of a device.
+
+    Attributes:
+        name: of the point.
+        energy_pj: energy of one inference in picojoules, as far as the profile gives it.
+        latency_ms: time of one inference in milliseconds, likewise.
+    """
+
+    name: str
+    energy_pj: float | None = None
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +91,7 @@ class Cost:
         energy_pj: energy of one inference in picojoules.
         latency_ms: time of one inference in milliseconds.
         cycles: clock cycles of one inference.
+        operating_points: energy and latency at each operating point of the profile.
     """
 
     weight_bytes: int
@@ -60,6 +102,7 @@ class Cost:
     energy_pj: float | None = None
     latency_ms: float | None = None
     cycles: float | None = None
+    operating_points: tuple[PointCost, ...] = ()
 
     @property
     def total_bytes(self) -> int:
@@ -67,15 +110,21 @@ class Cost:
         return self.weight_bytes + self.scale_bytes + self.other_bytes
 
     def resource(self, name: str, size_counts: SizeCounts = "total") -> float | None:
-        """The cost under one of the names in `RESOURCES`."""
+        """The cost under one of the names in `RESOURCES`; at an operating point, as in ``"latency_ms@fast"``."""
         if name == "size_bytes":
             return float(self.weight_bytes if size_counts == "weights" else self.total_bytes)
-        value = getattr(self, name)
+        base, _, at = name.partition("@")
+        owner = next((point for point in self.operating_points if point.name == at), None) if at else self
+        value = None if owner is None else getattr(owner, base)
         return None if value is None else float(value)
 
-    def to_dict(self) -> dict[str, float | int | None]:
-        """All quantities and the total, for JSON."""
-        return {**self.__dict__, "total_bytes": self.total_bytes}
+    def to_dict(self) -> dict[str, Any]:
+        """All quantities and the total, for JSON; operating points where the profile has some."""
+        document = {**self.__dict__, "total_bytes": self.total_bytes}
+        del document["operating_points"]
+        if self.operating_points:
+            document["operating_points"] = [dict(point.__dict__) for point in self.operating_points]
+        return document
 
 
 @dataclass(frozen=True)
@@ -107,8 +156,10 @@ class Limits:
         for name, limit in self.upper.items():
             value = cost.resource(name, self.size_counts)
             if value is None:
+                points = ", ".join(point.name for point in cost.operating_points) or "none"
                 raise BudgetError(
-                    f"the budget limits the {LABELS[name]}, which this hardware profile does not give. "
+                    f"the budget limits the {label(name)}, which this hardware profile does not give"
+                    f"{f' (its operating points: {points})' if '@' in name else ''}. "
                     "Choose a profile that has it (hardware=...) or drop that limit."
                 )
             result[name] = value / limit
@@ -137,13 +188,37 @@ def _plain(value: object) -> object:
     return int(value) if isinstance(value, Integral) and abs(int(value)) < 2**63 else float(value)
 
 
+def _at_points(
+    resource: str, text: str | float, parse: Callable[[str | float], float | Ratio]
+) -> dict[str, float | Ratio]:
+    """The limits of a text such as ``"15 ms"`` or ``"9 ms @ fast and 40 ms @ slow"``, by resource and point.
+
+    Raises:
+        UnitsError: a quantity that cannot be read.
+        BudgetError: a point without a name, or one that stands twice.
+    """
+    if not isinstance(text, str):
+        return {resource: parse(text)}
+    found: dict[str, float | Ratio] = {}
+    for part in re.split(r"\s+and\s+", text.strip()):
+        quantity, at, point = (piece.strip() for piece in part.partition("@"))
+        if at and not point:
+            raise BudgetError(f"the {LABELS[resource]} limit {part!r} names no operating point after the @.")
+        name = f"{resource}@{point}" if at else resource
+        if name in found:
+            raise BudgetError(f"the {LABELS[resource]} limit {text!r} names {point or 'no point'} twice.")
+        found[name] = parse(quantity)
+    return found
+
+
 class Budget:
     """What the user allows. A constraint that is not given does not bind.
 
     Args:
         size: bytes, ``"180 KB"`` or a reduction such as ``"8x"`` of the float32 model.
-        energy: such as ``"2 mJ"``; needs a hardware profile that gives energy.
-        latency: such as ``"15 ms"``; needs a hardware profile that gives latency.
+        energy: such as ``"2 mJ"``; needs a hardware profile that gives energy. ``"2 mJ @ slow"`` holds at an operating
+            point of the profile, and ``"3 mJ @ fast and 2 mJ @ slow"`` at two.
+        latency: such as ``"15 ms"``; needs a hardware profile that gives latency. Operating points as for energy.
         bops: bit operations, such as ``"2.5G"`` or ``"16x"`` of the float32 model (32 x 32 bits).
         ram: peak activation memory, such as ``"64 KB"``.
         accuracy: a floor (``"90 %"``, 0.9) or the largest drop from the float network (``"-1 %"``).
@@ -193,9 +268,9 @@ class Budget:
         if size is not None:
             self._upper["size_bytes"] = parse_size(size)
         if energy is not None:
-            self._upper["energy_pj"] = parse_energy_pj(energy)
+            self._upper.update(_at_points("energy_pj", energy, parse_energy_pj))
         if latency is not None:
-            self._upper["latency_ms"] = parse_latency_ms(latency)
+            self._upper.update(_at_points("latency_ms", latency, parse_latency_ms))
         if bops is not None:
             self._upper["bops"] = parse_count(bops)
         if ram is not None:
@@ -213,6 +288,16 @@ class Budget:
 
     def __hash__(self) -> int:
         return hash(tuple(self.to_dict().items()))
+
+    @property
+    def limited(self) -> tuple[str, ...]:
+        """The limited costs, by their names in `Limits.upper`.
+
+        Example:
+            >>> Budget(size="8x", latency="15 ms @ slow").limited
+            ('size_bytes', 'latency_ms@slow')
+        """
+        return tuple(self._upper)
 
     @property
     def weight_bits(self) -> int | None:
@@ -250,7 +335,7 @@ class Budget:
             base = reference.resource(name, self.size_counts)
             if base is None:
                 raise BudgetError(
-                    f"the budget asks for a {value.factor:g}x reduction of the {LABELS[name]}, but how much of it a "
+                    f"the budget asks for a {value.factor:g}x reduction of the {label(name)}, but how much of it a "
                     "float32 network takes is not known. Give an absolute limit instead, such as '120 uJ' or '15 ms'."
                 )
             upper[name] = base / value.factor

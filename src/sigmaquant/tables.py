@@ -86,6 +86,25 @@ def summary(result: QuantizationResult) -> Table:
     return table
 
 
+def operating_points(result: QuantizationResult) -> list[Table]:
+    """Energy and latency at each operating point of the profile; no table where it has none."""
+    if not result.cost.operating_points:
+        return []
+    table = Table("operating point", title="Operating points", title_justify="left")
+    rows = [("quantized", result.cost), *([("control", result.control.cost)] if result.control is not None else [])]
+    for who, _ in rows:
+        table.add_column(f"energy, {who}", justify="right")
+        table.add_column(f"latency, {who}", justify="right")
+    for point in result.cost.operating_points:
+        costs = [
+            _cost(name, cost.resource(f"{name}@{point.name}"))
+            for _, cost in rows
+            for name in ("energy_pj", "latency_ms")
+        ]
+        table.add_row(escape(point.name), *costs)
+    return [table]
+
+
 def layers(result: QuantizationResult) -> Table:
     """The coverage table: every parameter with its bitwidth, or why it is not quantized."""
     table = Table(title="Bitwidths", title_justify="left")

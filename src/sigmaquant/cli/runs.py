@@ -114,7 +114,7 @@ def quantize_command(
         files = {"files": [verdict.to_dict() for verdict in result.files]} if result.files else {}
         print_json({"run": str(out) if out else None, **result.to_dict(), **files})
     else:
-        print_parts(tables.summary(result), tables.layers(result))
+        print_parts(tables.summary(result), *tables.operating_points(result), tables.layers(result))
         if result.files:
             print_parts(tables.verifications(result.files))
         if out is not None:

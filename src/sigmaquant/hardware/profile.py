@@ -151,6 +151,30 @@ class Memory(_Part):
         return self
 
 
+class OperatingPoint(_Part):
+    """A voltage and a clock that the device can run at besides those its table was measured at.
+
+    Attributes:
+        name: how limits name it, as in ``"15 ms @ slow"``.
+        clock_mhz: clock frequency; all times scale with it.
+        energy_factor: energy of arithmetic and on-chip memory, relative to the table's.
+        voltage_v: in place of the factor: energy scales with the square of the voltage, which needs ``technology``.
+        source: where the figures are from.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    clock_mhz: Positive
+    energy_factor: Positive | None = None
+    voltage_v: Positive | None = None
+    source: Annotated[str, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.energy_factor is None) == (self.voltage_v is None):
+            raise ValueError('an operating point has either "energy_factor" or "voltage_v"')
+        return self
+
+
 class Overhead(_Part):
     """Time that no MAC explains: once, for each layer, and for each byte of a layer's input and output."""
 
@@ -182,6 +206,7 @@ class HardwareProfile(_Part):
         overhead: time that no MAC explains.
         method: how it was made.
         baseline: the profile that ratios should be taken to.
+        operating_points: other voltages and clocks, each with costs of its own.
     """
 
     schema_version: Literal[1] = 1
@@ -193,6 +218,30 @@ class HardwareProfile(_Part):
     overhead: Overhead = Overhead()
     method: Method
     baseline: str | None = None
+    operating_points: Annotated[tuple[OperatingPoint, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _points_can_be_costed(self) -> Self:
+        names = [point.name for point in self.operating_points]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise ValueError(f"operating_points has {twice!r} twice")
+        if names and self.compute is None:
+            raise ValueError("operating_points need compute, whose clock they change")
+        if any(point.voltage_v is not None for point in self.operating_points) and self.technology is None:
+            raise ValueError('operating points with "voltage_v" need technology.voltage_v; else give "energy_factor"')
+        return self
+
+    def energy_factor(self, point: OperatingPoint) -> float:
+        """Energy of arithmetic and on-chip memory at a point, relative to the table's.
+
+        Dynamic energy is that of charging capacitances, C·V² (Weste and Harris, CMOS VLSI Design, 4th ed., 5.2).
+        """
+        if point.energy_factor is not None:
+            return point.energy_factor
+        assert point.voltage_v is not None, "validated"
+        assert self.technology is not None, "validated"
+        return (point.voltage_v / self.technology.voltage_v) ** 2
 
     @classmethod
     def from_dict(cls, document: Any, source: str = "the hardware profile") -> Self:
@@ -212,8 +261,8 @@ class HardwareProfile(_Part):
             raise HardwareProfileError(f"{source}: {_first_problem(error)}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; `from_dict` reads it back."""
-        return self.model_dump(mode="json")
+        """For JSON; `from_dict` reads it back. Without operating points it is as before there were any."""
+        return self.model_dump(mode="json", exclude=None if self.operating_points else {"operating_points"})
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -227,7 +276,20 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def _all_keys() -> list[str]:
-    parts = (HardwareProfile, Technology, Unit, CycleRule, Entry, Compute, Macro, Dram, Memory, Overhead, Method)
+    parts = (
+        HardwareProfile,
+        Technology,
+        Unit,
+        CycleRule,
+        Entry,
+        Compute,
+        Macro,
+        Dram,
+        Memory,
+        Overhead,
+        Method,
+        OperatingPoint,
+    )
     return [key for part in parts for key in part.model_fields]
 
 

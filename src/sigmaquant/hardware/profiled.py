@@ -14,13 +14,22 @@ from typing import Any
 
 from torch import Tensor
 
-from sigmaquant.budget import Cost, SizeCounts
+from sigmaquant.budget import Cost, PointCost, SizeCounts
 from sigmaquant.errors import HardwareProfileError
 from sigmaquant.graph.buffers import activation_buffers, peak_activation_bytes
 from sigmaquant.graph.layers import LayerSpec, QuantGraph
 from sigmaquant.hardware.costs import FLOAT_BITS, IdealCosts, input_bits, output_channels, packed_bytes
 from sigmaquant.hardware.digits import DigitStatistics, digit_statistics, weight_digits
-from sigmaquant.hardware.profile import Compute, CycleRule, Encoding, Entry, HardwareProfile, LayerClass, Macro
+from sigmaquant.hardware.profile import (
+    Compute,
+    CycleRule,
+    Encoding,
+    Entry,
+    HardwareProfile,
+    LayerClass,
+    Macro,
+    OperatingPoint,
+)
 from sigmaquant.plan import BitwidthPlan
 
 _FJ_PER_PJ = 1000.0
@@ -146,6 +155,8 @@ class ProfiledCosts:
             latency_ms=None if latency is None else latency + overhead,
             energy_pj=_total(row.energy_pj for row in parts),
         )
+        points = tuple(self._at(point, total, _total(row.dram_energy_pj for row in parts)) for point in self._points)
+        total = replace(total, operating_points=points)
         return HardwareCost(
             self.name,
             total,
@@ -173,7 +184,23 @@ class ProfiledCosts:
             "energy_pj": row.energy_pj,
             "latency_ms": row.latency_ms,
         }
+        for point in self._points:
+            there = self._at(point, row, row.dram_energy_pj)
+            found |= {f"energy_pj@{point.name}": there.energy_pj, f"latency_ms@{point.name}": there.latency_ms}
         return {resource: value for resource, value in found.items() if value is not None}
+
+    @property
+    def _points(self) -> tuple[OperatingPoint, ...]:
+        return self._profile.operating_points
+
+    def _at(self, point: OperatingPoint, base: Cost | LayerCost, dram_pj: float | None) -> PointCost:
+        """Costs at an operating point: all time scales with the clock; external memory's energy does not change."""
+        compute = self._profile.compute
+        assert compute is not None, "profiles with operating points have arithmetic"
+        energy, latency = base.energy_pj, base.latency_ms
+        if energy is not None:
+            energy = (energy - (dram_pj or 0.0)) * self._profile.energy_factor(point) + (dram_pj or 0.0)
+        return PointCost(point.name, energy, None if latency is None else latency * compute.clock_mhz / point.clock_mhz)
 
     def _layer(self, spec: LayerSpec, bits: int, plan: BitwidthPlan, codes: Tensor | None) -> LayerCost:
         a_bits = input_bits(spec, plan)

@@ -64,6 +64,14 @@ class FinalScores(Scores):
     validation: float
 
 
+class PointCosts(_Read):
+    """As `sigmaquant.budget.PointCost`."""
+
+    name: str
+    energy_pj: Number = None
+    latency_ms: Number = None
+
+
 class Costs(_Read):
     """As `sigmaquant.budget.Cost`."""
 
@@ -76,6 +84,7 @@ class Costs(_Read):
     energy_pj: Number = None
     latency_ms: Number = None
     cycles: Number = None
+    operating_points: tuple[PointCosts, ...] = ()
 
 
 class Uniform(_Read):

@@ -7,7 +7,7 @@ expensive: a few passes over the weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,7 @@ def describe_layers(
         sigma=used,
         hardware=costs.name,
         reference_bits=None if reference is None else REFERENCE_BITS,
-        reference_total=None if reference is None else reference.total.to_dict(),
+        reference_total=None if reference is None else replace(reference.total, operating_points=()).to_dict(),
         layers=tuple(records),
         notes=tuple(notes),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sigmaquant.budget import LABELS
+from sigmaquant.budget import base_resource, label
 from sigmaquant.report.document import Costs, LayerRow, RunReport, Scores
 from sigmaquant.report.gather import cost_of
 
@@ -46,7 +46,6 @@ _UNITS = {
     "latency_ms": ((1e3, "s"), (1.0, "ms"), (1e-3, "µs"), (1e-6, "ns")),
 }
 """Units of each resource, as in the page's own ``format.js``."""
-_LIMITS = {**LABELS, "accuracy": "accuracy"}
 
 
 def cost_text(value: float | None, resource: str) -> str:
@@ -105,7 +104,7 @@ def lead(run: RunReport) -> str:
     text = ", ".join(parts) + "."
     for name, excess in run.violations.items():
         side = "below its floor" if name == "accuracy" else "over its limit"
-        text += f" The {_LIMITS.get(name, name)} is {100 * excess:.2f} % {side}."
+        text += f" The {label(name)} is {100 * excess:.2f} % {side}."
     return text
 
 
@@ -151,6 +150,13 @@ def facts(run: RunReport) -> list[Fact]:
                     ok=ok,
                 )
             )
+    for point in run.cost.operating_points:
+        for resource in ("latency_ms", "energy_pj"):
+            value = getattr(point, resource)
+            if value is not None:
+                name = f"{resource}@{point.name}"
+                limit, ok = _limit(run, name)
+                found.append(Fact(label(name).capitalize(), "", cost_text(value, resource), limit=limit, ok=ok))
     if run.mean_bits is not None:
         bits = [layer.bits for layer in run.layers]
         span = f"{min(bits)} bits in every layer" if min(bits) == max(bits) else f"{min(bits)} to {max(bits)} bits"
@@ -165,7 +171,7 @@ def _limit(run: RunReport, resource: str) -> tuple[str, bool]:
     ok = resource not in run.violations
     if resource == "accuracy":
         return f"floor {score_text(run.limits[resource], run)} on the validation data", ok
-    limit = cost_text(run.limits[resource], resource)
+    limit = cost_text(run.limits[resource], base_resource(resource))
     if resource == "size_bytes" and run.size_counts == "weights":
         return f"limit {limit} of packed weights", ok
     return f"limit {limit}", ok

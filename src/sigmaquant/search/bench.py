@@ -216,7 +216,7 @@ class Bench:
         """What is limited, for people; the size where nothing is."""
         cost, counts = standing.cost, self.limits.size_counts
         costs = {resource: cost.resource(resource, counts) for resource in self.limits.upper or ("size_bytes",)}
-        return {name.partition("_")[0]: format_cost(name, value) for name, value in costs.items() if value is not None}
+        return {_short(name): format_cost(name, value) for name, value in costs.items() if value is not None}
 
     def mean_bits(self, bits: Bits) -> float:
         """Mean weight bitwidth of a plan, over the weights that are searched."""
@@ -255,3 +255,14 @@ class Bench:
             standing.judgement.divergence,
             ", ".join(f"{name} {value}" for name, value in self.costs(standing).items()),
         )
+
+
+def _short(resource: str) -> str:
+    """A cost's name without its unit.
+
+    Example:
+        >>> _short("latency_ms@fast"), _short("size_bytes")
+        ('latency@fast', 'size')
+    """
+    base, at, point = resource.partition("@")
+    return base.partition("_")[0] + at + point

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from sigmaquant.budget import LABELS
+from sigmaquant.budget import base_resource, label
 from sigmaquant.errors import UnreachableBudgetError
 from sigmaquant.search.problem import SearchProblem
 from sigmaquant.units import format_bytes, format_count, parse_count, parse_energy_pj, parse_latency_ms, parse_size
@@ -29,6 +29,7 @@ def format_cost(resource: str, value: float) -> str:
         >>> format_cost("size_bytes", 134168), format_cost("energy_pj", 2.5e6), format_cost("latency_ms", 0.02)
         ('134.2 KB', '2.5 uJ', '20 us')
     """
+    resource = base_resource(resource)
     if resource in ("size_bytes", "ram_bytes"):
         return format_bytes(value)
     if resource in ("energy_pj", "latency_ms"):
@@ -46,7 +47,7 @@ def format_limit(resource: str, value: float) -> str:
         ('1.3 KB', '65.52 k')
     """
     raised = value
-    while _PARSERS[resource](text := format_cost(resource, raised)) < value:
+    while _PARSERS[base_resource(resource)](text := format_cost(resource, raised)) < value:
         raised *= 1.005
     return text
 
@@ -56,7 +57,7 @@ def _distinct(resource: str, smallest: float, limit: float) -> tuple[str, str]:
     texts = format_cost(resource, smallest), format_cost(resource, limit)
     if texts[0] != texts[1]:
         return texts
-    unit = resource.rpartition("_")[2]
+    unit = base_resource(resource).rpartition("_")[2]
     return f"{smallest!r} {unit}", f"{limit!r} {unit}"
 
 
@@ -101,9 +102,9 @@ def _each_for_itself(problem: SearchProblem) -> str:
 
 
 def _explain(problem: SearchProblem, resource: str, smallest: float) -> str:
-    label, limit = LABELS[resource], problem.upper[resource]
+    what, limit = label(resource), problem.upper[resource]
     reachable, allowed = _distinct(resource, smallest, limit)
-    said = f"the {label} limit of {allowed} cannot be met: the smallest reachable {label} is {reachable}."
+    said = f"the {what} limit of {allowed} cannot be met: the smallest reachable {what} is {reachable}."
     fixed = problem.fixed.get(resource, 0.0)
     if fixed >= limit:
         return f"{said} {format_cost(resource, fixed)} of it does not depend on any bitwidth. Raise the limit."
@@ -130,7 +131,7 @@ def unreachable(problem: SearchProblem, found: str) -> UnreachableBudgetError:
         found: what was found, as a full sentence; used where each limit for itself could be met.
     """
     costs = ", ".join(
-        f"{LABELS[resource]} {format_cost(resource, smallest)} (limit {format_cost(resource, problem.upper[resource])})"
+        f"{label(resource)} {format_cost(resource, smallest)} (limit {format_cost(resource, problem.upper[resource])})"
         for resource, smallest in smallest_reachable(problem).items()
     )
     return UnreachableBudgetError(

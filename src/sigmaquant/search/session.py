@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from sigmaquant.budget import LABELS, Budget, Cost, Limits
+from sigmaquant.budget import Budget, Cost, Limits, base_resource, label
 from sigmaquant.data import DataSource
 from sigmaquant.data.indexed import IndexedSource
 from sigmaquant.errors import BudgetError, ModelError, UnreachableBudgetError
@@ -357,7 +357,7 @@ class Session:
             value = total.resource(resource, limits.size_counts)
             assert value is not None, "ratios has raised otherwise"
             fixed[resource] = value - sum(table[self.choices[name][0]] for name, table in costs[resource].items())
-            spared = upper[resource] * (1 - self.costs.reserve.get(resource, 0.0))
+            spared = upper[resource] * (1 - self.costs.reserve.get(base_resource(resource), 0.0))
             least = value * (1 + 1e-9)  # what only just fits may still be asked for
             upper[resource] = max(spared, min(least, upper[resource]))
         elements = {spec.name: spec.elements for spec in self.graph.layers}
@@ -367,7 +367,7 @@ class Session:
             if free and resource not in problem.movable and ratios[resource] > 1:
                 smallest = format_cost(resource, problem.total(problem.lowest, resource))
                 raise UnreachableBudgetError(
-                    f"the {LABELS[resource]} is {smallest}, the limit is {format_cost(resource, limit)}, and no "
+                    f"the {label(resource)} is {smallest}, the limit is {format_cost(resource, limit)}, and no "
                     "weight bitwidth changes it. Raise the limit, or lower the activation bitwidths."
                 )
         return problem

@@ -79,7 +79,13 @@ class Point:
         cost, control = result["cost"], result["control"] or {"scores": {"validation": None, "test": None}}
         size = "weight_bytes" if size_counts == "weights" else "total_bytes"
         names = ("total_bytes", "weight_bytes", "bops", "ram_bytes", "energy_pj", "latency_ms", "cycles")
-        swept = [float(cost[size if resource == "size_bytes" else resource]) for resource in resources]
+        points = {point["name"]: point for point in cost.get("operating_points", ())}
+
+        def swept_cost(resource: str) -> float:
+            base, _, at = resource.partition("@")
+            return float((points[at] if at else cost)[size if base == "size_bytes" else base])
+
+        swept = [swept_cost(resource) for resource in resources]
         return cls(
             run=run,
             budget=budget,

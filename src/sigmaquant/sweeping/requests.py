@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sigmaquant.budget import Budget
+from sigmaquant.budget import Budget, base_resource
 from sigmaquant.errors import BudgetError
 
 RESOURCE = {
@@ -57,8 +57,9 @@ class Requests:
 
     @property
     def resources(self) -> tuple[str, ...]:
-        """The costs that the swept limits limit."""
-        return tuple(RESOURCE[name] for name in self.swept)
+        """The costs that the swept limits limit, each at its operating point where it has one."""
+        limited = next(iter(self.named.values())).budget.limited
+        return tuple(next(cost for cost in limited if base_resource(cost) == RESOURCE[name]) for name in self.swept)
 
     def to_dict(self) -> dict[str, Any]:
         """For the sweep's configuration. Strategies stand there only where they are swept."""
@@ -94,6 +95,8 @@ def requests(budgets: Sequence[Budget], strategies: Sequence[str] = ()) -> Reque
             "quantize."
         )
     swept = _swept(budgets, len(several) > 1)
+    if len({budget.limited for budget in budgets if set(swept) <= set(budget.to_dict())}) > 1:
+        raise BudgetError("the budgets of a sweep name different operating points. Vary the limits at the same ones.")
     named: dict[str, Request] = {}
     for budget in budgets:
         document = budget.to_dict()
