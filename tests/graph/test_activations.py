@@ -257,23 +257,24 @@ def test_inputs_of_attention():
 
 
 def test_inputs_of_recurrent_matrices():
-    """Hidden states stay float inside the operator: only the first layer's input matrices read a quantized tensor."""
+    """A matrix of a layer reads what lies on a grid: the layer's input, or its own outputs, a step before."""
     lstm = nn.LSTM(4, 5, num_layers=2, batch_first=True)
     model = Of(lambda m, x: m.head(m.lstm(x)[0][:, -1]), lstm=lstm, head=nn.Linear(5, 2))
     found, graph = placed(model, torch.zeros(2, 6, 4))
-    assert found == [("input", "input"), ("lstm", "recurrent"), ("head", "layer")]
+    assert found == [("input", "input"), ("lstm", "recurrent"), ("lstm_1", "recurrent"), ("head", "layer")]
     assert {name: spec.inputs for name, spec in graph.layer.items()} == {
         "lstm.weight_ih_l0": ("input",),
-        "lstm.weight_hh_l0": (),
-        "lstm.weight_ih_l1": (),
-        "lstm.weight_hh_l1": (),
-        "head": ("lstm",),
+        "lstm.weight_hh_l0": ("lstm",),
+        "lstm.weight_ih_l1": ("lstm",),
+        "lstm.weight_hh_l1": ("lstm_1",),
+        "head": ("lstm_1",),
     }
+    assert graph.float_operators == ()
     cell = Of(lambda m, x: m.cell(x), cell=nn.GRUCell(4, 5))
     found, graph = placed(cell, torch.zeros(2, 4))
-    assert found == [("input", "input"), ("cell.gru_cell", "recurrent")]
+    assert found == [("input", "input"), ("cell.gru", "recurrent")]
     assert graph.layer["cell.weight_ih"].inputs == ("input",)
-    assert graph.layer["cell.weight_hh"].inputs == ()
+    assert graph.layer["cell.weight_hh"].inputs == ("cell.gru",)
 
 
 def test_results_of_operators_with_several_outputs():

@@ -220,9 +220,9 @@ def test_recurrent(check, train_one_step):
     assert len(graph.layers) == 8 + 2 + 2
     first = graph.layer["lstm.weight_ih_l0"]
     assert (first.macs, first.weight_shape, first.input_shape) == (3 * 16 * 8, (16, 8), (3, 8))
-    assert (first.output_shape, first.has_bias, first.calls) == ((3, 8), True, 1)
+    assert (first.output_shape, first.has_bias, first.calls) == ((3, 4), True, 1)  # of one direction
     cell = graph.layer["cell.weight_hh"]
-    assert (cell.macs, cell.calls) == (3 * 8 * 2, 3)
+    assert (cell.macs, cell.calls) == (3 * 8 * 2, 1)  # three steps are one layer over a sequence
     assert set(reasons(graph).values()) == {"bias"}
     train_one_step(graph, example)
 

@@ -164,18 +164,15 @@ def _multiplied_with(weight: fx.Node) -> list[fx.Node | None]:
 
 
 def _recurrent_input(node: fx.Node, matrix: fx.Node) -> fx.Node | None:
-    """What a recurrent layer's matrix reads: the layer's input, or a hidden state, which stays float inside."""
+    """What a recurrent layer's matrix reads: the layer's input, or its own outputs, a step before."""
     bound = arguments(node)
-    if "params" not in bound:  # a single cell
-        state = bound["hx"][0] if isinstance(bound["hx"], list | tuple) else bound["hx"]
-        source = bound["input"] if matrix is bound["w_ih"] else state
-    else:
-        directions = 2 if bound["bidirectional"] else 1
-        per_direction = len(bound["params"]) // (bound["num_layers"] * directions)
-        place = list(bound["params"]).index(matrix)
-        reads_input = place % per_direction == 0 and place < per_direction * directions
-        source = bound.get("input", bound.get("data")) if reads_input else None
-    return source if isinstance(source, fx.Node) else None
+    plain = "params" in bound and bound.get("num_layers") == 1 and not bound["bidirectional"]
+    if not plain or "batch_sizes" in bound:
+        return None
+    if matrix is bound["params"][0]:
+        source = bound["input"]
+        return source if isinstance(source, fx.Node) else None
+    return next((user for user in node.users if operator(user) == "getitem" and user.args[1] == 0), None)
 
 
 def _source(value: object, quantized: dict[fx.Node, str], found: Placement) -> str | None:

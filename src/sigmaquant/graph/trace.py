@@ -24,6 +24,7 @@ from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.graph.parameters import constant_nodes, follow
 from sigmaquant.graph.raising import raise_modules_
 from sigmaquant.graph.reading import precision_note, readable
+from sigmaquant.graph.recurrent import write_out_recurrent_
 from sigmaquant.graph.regions import float_regions, inline_regions_
 from sigmaquant.graph.sizes import simplify_sizes_
 
@@ -76,6 +77,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> QuantGraph:
     drop_inactive_dropout_(graph)
     make_functional_(graph)
     simplify_sizes_(graph)
+    write_out_recurrent_(graph)
     decompose_(graph)
     keep_sequences_first_(graph)
     fold_constants_(exported, model)

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from sigmaquant.errors import LoweringError
 from sigmaquant.exported.nodes import operator, scope, tensor_value, user_line
-from sigmaquant.exported.shapes import shape_at_one, size_at_one
+from sigmaquant.exported.shapes import shape_at_one, size_at
 from sigmaquant.lowering.model import Dequantize, FloatOperator, IntegerModel, Quantize
 from sigmaquant.lowering.moves import merged_moves
 from sigmaquant.operators.affine import Mapped
@@ -121,27 +121,28 @@ class _Lowering:
         assert isinstance(found, Tensor), "a constant operand is a tensor"
         return found
 
-    def _constant(self, node: fx.Node) -> Any:
+    def _constant(self, node: fx.Node, batch: int = 1) -> Any:
+        known = self.constants if batch == 1 else {}
         stack = [node]
         while stack:
             current = stack[-1]
-            if current in self.constants:
+            if current in known:
                 stack.pop()
                 continue
             value = current.meta.get("val")
             if current.op == "get_attr":
-                self.constants[current] = _attribute(self.body, str(current.target))
+                known[current] = _attribute(self.body, str(current.target))
             elif isinstance(value, int | torch.SymInt):
-                self.constants[current] = size_at_one(value)
+                known[current] = size_at(value, batch)
             elif isinstance(value, torch.device):
-                self.constants[current] = self._device
-            elif missing := [source for source in current.all_input_nodes if source not in self.constants]:
+                known[current] = self._device
+            elif missing := [source for source in current.all_input_nodes if source not in known]:
                 if current.op != "call_function" or (not is_constant(current) and isinstance(value, Tensor)):
                     raise LoweringError(f"{current.name} is no constant.")
                 stack.extend(missing)
             else:
-                self.constants[current] = evaluated(current, self.constants)
-        return self.constants[node]
+                known[current] = evaluated(current, known)
+        return known[node]
 
     def module(self, node: fx.Node) -> nn.Module:
         """The module that a node calls, as it is trained."""
@@ -340,7 +341,8 @@ class _Lowering:
             known = {
                 source: _as_the_network_has_it(source, value) for source, value in zip(sources, given, strict=True)
             }
-            batch = max((len(g) for g in given if isinstance(g, Tensor) and g.dim()), default=1)
+            examples = (g for s, g in zip(sources, given, strict=True) if not is_weight(s))
+            batch = max((len(g) for g in examples if isinstance(g, Tensor) and g.dim()), default=1)
             for other in others:
                 known[other] = self._at_batch(other, batch)
             if module is not None:
@@ -358,7 +360,8 @@ class _Lowering:
             expression = value.node.expr
             return int(expression.subs(dict.fromkeys(expression.free_symbols, batch)))
         if isinstance(value, Tensor):
-            return self.constant(node)
+            sizes: tuple[Any, ...] = tuple(value.shape)
+            return self._constant(node, 1 if all(isinstance(size, int) for size in sizes) else batch)
         return value if value is not None else self._constant(node)
 
     def _dequantized(self, value: Edge) -> Edge:

@@ -19,6 +19,7 @@ from sigmaquant.operators.norm import Norm
 from sigmaquant.operators.pool import Average, MaxPool
 from sigmaquant.operators.prelu import Slopes
 from sigmaquant.operators.product import Product
+from sigmaquant.operators.recurrent import Matrix, Recurrent
 from sigmaquant.operators.resize import Resize
 from sigmaquant.operators.selection import Select
 from sigmaquant.operators.softmax import Softmax
@@ -35,6 +36,7 @@ __all__ = [
     "Linear",
     "Lookup",
     "MatMul",
+    "Matrix",
     "MaxPool",
     "Move",
     "Norm",
@@ -42,6 +44,7 @@ __all__ = [
     "Pad",
     "Permute",
     "Product",
+    "Recurrent",
     "Reshape",
     "Resize",
     "Select",

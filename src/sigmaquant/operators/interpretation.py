@@ -15,6 +15,7 @@ from sigmaquant.operators.lookup import Elementwise, parse_elementwise
 from sigmaquant.operators.meaning import Meaning, constant_value, is_live, parse_function
 from sigmaquant.operators.movement import WEIGHT_MOVES
 from sigmaquant.operators.norm import is_norm, parse_norm
+from sigmaquant.operators.recurrent import parse_recurrent
 from sigmaquant.operators.softmax import HARD_MASK, masking
 from sigmaquant.operators.unit_length import unit_length
 
@@ -95,6 +96,7 @@ class Interpretation:
         return (
             ending(node)
             or parse_functional(node, is_weight)
+            or parse_recurrent(node, is_weight)
             or parse_function(node)
             or parse_elementwise(node)
             or carried(node, picked)

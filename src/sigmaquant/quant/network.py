@@ -16,8 +16,10 @@ from sigmaquant.numerics import affine_from_range
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant.modules import ActivationQuantizer, WeightQuantizer, quantized_from_float
 from sigmaquant.quant.observers import MseObserver, Observer
+from sigmaquant.quant.recurrent import install_recurrent_
 
 _ACTIVATIONS = "activation_quantizers"
+_RECURRENT = "recurrent_layers"
 
 
 class QuantizedNetwork(nn.Module):
@@ -179,6 +181,7 @@ def prepare(graph: QuantGraph) -> QuantizedNetwork:
             call = body.graph.call_module(f"{_ACTIVATIONS}.{key}", (node,))
         call.meta["val"] = node.meta.get("val")
         node.replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
+    install_recurrent_(body.graph, body, _RECURRENT)
     body.graph.lint()
     body.recompile()
     return QuantizedNetwork(graph, body)

@@ -23,11 +23,13 @@ from sigmaquant.operators import (
     Linear,
     Lookup,
     MatMul,
+    Matrix,
     MaxPool,
     Norm,
     Pad,
     Permute,
     Product,
+    Recurrent,
     Reshape,
     Resize,
     Select,
@@ -39,6 +41,7 @@ from sigmaquant.operators import (
     UnitLength,
 )
 from sigmaquant.operators.fixed_point import factor
+from sigmaquant.operators.recurrent import GATES
 from sigmaquant.plan import MIDRISE_LARGEST
 
 Draw = Any
@@ -450,7 +453,47 @@ def norm(draw: Draw, net: Net) -> str:
     )  # fmt: skip
 
 
+def recurrent(draw: Draw, net: Net) -> str:
+    """Of all kinds, with all ways of initial states; also states that reach far, and weights mid-rise."""
+    random, kind = numbers(draw), draw(st.sampled_from(tuple(GATES)))
+    steps, inputs, units = (small(draw, 1, most) for most in (4, 20, 9))
+    if draw(st.integers(0, 3)) == 0:
+        inputs = small(draw, 120, 300)
+    given = draw(st.sampled_from(((), ("hidden",), ("hidden", "cell"), ("cell",))))
+    given = tuple(name for name in given if name == "hidden" or kind == "lstm")
+    result = "cell" if kind == "lstm" and draw(st.booleans()) else "sequence"
+    carried = ("cell" if kind == "lstm" else "hidden") in given and kind in ("lstm", "gru")
+    fraction = small(draw, 12, 20)
+    bits = draw(st.sampled_from((8, 5, 3)))
+    low, high = activation_range(bits)
+
+    def matrix(name: str, columns: int) -> Matrix:
+        shape = (GATES[kind] * units, columns)
+        w = weights(draw, shape)
+        reach = np.abs(w["codes"].astype(int)).sum(1).max(initial=1) * 255
+        scale = np.exp2(random.uniform(-3, 8, shape[0])) / reach  # sums up to 256
+        return Matrix(
+            f"{name} {len(net.edges)}", f"{name} {len(net.edges)}", w["codes"], w["bits"], w["midrise"],
+            scale.astype(np.float32), random.integers(-4 << fraction, 4 << fraction, shape[0]).astype(np.int32),
+            factor(scale * 2.0**fraction, "test"),
+        )  # fmt: skip
+
+    names = [source(draw, net, (steps, inputs)), *(source(draw, net, (1, units)) for _ in given)]
+    places = {"lstm": 30, "rnn_relu": fraction, "gru": 15}.get(kind, 15)
+    return net.add(
+        Recurrent, names, out_bits=8, zero_point=small(draw, -128, 127), kind=kind, result=result, given=given,
+        input_matrix=matrix("input", inputs), hidden_matrix=matrix("hidden", units), fraction_bits=fraction,
+        state_bits=small(draw, 3, 8), hidden=random.integers(low, high + 1, units).astype(np.int8),
+        state=random.integers(-(2**15), 2**15, units).astype(np.int16),
+        given_factor=real_factor(draw) if "hidden" in given else None,
+        given_state_factor=factor(2.0 ** random.uniform(0, 10), "test") if carried else None,
+        hidden_factor=factor(2.0 ** (random.uniform(2, 7) - places), "test"), zero=small(draw, low, high), low=low,
+        high=high, cell_factor=factor(2.0 ** random.uniform(-12, -5), "test") if result == "cell" else None,
+    )  # fmt: skip
+
+
 KINDS = {
+    "recurrent": (recurrent,),
     "layers": (convolution, convolution, linear),
     "usual layers": (stem, pointwise, depthwise, depthwise, vector),
     "volumes": (volume,),

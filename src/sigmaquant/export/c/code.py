@@ -14,7 +14,7 @@ from sigmaquant.export.c.names import Names, comment
 from sigmaquant.export.c.program import Placed, Program, Step, completed
 from sigmaquant.export.c.report import CGrid, CReport
 
-_TYPES = {"uint8": "uint8_t", "int8": "int8_t", "int32": "int32_t"}
+_TYPES = {"uint8": "uint8_t", "int8": "int8_t", "uint16": "uint16_t", "int16": "int16_t", "int32": "int32_t"}
 _WIDTH = 116
 
 

@@ -8,8 +8,10 @@ import itertools
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,12 +22,12 @@ from sigmaquant.export.c.folder import main_source, makefile, readme
 from sigmaquant.export.c.layout import View
 from sigmaquant.export.c.names import model_identifier
 from sigmaquant.export.c.operators import translate
-from sigmaquant.export.c.program import Placed, Program, place
+from sigmaquant.export.c.program import Placed, Program, Step, place
 from sigmaquant.export.c.report import FILE, FORMAT, CActivation, CGrid, CLayer, CReport
 from sigmaquant.export.c.translate import argument
 from sigmaquant.json_text import read_json
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
-from sigmaquant.operators import Weighted
+from sigmaquant.operators import Matrix, Operator, Recurrent, Weighted
 from sigmaquant.runs.atomic import TEMPORARY_SUFFIX, storage_error
 
 _counter = itertools.count()
@@ -95,7 +97,7 @@ def _kernel_files(kernels: set[str], endings: bool) -> dict[str, str]:
         if item.name.endswith((".c", ".h"))
     }
     wanted = set(kernels) | {"sq_quantize", "sq_dequantize", "sq_scale_up"}
-    if kernels & {"sq_conv", "sq_depthwise", "sq_linear"}:
+    if kernels & {"sq_conv", "sq_depthwise", "sq_linear"} or any(k.startswith("sq_recurrent") for k in kernels):
         wanted.add("sq_unpack_8")
     if endings:
         wanted.add("sq_softmax")
@@ -128,25 +130,22 @@ def _report(
     model: IntegerModel, endings: Endings, folder: Path, name: str, program: Program, placed: Placed
 ) -> CReport:
     sizes = {table.name: table.values.nbytes for table in program.tables}
-    weighted = {operator.name: operator for operator in model.operators if isinstance(operator, Weighted)}
+    operators = {operator.name: operator for operator in model.operators}
     layers: dict[str, CLayer] = {}
     codes = set()
     for step in placed.steps:
-        operator = weighted.get(step.operator)
-        if operator is None or "layer" not in step.parameters:
-            continue  # copies before a layer have its name
-        fields = step.parameters["layer"]
-        codes.add(fields["codes"])
-        before = layers.get(operator.name)
-        layers[operator.name] = CLayer(
-            name=operator.name,
-            kernel=step.kernel,
-            bits=operator.bits,
-            weight_bytes=sizes[fields["codes"]],
-            table_bytes=sum(sizes[fields[key]] for key in _LAYER_TABLES),
-            scratch_bytes=max(step.scratch_bytes, before.scratch_bytes if before else 0),
-            macs=step.all_macs + (before.macs if before else 0),
-        )
+        for weight, fields, share in _weights(operators.get(step.operator), step):
+            codes.add(fields["codes"])
+            before = layers.get(weight.name)
+            layers[weight.name] = CLayer(
+                name=weight.name,
+                kernel=step.kernel,
+                bits=weight.bits,
+                weight_bytes=sizes[fields["codes"]],
+                table_bytes=sum(sizes[fields[key]] for key in _LAYER_TABLES),
+                scratch_bytes=max(step.scratch_bytes, before.scratch_bytes if before else 0),
+                macs=round(step.all_macs * share) + (before.macs if before else 0),
+            )
     counts = len(model.inputs), len(model.outputs)
     inputs = tuple(_grid(model, edge, argument("input", i, counts[0])) for i, edge in enumerate(model.inputs))
     outputs = tuple(
@@ -165,6 +164,18 @@ def _report(
         layers=tuple(layers.values()),
         activations=tuple(_activation(name, view) for name, view in program.edges.items()),
     )
+
+
+def _weights(operator: Operator | None, step: Step) -> list[tuple[Weighted | Matrix, Mapping[str, Any], float]]:
+    """The weights of a call, with their fields and their shares of its products; a copy before a layer has none."""
+    if isinstance(operator, Weighted) and "layer" in step.parameters:
+        return [(operator, step.parameters["layer"], 1.0)]
+    if isinstance(operator, Recurrent) and "hidden" in step.parameters:
+        both = operator.input_matrix, operator.hidden_matrix
+        whole = sum(matrix.codes.size for matrix in both)
+        fields = step.parameters["input"], step.parameters["hidden"]
+        return [(m, f, m.codes.size / whole) for m, f in zip(both, fields, strict=True)]
+    return []
 
 
 def _activation(name: str, view: View) -> CActivation:

@@ -29,7 +29,7 @@ _SINGLE_CODES = 512
 _SLACK = 4
 _SCALING = 8
 """Elements of an ``sq_scaling``."""
-_PIECE = 128
+PIECE = 128
 """Codes of a vector's row that are unpacked at a time."""
 _LANES = 4
 _DEPTHWISE_SPAN = 16
@@ -187,7 +187,7 @@ def _matrix(
     around: tuple[Loop, ...] = (),
 ) -> None:  # fmt: skip
     """A convolution as a matrix product."""
-    outputs, depth = len(rows), _depth(rows.shape[1])
+    outputs, depth = len(rows), depth_of(rows.shape[1])
     kernel, stride = fields["kernel_width"], fields["stride_x"]
     shared = fields["dilation_x"] == 1 and stride < kernel  # neighbouring positions read the same columns
     pitch = stride if shared else kernel
@@ -207,20 +207,20 @@ def _matrix(
         "pitch": pitch,
         "slabs": slabs,
     }
-    strip = _depth(slabs * rows.shape[1] // kernel) + _SLACK
+    strip = depth_of(slabs * rows.shape[1] // kernel) + _SLACK
     scratch = Scratch(strip, depth + _SCALING, outputs // groups)
     to.step(operator.name, "sq_conv", parameters, views[:1], views[1], scratch, macs, around)
 
 
 def _one_vector(operator: Weighted, to: Translation, inputs: int, views: Views) -> None:
-    outputs, piece = len(operator.codes), min(inputs, _PIECE)
+    outputs, piece = len(operator.codes), min(inputs, PIECE)
     layer = _layer(operator, to, operator.codes.reshape(outputs, -1))
     parameters = {"layer": layer, "in": inputs, "out": outputs, "piece": piece}
-    scratch = Scratch(_depth(inputs) + 4 * _depth(piece))
+    scratch = Scratch(depth_of(inputs) + 4 * depth_of(piece))
     to.step(operator.name, "sq_linear", parameters, views[:1], views[1], scratch, operator.codes.size)
 
 
-def _depth(count: int) -> int:
+def depth_of(count: int) -> int:
     """A row's length in scratch, as ``sq_depth`` rounds it."""
     return -(-count // 4) * 4
 

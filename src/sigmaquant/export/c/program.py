@@ -25,7 +25,7 @@ class Table:
 
     Attributes:
         name: the C identifier.
-        values: uint8, int8 or int32, of any shape; read-only.
+        values: integers of 8, 16 or 32 bits, of any shape; read-only.
     """
 
     name: str

@@ -340,6 +340,52 @@ typedef struct {
 } sq_softmax_codes_params;
 void sq_softmax_codes(const sq_softmax_codes_params *params, const int8_t *x, int8_t *y);
 
+/* A recurrent layer over [steps, in]. Gates have 12 binary places, their functions 15; the state that goes from step to
+ * step is in units of 2^(state_bits - 15). The result is [steps, units] of hidden states, or [units], the last cell.
+ * Scratch: 2 * units for each block of gates (of a GRU: 4 blocks), `units` of state, `units` and `in` codes and 4 pieces
+ * of a row, these each rounded up to 4. */
+#define SQ_LSTM 0
+#define SQ_GRU 1
+#define SQ_RNN_TANH 2
+#define SQ_RNN_RELU 3
+typedef struct {
+    sq_layer input; /* sums of both have units of 2^-fraction_bits, 12 to 20, and so have their biases */
+    sq_layer hidden;
+    int32_t kind;
+    int32_t steps;
+    int32_t in;
+    int32_t units;
+    int32_t piece; /* codes of a row that are unpacked at a time: a multiple of 8, or all */
+    int32_t fraction_bits;
+    int32_t state_bits;
+    const uint16_t *sigmoid; /* 257 values from 0 to 8 */
+    const uint16_t *tangent; /* 513 */
+    const int8_t *start_hidden;
+    const int16_t *start_state;
+    int32_t given_cell; /* whether the one state that is given is the cell */
+    int32_t given_zero;
+    int32_t given_mantissa; /* of a given hidden state, to the grid of hidden states */
+    uint8_t given_shift;
+    int32_t state_zero;
+    int32_t state_mantissa; /* of a given cell, or a GRU's hidden state, to the state's units */
+    uint8_t state_shift;
+    int32_t mantissa; /* of what a step computes, to the grid of hidden states */
+    uint8_t shift;
+    int32_t gives_cell;
+    int32_t cell_mantissa;
+    uint8_t cell_shift;
+    int32_t cell_zero;
+    int32_t cell_low;
+    int32_t cell_high;
+} sq_recurrent_params;
+typedef sq_recurrent_params sq_recurrent_from_params;
+typedef sq_recurrent_params sq_recurrent_from_both_params;
+void sq_recurrent(const sq_recurrent_params *params, const int8_t *x, int8_t *y, int16_t *scratch);
+void sq_recurrent_from(const sq_recurrent_params *params, const int8_t *x, const int8_t *given, int8_t *y,
+                       int16_t *scratch);
+void sq_recurrent_from_both(const sq_recurrent_params *params, const int8_t *x, const int8_t *hidden,
+                            const int8_t *cell, int8_t *y, int16_t *scratch);
+
 /* Values relative to the mean and deviation of the last two of the dimensions, of `count` values. With q = x - in_zero,
  * d = count * q - (centred ? sum q : 0), r = max(1, isqrt(sum d^2 / count * 2^(2 * root_bits) + epsilon)) and
  * t = floor((d * 2^(root_bits + fraction_bits + 1) + r) / (2 * r)),
