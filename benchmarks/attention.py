@@ -1,7 +1,7 @@
 """ONNX files of transformers: their time in ONNX Runtime against their own float files, and how single codes agree.
 
-    OMP_NUM_THREADS=1 python benchmarks/transformers.py
-    OMP_NUM_THREADS=1 python benchmarks/transformers.py --tasks DIR
+    OMP_NUM_THREADS=1 python benchmarks/attention.py
+    OMP_NUM_THREADS=1 python benchmarks/attention.py --tasks DIR
 
 A DeiT-tiny block (197 tokens, width 192, 3 heads) with random weights on noise; with DIR, a folder with
 ``networks_sequence.KWT1`` and ``load_sequence``, the KWT-1 keyword transformer on its own clips. 8 bits everywhere, one
