@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import sigmaquant
 from sigmaquant import Budget
-from sigmaquant.quant.rounding import _BLOCK, _compensated
+from sigmaquant.quant.rounding import BLOCK, _compensated
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -29,7 +29,7 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def layers(shapes: list[tuple[int, int, int]]) -> None:
-    heads = ("layer [groups, rows, columns]", "1 column, s", f"{_BLOCK}, s", "ratio", "equal", "error")
+    heads = ("layer [groups, rows, columns]", "1 column, s", f"{BLOCK}, s", "ratio", "equal", "error")
     print("{:<34}{:>12}{:>10}{:>8}{:>9}{:>9}".format(*heads))
     for groups, outputs, columns in shapes:
         generator = torch.Generator().manual_seed(0)
@@ -47,7 +47,7 @@ def layers(shapes: list[tuple[int, int, int]]) -> None:
             return _compensated(*given, 7, False, block=block)
 
         single, before = timed(lambda: rounded(1))
-        blocks, after = timed(lambda: rounded(_BLOCK))
+        blocks, after = timed(lambda: rounded(BLOCK))
         equal = float((single == blocks).float().mean())
         print(
             f"{[groups, outputs, columns]!s:<34}{before:>12.2f}{after:>10.2f}{before / after:>8.2f}{equal:>9.4f}"

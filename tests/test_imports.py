@@ -30,6 +30,7 @@ FLOORS = (
     {"control"},
     {"job"},
     {"exporting"},
+    {"nested"},
     {"api", "sweeping"},
     {"tables"},
     {"cli"},

@@ -123,8 +123,8 @@ def document(**changes: object) -> str:
         ("{}", "this is no bitwidth plan"),
         (document(schema="other"), "this is no bitwidth plan"),
         (
-            document(version=2),
-            "the plan has version 2, this program reads 1. Update sigmaquant or write the plan anew.",
+            document(version=3),
+            "the plan has version 3, this program reads 1 to 2. Update sigmaquant or write the plan anew.",
         ),
         (document(version=None), "the plan has version None"),
         (document(weigths={}), "the plan has the unknown key 'weigths'."),
@@ -144,3 +144,13 @@ def test_numpys_integers_are_stored_as_pythons() -> None:
     plan = BitwidthPlan({"a": np.int64(4), "b": 8}, {"input": np.int8(8)}, midrise_up_to=np.int64(2))
     assert BitwidthPlan.from_json(plan.to_json()) == plan
     assert hash(plan) == hash(BitwidthPlan({"b": 8, "a": 4}, {"input": 8}, midrise_up_to=2))
+
+
+def test_grids_that_earlier_releases_do_not_know_have_a_version() -> None:
+    """Mid-rise grids of more than 4 bits came later: plans without them are still read by what came before."""
+    versions = [json.loads(BitwidthPlan({"a": 4}, midrise_up_to=m).to_json())["version"] for m in (0, 4, 5, 7)]
+    assert versions == [1, 1, 2, 2]
+    wide = BitwidthPlan({"a": 6}, midrise_up_to=7)
+    assert BitwidthPlan.from_json(wide.to_json()) == wide
+    with pytest.raises(PlanError, match=r"version 3.*reads 1 to 2"):
+        BitwidthPlan.from_json(wide.to_json().replace('"version": 2', '"version": 3'))

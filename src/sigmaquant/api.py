@@ -10,11 +10,12 @@ from typing import Any
 from torch import nn
 
 from sigmaquant.budget import Budget
-from sigmaquant.errors import ExportError
+from sigmaquant.errors import ExportError, SigmaQuantError
 from sigmaquant.export.feasibility import check_feasible
 from sigmaquant.exporting import export_run
 from sigmaquant.hardware.profile import HardwareProfile
 from sigmaquant.job import Job, make_settings
+from sigmaquant.nested.run import named_budgets, plan_settings, run_plans
 from sigmaquant.results import QuantizationResult
 from sigmaquant.runs import Progress
 from sigmaquant.search.settings import Settings
@@ -29,7 +30,8 @@ def quantize(
     model: nn.Module,
     train_data: Any,
     *,
-    budget: Budget | str,
+    budget: Budget | str | None = None,
+    plans: Sequence[Budget | str] | None = None,
     validation_data: Any = None,
     test_data: Any = None,
     metric: Metric | str = "top1",
@@ -52,6 +54,8 @@ def quantize(
         model: a trained `nn.Module` that `torch.export` accepts.
         train_data: a pair ``(inputs, targets)``, a torch ``Dataset``, a ``DataLoader`` or any re-iterable of batches.
         budget: what is allowed; a text is a size, such as ``"8x"`` or ``"134 KB"``.
+        plans: several budgets in place of one: as many plans from one set of weights, whose codes are nested, so that
+            a device can switch between them. The result is about the largest; `QuantizationResult.plans` has them all.
         validation_data: judges every decision; None: a part of the training data is held out, and the result says so.
         test_data: scored at the end.
         metric: ``"top1"`` or a callable ``(outputs, targets) -> float`` on a whole data set, higher is better.
@@ -85,6 +89,10 @@ def quantize(
         >>> result.met, result.cost.weight_bytes <= result.reference.weight_bytes / 6
         (True, True)
     """
+    if (budget is None) == (plans is None):
+        raise SigmaQuantError("give either a budget, such as budget='8x', or plans, such as plans=['8x', '16x'].")
+    budgets = None if plans is None else named_budgets(plans)
+    chosen = make_settings(settings, options)
     job = Job(
         model,
         train_data,
@@ -93,13 +101,18 @@ def quantize(
         metric=metric,
         loss=loss,
         hardware=hardware,
-        settings=make_settings(settings, options),
+        settings=chosen if budgets is None else plan_settings(chosen),
         device=device,
     )
     if export:
         if run_dir is None:
             raise ExportError("files are exported from a run directory. Give run_dir.")
+        if plans is not None:
+            raise ExportError("files of several plans are written when the run is done. Leave export out.")
         check_feasible(job.graph, export)
+    if budgets is not None:
+        return run_plans(job, budgets, run_dir=run_dir, resume=resume, overwrite=overwrite, progress=progress)
+    assert budget is not None, "one of the two is given"
     result = job.run(budget, run_dir=run_dir, resume=resume, overwrite=overwrite, progress=progress)
     if export:
         held_out = validation_data if validation_data is not None else train_data

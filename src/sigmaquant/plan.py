@@ -14,11 +14,14 @@ from sigmaquant.errors import PlanError, UnknownLayerError, near_matches
 from sigmaquant.json_text import read_json
 
 SCHEMA = "sigmaquant.plan"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_WIDE_MIDRISE = 4
+"""Plans whose mid-rise grids have at most so many bits are written as version 1, which earlier releases read."""
 BITWIDTHS = (2, 3, 4, 5, 6, 7, 8)
 """Every bitwidth a weight or an activation can have."""
-MIDRISE_LARGEST = 4
-"""Most bits of a weight on a mid-rise grid: beyond, the one code that a mid-tread grid wastes does not matter."""
+MIDRISE_LARGEST = 7
+"""Most bits of a weight on a mid-rise grid, whose codes fit into int8. Beyond 4 the one code that a mid-tread grid
+wastes does not matter; nested codes are mid-rise all the same, see `sigmaquant.quant.nesting`."""
 
 
 def check_bitwidth(bits: object, where: str) -> int:
@@ -36,7 +39,7 @@ def check_midrise(bits: object) -> int:
     """`bits` as a valid `BitwidthPlan.midrise_up_to`.
 
     Raises:
-        PlanError: not an integer in 0..4.
+        PlanError: not an integer in 0..7.
     """
     if isinstance(bits, bool) or not isinstance(bits, Integral) or not 0 <= int(bits) <= MIDRISE_LARGEST:
         raise PlanError(f"midrise_up_to is {bits!r}; it must be an integer in 0..{MIDRISE_LARGEST}.")
@@ -77,7 +80,7 @@ class BitwidthPlan:
             mid-tread grid (all codes of a symmetric range); 0: all mid-tread. See `sigmaquant.numerics`.
 
     Raises:
-        PlanError: a bitwidth outside 2..8, or `midrise_up_to` outside 0..4.
+        PlanError: a bitwidth outside 2..8, or `midrise_up_to` outside 0..7.
 
     Example:
         >>> plan = BitwidthPlan({"conv1": 8, "fc": 4}, {"input": 8})
@@ -169,7 +172,7 @@ class BitwidthPlan:
         """The plan as JSON with its schema and version."""
         document = {
             "schema": SCHEMA,
-            "version": SCHEMA_VERSION,
+            "version": SCHEMA_VERSION if self.midrise_up_to > _WIDE_MIDRISE else 1,
             "model": self.model,
             "midrise_up_to": self.midrise_up_to,
             "weights": dict(self.weights),
@@ -190,9 +193,9 @@ class BitwidthPlan:
             raise PlanError(f"the plan is not valid JSON: {error}.") from None
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise PlanError(f"this is no bitwidth plan: its key 'schema' is not {SCHEMA!r}.")
-        if document.get("version") != SCHEMA_VERSION:
+        if document.get("version") not in range(1, SCHEMA_VERSION + 1):
             raise PlanError(
-                f"the plan has version {document.get('version')!r}, this program reads {SCHEMA_VERSION}. "
+                f"the plan has version {document.get('version')!r}, this program reads 1 to {SCHEMA_VERSION}. "
                 "Update sigmaquant or write the plan anew."
             )
         unknown = set(document) - {"schema", "version", "model", "midrise_up_to", "weights", "activations"}

@@ -11,7 +11,7 @@ from sigmaquant.budget import Cost
 from sigmaquant.export.verification import Verification
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import QuantizedNetwork
-from sigmaquant.quant.coverage import CoverageRow
+from sigmaquant.quant.coverage import CoverageRow, coverage
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,49 @@ class Control:
 
 
 @dataclass(frozen=True)
+class PlanRow:
+    """One of several plans that share their weights.
+
+    Attributes:
+        name: such as ``"12x"``.
+        plan: its bitwidths.
+        met: whether every constraint of its budget holds.
+        violations: broken constraints, normalised.
+        cost: what it costs.
+        scores: of its network.
+        alone: of a network of the same bitwidths that was rounded, or trained as long, for this plan alone; None: not
+            asked for.
+        network: its quantized network, in evaluation mode.
+    """
+
+    name: str
+    plan: BitwidthPlan
+    met: bool
+    violations: Mapping[str, float]
+    cost: Cost
+    scores: Scores
+    alone: Scores | None
+    network: QuantizedNetwork = field(repr=False, compare=False)
+
+    @property
+    def coverage(self) -> tuple[CoverageRow, ...]:
+        """Every parameter with its bitwidth in this plan, in the order of `QuantizationResult.coverage`."""
+        return coverage(self.network.graph, self.plan)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "name": self.name,
+            "status": "met" if self.met else "not met",
+            "violations": dict(self.violations),
+            "weights": dict(self.plan.weights),
+            "cost": self.cost.to_dict(),
+            "scores": self.scores.__dict__,
+            "alone": None if self.alone is None else self.alone.__dict__,
+        }
+
+
+@dataclass(frozen=True)
 class QuantizationResult:
     """What `quantize` returns and ``result.json`` holds.
 
@@ -71,6 +114,8 @@ class QuantizationResult:
         notes: what the user should know, such as where validation data came from.
         run_dir: where the files are, or None.
         files: verdicts on the files that were asked for with ``export=``.
+        plans: all plans, from the largest to the smallest, where several were asked for with ``plans=``; everything
+            else here is then about the largest.
     """
 
     network: QuantizedNetwork
@@ -95,6 +140,7 @@ class QuantizationResult:
     control_above: Control | None = None
     returned: Literal["search", "control"] = "search"
     files: tuple[Verification, ...] = ()
+    plans: tuple[PlanRow, ...] = ()
 
     @property
     def status(self) -> str:
@@ -124,4 +170,5 @@ class QuantizationResult:
             "discarded_examples": self.discarded_examples,
             "sensitivity_examples": self.sensitivity_examples,
             "sensitivity_agreement": self.sensitivity_agreement,
+            **({"plans": [row.to_dict() for row in self.plans]} if self.plans else {}),
         }

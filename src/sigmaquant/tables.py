@@ -105,6 +105,49 @@ def operating_points(result: QuantizationResult) -> list[Table]:
     return [table]
 
 
+def plans(result: QuantizationResult) -> Table:
+    """All plans that share their weights, each beside the same plan for itself."""
+    table = Table(title="Plans", title_justify="left")
+    tested = result.scores.test is not None
+    given = [name for name in _DEVICE if result.cost.resource(name) is not None]
+    heads = ["plan", "budget", "validation", "alone"] + (["test", "test alone"] if tested else [])
+    for name in (*heads, "weights", "total", "smaller", "BOPs", *(_DEVICE[name] for name in given)):
+        table.add_column(name, justify="left" if name in ("plan", "budget") else "right")
+    for row in result.plans:
+        alone = row.alone
+        scores = [_number(row.scores.validation), _number(None if alone is None else alone.validation)]
+        if tested:
+            scores += [_number(row.scores.test), _number(None if alone is None else alone.test)]
+        table.add_row(
+            escape(row.name),
+            "met" if row.met else "not met",
+            *scores,
+            format_bytes(row.cost.weight_bytes),
+            format_bytes(row.cost.total_bytes),
+            f"{result.reference.total_bytes / row.cost.total_bytes:.2f}×",
+            "–" if row.cost.bops is None else format_count(row.cost.bops),
+            *(_cost(name, row.cost.resource(name)) for name in given),
+        )
+    table.caption = "alone: the same bitwidths rounded or trained for that plan only"
+    table.caption_justify = "left"
+    return table
+
+
+def plan_layers(result: QuantizationResult) -> Table:
+    """The coverage table with every plan's bitwidths."""
+    table = Table(title="Bitwidths", title_justify="left")
+    table.add_column("parameter")
+    table.add_column("values", justify="right")
+    for row in result.plans:
+        table.add_column(escape(row.name), justify="right")
+    table.add_column("not quantized because")
+    for number, covered in enumerate(result.coverage):
+        bits = [row.coverage[number].bits for row in result.plans]
+        shown = [str(b or "float") for b in bits]
+        table.add_row(escape(covered.parameter), f"{covered.elements:,}", *shown, escape(covered.reason))
+    return table
+
+
 def layers(result: QuantizationResult) -> Table:
     """The coverage table: every parameter with its bitwidth, or why it is not quantized."""
     table = Table(title="Bitwidths", title_justify="left")

@@ -19,7 +19,7 @@ from sigmaquant.quant import calibrate_, prepare, set_plan_
 from sigmaquant.runs.atomic import save_tensors_atomic
 from sigmaquant.runs.weights import load_tensors
 
-GRIDS = st.one_of(st.tuples(st.integers(2, 8), st.just(False)), st.tuples(st.integers(2, 4), st.just(True)))
+GRIDS = st.one_of(st.tuples(st.integers(2, 8), st.just(False)), st.tuples(st.integers(2, 7), st.just(True)))
 
 
 @given(GRIDS, st.lists(st.integers(0, 255), max_size=50))

@@ -52,7 +52,7 @@ ObjectiveKind = Annotated[
 Bitwidths = Annotated[str, typer.Option(help="allowed weight bitwidths")]
 ActivationBits = Annotated[int, typer.Option(help="bitwidth of every activation")]
 MidriseUpTo = Annotated[
-    int | None, typer.Option(help="weights of at most so many bits have no zero but one level more, 0..4")
+    int | None, typer.Option(help="weights of at most so many bits have no zero but one level more, 0..7")
 ]
 Pin = Annotated[list[str] | None, typer.Option(help="fixed bitwidth of a layer: conv1=8; repeatable")]
 Allow = Annotated[list[str] | None, typer.Option(help="allowed bitwidths of a layer: fc=4,8; repeatable")]
@@ -104,6 +104,21 @@ def make_budget(limits: Mapping[str, Any], size_counts: SizeCountsOption) -> Bud
     if not given:
         raise SigmaQuantError("no budget was given. Give at least one of --" + ", --".join(limits) + ".")
     return Budget(**given, size_counts=size_counts.value)
+
+
+def make_plans(plans: str | None, limits: Mapping[str, Any], size_counts: SizeCountsOption) -> list[Budget] | None:
+    """The budgets of ``--plans``, each with the other limits that were given; None without it.
+
+    Raises:
+        SigmaQuantError: there is a ``--size`` as well, or a budget that cannot be read.
+    """
+    if plans is None:
+        return None
+    if limits["size"] is not None:
+        raise SigmaQuantError("--plans names the sizes of all plans. Leave --size out.")
+    given = {name: value for name, value in limits.items() if value is not None}
+    sizes = [size.strip() for size in plans.split(",") if size.strip()]
+    return [Budget(**given, size=size, size_counts=size_counts.value) for size in sizes]
 
 
 def settings_of(options: Mapping[str, Any]) -> Settings:

@@ -53,6 +53,9 @@ def quantize_command(
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in --out")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="discard the run in --out")] = False,
     size: Annotated[str | None, typer.Option(help='largest size: "134 KB", "8x", bytes')] = None,
+    plans: Annotated[
+        str | None, typer.Option(help='several sizes in place of --size, from one set of weights: "8x,12x,16x"')
+    ] = None,
     accuracy: Annotated[str | None, typer.Option(help='largest drop "-1 %" or floor "90 %"')] = None,
     bops: Annotated[str | None, typer.Option(help='most bit operations: "2.5G", "16x"')] = None,
     energy: Annotated[str | None, typer.Option(help='most energy: "2 mJ"')] = None,
@@ -96,11 +99,13 @@ def quantize_command(
     """
     settings = options.settings_of(locals())
     limits = {"size": size, "accuracy": accuracy, "bops": bops, "energy": energy, "latency": latency, "ram": ram}
-    budget = options.make_budget(limits, size_counts)
+    budgets = options.make_plans(plans, limits, size_counts)
+    budget = None if budgets else options.make_budget(limits, size_counts)
     with stdout_is_ours(json_output), interruptible(out):
         result = quantize(
             **load_inputs(model, weights, train, val, test, metric, loss, batch_size),
             budget=budget,
+            plans=budgets,
             hardware=hardware,
             run_dir=out,
             resume=resume,
@@ -114,7 +119,8 @@ def quantize_command(
         files = {"files": [verdict.to_dict() for verdict in result.files]} if result.files else {}
         print_json({"run": str(out) if out else None, **result.to_dict(), **files})
     else:
-        print_parts(tables.summary(result), *tables.operating_points(result), tables.layers(result))
+        rows = (tables.plans(result), tables.plan_layers(result)) if result.plans else (tables.layers(result),)
+        print_parts(tables.summary(result), *tables.operating_points(result), *rows)
         if result.files:
             print_parts(tables.verifications(result.files))
         if out is not None:

@@ -9,7 +9,7 @@ from sigmaquant.quant.network import (
     restore_plan_,
     set_plan_,
 )
-from sigmaquant.quant.rounding import compensate_rounding_
+from sigmaquant.quant.rounding import compensate_rounding_, input_moments
 
 __all__ = [
     "QuantizedNetwork",
@@ -18,6 +18,7 @@ __all__ = [
     "calibrate_",
     "compensate_rounding_",
     "float_weights",
+    "input_moments",
     "prepare",
     "reestimate_batch_norm_",
     "restore_plan_",

@@ -20,8 +20,8 @@ from sigmaquant.quant.network import QuantizedNetwork
 
 _SAMPLES = 16384
 """Input vectors of a layer that are looked at; many more than a layer has inputs to a channel."""
-_DAMPING = 0.01
-_BLOCK = 64
+DAMPING = 0.01
+BLOCK = 64
 """Columns that are rounded before the later ones hear of it."""
 
 
@@ -38,16 +38,7 @@ def compensate_rounding_(network: QuantizedNetwork, batches: Iterable[Any]) -> t
     Returns:
         Names of the layers that were rounded so; tied, transposed, 3-d, embedding and functional weights are not.
     """
-    layers = {spec.name: network.body.get_submodule(spec.name) for spec in network.graph.layers if not spec.tied}
-    layers = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)}
-    moments: dict[str, Tensor] = {}
-    inputs = list(batches)
-    with _watched(layers, moments, max(1, _SAMPLES // max(1, len(inputs)))):
-        training = network.training
-        network.eval()
-        for batch in inputs:
-            network(*(batch if isinstance(batch, tuple | list) else (batch,)))
-        network.train(training)
+    moments = input_moments(network, batches)
     for name, moment in moments.items():
         quantizer = network.weight_quantizers[name]
         assert quantizer.bits is not None, "set_plan_ comes first"
@@ -58,6 +49,22 @@ def compensate_rounding_(network: QuantizedNetwork, batches: Iterable[Any]) -> t
         grid = weight_qmax(quantizer.bits, quantizer.midrise), quantizer.midrise
         weight.copy_(_compensated(rows, scales, moment, *grid).reshape(weight.shape))
     return tuple(moments)
+
+
+@torch.no_grad()
+def input_moments(network: QuantizedNetwork, batches: Iterable[Any]) -> dict[str, Tensor]:
+    """Second moments [groups, K, K] of the inputs of every layer that `compensate_rounding_` rounds, by its name."""
+    layers = {spec.name: network.body.get_submodule(spec.name) for spec in network.graph.layers if not spec.tied}
+    layers = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)}
+    moments: dict[str, Tensor] = {}
+    inputs = list(batches)
+    with _watched(layers, moments, max(1, _SAMPLES // max(1, len(inputs)))):
+        training = network.training
+        network.eval()
+        for batch in inputs:
+            network(*(batch if isinstance(batch, tuple | list) else (batch,)))
+        network.train(training)
+    return moments
 
 
 @contextmanager
@@ -116,7 +123,7 @@ def _windows(x: Tensor, kernel: list[int], stride: list[int], dilation: list[int
     return x.as_strided((*x.shape[:2], *places, *kernel), steps, x.storage_offset())
 
 
-def _compensated(rows: Tensor, scales: Tensor, moment: Tensor, qmax: int, midrise: bool, block: int = _BLOCK) -> Tensor:
+def _compensated(rows: Tensor, scales: Tensor, moment: Tensor, qmax: int, midrise: bool, block: int = BLOCK) -> Tensor:
     """Rows on their grid, such that ``(w - w^)' moment (w - w^)`` is small for every row.
 
     Columns are rounded in the order of falling input power; what one rounds off, the later ones take over. Those of the
@@ -133,7 +140,7 @@ def _compensated(rows: Tensor, scales: Tensor, moment: Tensor, qmax: int, midris
     """
     power = moment.diagonal(dim1=1, dim2=2)
     order = power.argsort(dim=1, descending=True, stable=True)
-    factor, usable = _inverse_factors(_sorted(moment, order), _DAMPING * power.mean(1))
+    factor, usable = inverse_factors(sorted_moment(moment, order), DAMPING * power.mean(1))
     columns = order[:, None].expand_as(rows)
     left = rows.gather(2, columns)
     result = torch.empty_like(left)
@@ -156,7 +163,7 @@ def _compensated(rows: Tensor, scales: Tensor, moment: Tensor, qmax: int, midris
     return torch.where(usable[:, None, None], rounded, nearest)
 
 
-def _sorted(moment: Tensor, order: Tensor) -> Tensor:
+def sorted_moment(moment: Tensor, order: Tensor) -> Tensor:
     """Every group's moment with its rows and columns in that order."""
     if len(moment) == 1:
         return moment[:, order[0]][:, :, order[0]]
@@ -164,7 +171,7 @@ def _sorted(moment: Tensor, order: Tensor) -> Tensor:
     return rows.gather(2, order[:, None].expand_as(moment))
 
 
-def _inverse_factors(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
+def inverse_factors(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
     """Upper Cholesky factor of each damped moment's inverse, [groups, K, K], and which groups have one.
 
     Without one, the identity stands in its place: inputs are all zero, beyond numbers, or too much alike.

@@ -30,8 +30,8 @@ from sigmaquant.runs.files import SCHEMA, SCHEMA_VERSION, RunFiles, same_configu
 from sigmaquant.runs.lock import RunLock
 
 _TEMPORARY = re.compile(
-    r"\.((config|plan|layers|result|state|report)\.json|report\.html|report_\w+\.csv"
-    r"|checkpoint\.safetensors|state-[\d-]+\.safetensors)"
+    r"\.((config|plan|plans|layers|result|state|report)\.json|report\.html|report_\w+\.csv"
+    r"|(checkpoint|nested)\.safetensors|state-[\d-]+\.safetensors)"
     r"\.\d+-\d+\.tmp"
 )
 
@@ -130,7 +130,9 @@ class RunDirectory(RunFiles):
             for path in (
                 self.trajectory_path,
                 self.plan_path,
+                self.plans_path,
                 self.checkpoint_path,
+                self.nested_path,
                 self.layers_path,
                 *self.report_paths,
             ):
@@ -289,7 +291,9 @@ def _digest(data: bytes) -> str:
 
 
 def void(path: Path) -> None:
-    """Let the run in a directory, and its control, count neither as finished nor as begun: it is about to be replaced.
+    """Let the run in a directory, its control and its searches for plans count neither as finished nor as begun.
+
+    It is about to be replaced.
 
     The rest stays for the new run to discard. What is no run directory is left alone.
 
@@ -297,7 +301,8 @@ def void(path: Path) -> None:
         StorageError: the directory cannot be written.
     """
     run = RunFiles(path)
-    for files in (run, RunFiles(run.control_path)):
+    searches = sorted(run.plan_run_path(0).parent.glob("*"))
+    for files in (run, RunFiles(run.control_path), *map(RunFiles, searches)):
         try:
             files.read_config()
         except RunDirectoryError:

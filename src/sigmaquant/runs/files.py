@@ -176,6 +176,20 @@ class RunFiles:
         return self.path / "control"
 
     @property
+    def plans_path(self) -> Path:
+        """All plans of a run with nested plans."""
+        return self.path / "plans.json"
+
+    @property
+    def nested_path(self) -> Path:
+        """The nested checkpoint of such a run."""
+        return self.path / "nested.safetensors"
+
+    def plan_run_path(self, number: int) -> Path:
+        """The run directory of such a run's search for one plan, 0 the largest."""
+        return self.path / "plans" / str(number)
+
+    @property
     def finished(self) -> bool:
         """Whether the run has a result."""
         return self.result_path.exists()

@@ -276,6 +276,20 @@ class Session:
             twin.problem = twin._problem(twin.limits)
         return twin
 
+    def narrower_than(self, widest: Bits) -> Session:
+        """The same session for a plan whose layers are at most so wide each: a mask over the planes of another plan.
+
+        Raises:
+            UnreachableBudgetError: such plans do not fit.
+        """
+        twin = copy.copy(self)
+        twin.choices = {
+            name: tuple(bits for bits in allowed if bits <= widest[name]) for name, allowed in self.choices.items()
+        }
+        twin.problem = twin._problem(twin.limits)
+        check_reachable(twin.problem)
+        return twin
+
     def uniform_bits(self, target: int) -> dict[str, int]:
         """One bitwidth for all layers, as far as they allow it."""
         return uniform_at(self.problem, target)

@@ -32,7 +32,7 @@ class Settings:
         activation_bits: bitwidth of every activation.
         activation_pin: other bitwidths for some activations, by name.
         midrise_up_to: weights of at most so many bits lie on a mid-rise grid, without a zero but with one level more
-            (`BitwidthPlan.midrise_up_to`), 0..4; None: 2, or 0 on hardware whose cost depends on the weights' digits,
+            (`BitwidthPlan.midrise_up_to`), 0..7; None: 2, or 0 on hardware whose cost depends on the weights' digits,
             where zeros are what is cheap.
         pin: fixed weight bitwidths, by layer name; of tied weights any module's name will do, here and in `allowed`.
         allowed: allowed bitwidths of single layers, by layer name.

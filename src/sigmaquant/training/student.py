@@ -21,6 +21,7 @@ from sigmaquant.quant import (
     batch_norms,
     calibrate_,
     compensate_rounding_,
+    input_moments,
     prepare,
     reestimate_batch_norm_,
     restore_plan_,
@@ -187,6 +188,10 @@ class Student:
         self._calibration, self.outliers = without_outliers(batches)
         self._observer: type[Observer] | None = None
 
+    def calibrate_like_(self, other: Student) -> None:
+        """Choose ranges and correct statistics as another student of the same network, data and seed does."""
+        self._observer, self._sampling_errors = other._observer, other._sampling_errors
+
     @property
     def graph(self) -> QuantGraph:
         """The graph with the student's present weights in place of the float model's, for statistics."""
@@ -231,6 +236,12 @@ class Student:
             reestimate_batch_norm_(self.network, self._share(0.5))
             compensate_rounding_(self.network, self._share(0.25))
         self.recalibrate()
+
+    def input_moments(self) -> dict[str, Tensor]:
+        """Second moments of the layers' inputs, as `compensate` sees them."""
+        with self.device.random_state(self.seed):
+            reestimate_batch_norm_(self.network, self._share(0.5))
+            return input_moments(self.network, self._share(0.25))
 
     def _share(self, share: float) -> list[Any]:
         """The first calibration batches: so large a share of the examples asked for, all where there are no more."""

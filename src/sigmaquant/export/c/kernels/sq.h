@@ -49,6 +49,9 @@ void sq_unpack_8(const uint8_t *packed, int16_t *codes, int32_t count);
 void sq_unpack_odd_2(const uint8_t *packed, int16_t *codes, int32_t count);
 void sq_unpack_odd_3(const uint8_t *packed, int16_t *codes, int32_t count);
 void sq_unpack_odd_4(const uint8_t *packed, int16_t *codes, int32_t count);
+void sq_unpack_odd_5(const uint8_t *packed, int16_t *codes, int32_t count);
+void sq_unpack_odd_6(const uint8_t *packed, int16_t *codes, int32_t count);
+void sq_unpack_odd_7(const uint8_t *packed, int16_t *codes, int32_t count);
 
 /* What layers with weights share: clamp(out_zero + (sum * gain + bias[c]) * mantissa[c] * 2^-shift[c], low, high). */
 typedef struct {

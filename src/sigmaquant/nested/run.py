@@ -1,0 +1,283 @@
+"""A run with several plans: each is searched inside the one before it, then all are rounded or trained together."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sigmaquant.budget import Budget
+from sigmaquant.errors import SigmaQuantError
+from sigmaquant.export.nested import NestedPlan, compact_, document_of, export_nested
+from sigmaquant.job import Job, write_run
+from sigmaquant.plan import MIDRISE_LARGEST, BitwidthPlan
+from sigmaquant.quant import QuantizedNetwork
+from sigmaquant.quant.coverage import coverage
+from sigmaquant.report import describe_layers, refresh_report
+from sigmaquant.results import PlanRow, QuantizationResult, Scores
+from sigmaquant.runs import NullProgress, Progress, RunDirectory, RunFiles, logging_to, task, write_text_atomic
+from sigmaquant.runs.documents import dumps
+from sigmaquant.search.bench import NullRecorder, Recorder
+from sigmaquant.search.driver import Driver
+from sigmaquant.search.session import Session
+from sigmaquant.search.settings import Settings
+from sigmaquant.training.metrics import evaluate
+from sigmaquant.training.nesting import round_nested_
+from sigmaquant.training.student import Student
+
+log = logging.getLogger("sigmaquant")
+
+
+def plan_settings(settings: Settings) -> Settings:
+    """Settings under which codes nest.
+
+    Raises:
+        SigmaQuantError: the user wants a grid that does not, or what runs with one plan alone have.
+    """
+    if settings.midrise_up_to not in (None, MIDRISE_LARGEST):
+        raise SigmaQuantError(
+            f"midrise_up_to is {settings.midrise_up_to}, but the codes of several plans nest on mid-rise grids only. "
+            "Leave it out."
+        )
+    if settings.accept_control:
+        raise SigmaQuantError("several plans have no uniform control that could be accepted. Leave accept_control out.")
+    return replace(settings, midrise_up_to=MIDRISE_LARGEST)
+
+
+def named_budgets(plans: Sequence[Budget | str]) -> dict[str, Budget]:
+    """Budgets by the plans' names: sizes as they were written, or what a `Budget` limits.
+
+    Raises:
+        SigmaQuantError: fewer than two plans, or two alike.
+        UnitsError, BudgetError: a budget that cannot be read.
+
+    Example:
+        >>> named_budgets(["8x", "16x"])["16x"]
+        Budget(size='16x')
+    """
+    if isinstance(plans, str) or len(plans) < 2:
+        given = list(plans) if not isinstance(plans, str) else plans
+        raise SigmaQuantError(f"plans is {given!r}; it must be two or more budgets, such as ['8x', '12x', '16x'].")
+    found: dict[str, Budget] = {}
+    for item in plans:
+        budget = item if isinstance(item, Budget) else Budget(size=item)
+        limits = {key: value for key, value in budget.to_dict().items() if key != "size_counts"}
+        name = str(limits["size"]) if "size" in limits else " ".join(str(value) for value in limits.values())
+        if name in found:
+            raise SigmaQuantError(f"there are two plans {name!r}. Give every plan once.")
+        found[name] = budget
+    return found
+
+
+def run_plans(
+    job: Job,
+    budgets: Mapping[str, Budget],
+    *,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> QuantizationResult:
+    """Fit one network into several budgets with one set of weights.
+
+    Args:
+        job: model, data and settings, which `plan_settings` has seen.
+        budgets: by the plans' names.
+        run_dir: where everything goes.
+        resume: as for `sigmaquant.quantize`.
+        overwrite: likewise.
+        progress: display.
+
+    Raises:
+        SigmaQuantError: see `sigmaquant.quantize`.
+    """
+    if job.settings.trains:
+        raise SigmaQuantError("several plans are rounded, not trained, in this release. Give post_training=True.")
+    progress = progress or NullProgress()
+    sessions = _sessions(job, budgets)
+    names = list(sessions)
+    config = {
+        **job.config,
+        "budget": budgets[names[0]].to_dict(),
+        "plans": {name: budgets[name].to_dict() for name in names},
+    }
+    with contextlib.ExitStack() as stack:
+        recorder: RunDirectory | None = None
+        if run_dir is not None:
+            recorder = stack.enter_context(RunDirectory(run_dir, config=config, resume=resume, overwrite=overwrite))
+        elif resume or overwrite:
+            raise SigmaQuantError("resume and overwrite need a run directory: run_dir=, or --out.")
+        stack.enter_context(logging_to(recorder.log_path if recorder else None))
+        stack.enter_context(job.device.random_state(job.settings.seed))
+        for note in job.notes:
+            log.info(note)
+        if recorder is not None and not recorder.begun:
+            recorder.save_state(0, {}, {"stage": "plans"})  # a resumed run knows that its searches are its own
+        return _Run(job, sessions, recorder, progress, resume).result()
+
+
+def _sessions(job: Job, budgets: Mapping[str, Budget]) -> dict[str, Session]:
+    """A session for every plan, from the largest to the smallest size."""
+    found = {name: job.session(budget) for name, budget in budgets.items()}
+    sizes = {name: session.limits.upper.get("size_bytes") for name, session in found.items()}
+    if all(size is not None for size in sizes.values()):
+        order = sorted(found, key=lambda name: -(sizes[name] or 0.0))
+        return {name: found[name] for name in order}
+    return found
+
+
+class _Run:
+    def __init__(
+        self,
+        job: Job,
+        sessions: Mapping[str, Session],
+        recorder: RunDirectory | None,
+        progress: Progress,
+        resume: bool,
+    ) -> None:
+        self.job, self.recorder, self.progress, self.resume = job, recorder, progress, resume
+        self.names, self.sessions = list(sessions), list(sessions.values())
+        self.notes = list(job.notes)
+        self.seconds = 0.0
+
+    def result(self) -> QuantizationResult:
+        plans = self._search()
+        begun = time.perf_counter()
+        networks = self._rounded(plans)
+        with task(self.progress, "comparing the plans", len(plans)):
+            rows = [self._row(number, networks[number]) for number in range(len(plans))]
+        self.seconds += time.perf_counter() - begun
+        return self._written(rows)
+
+    # -- searching -----------------------------------------------------------------------------------------------
+
+    def _search(self) -> list[BitwidthPlan]:
+        """Bitwidths of every plan, each inside the one before it; found without training."""
+        plans: list[BitwidthPlan] = []
+        for number, session in enumerate(self.sessions):
+            limited = session if not plans else session.narrower_than(plans[-1].weights)
+            twin = _untrained(limited)
+            with contextlib.ExitStack() as stack:
+                inner: Recorder = NullRecorder()
+                if self.recorder is not None:
+                    inner = stack.enter_context(self._inner(number, twin))
+                with task(self.progress, f"plan {self.names[number]}"):
+                    driver = Driver(twin, inner, self.progress)
+                    state = driver.run()
+            self.seconds += state.seconds
+            plan = session.plan(state.weights)
+            if plans and plan.weights == plans[-1].weights:
+                self._note(f"the plans {self.names[number - 1]} and {self.names[number]} are the same")
+            plans.append(plan)
+            self.sessions[number] = limited
+        return plans
+
+    def _inner(self, number: int, twin: Session) -> RunDirectory:
+        assert self.recorder is not None
+        path = self.recorder.plan_run_path(number)
+        config = {
+            **self.recorder.read_config(),
+            "settings": twin.settings.to_dict(),
+            "choices": {name: list(allowed) for name, allowed in twin.choices.items()},
+            "limits": dict(twin.limits.upper),
+        }
+        begun = self.resume and RunFiles(path).is_of(config)  # else it is of a run that has been overwritten
+        return RunDirectory(path, config=config, resume=begun, overwrite=path.exists() and not begun)
+
+    def _note(self, note: str) -> None:
+        self.notes.append(note)
+        log.info(note)
+
+    # -- rounding ------------------------------------------------------------------------------------------------
+
+    def _rounded(self, plans: Sequence[BitwidthPlan]) -> list[QuantizedNetwork]:
+        students = [session.student() for session in self.sessions]
+        with task(self.progress, "rounding the plans together"):
+            round_nested_(students, plans, self.job.settings.rounding == "compensated")
+        networks = [student.network for student in students]
+        compact_(networks)
+        return networks
+
+    def _alone(self, number: int, plan: BitwidthPlan) -> Scores:
+        """Of the same plan, rounded for itself."""
+        session = self.sessions[number]
+        student: Student = session.student()
+        student.apply(plan)
+        if self.job.settings.rounding == "compensated":
+            student.compensate()
+        else:
+            student.recalibrate()
+        return _scores(session, student.network)
+
+    # -- the result ----------------------------------------------------------------------------------------------
+
+    def _row(self, number: int, network: QuantizedNetwork) -> PlanRow:
+        session, plan = self.sessions[number], network.plan
+        assert plan is not None, "quantized"
+        cost = session.costs.cost(plan, {name: network.codes(name) for name in network.graph.layer})
+        scores = _scores(session, network.eval())
+        violations = session.limits.violations(cost, scores.validation)
+        alone = self._alone(number, plan)
+        self.progress.advance(1)
+        log.info(
+            "plan %s: %d bytes, %.4f on the validation data, %.4f rounded alone",
+            self.names[number], cost.total_bytes, scores.validation, alone.validation,
+        )  # fmt: skip
+        return PlanRow(self.names[number], plan, not violations, violations, cost, scores, alone, network)
+
+    def _written(self, rows: Sequence[PlanRow]) -> QuantizationResult:
+        session, first, recorder = self.sessions[0], rows[0], self.recorder
+        broken = [row for row in rows if not row.met]
+        for row in broken:
+            self._note(f"plan {row.name} does not meet its budget: {', '.join(row.violations)}")
+        result = QuantizationResult(
+            network=first.network,
+            plan=first.plan,
+            met=not broken,
+            violations=first.violations,
+            cost=first.cost,
+            reference=session.reference,
+            scores=first.scores,
+            float_scores=Scores(session.float_accuracy, self.job.float_test, 0.0),
+            coverage=coverage(session.graph, first.plan),
+            float_operators=tuple(place.described for place in session.graph.float_places),
+            control=None,
+            seconds=self.seconds,
+            notes=tuple(self.notes),
+            run_dir=recorder.path if recorder else None,
+            limits=session.limits.to_dict(),
+            sensitivity_examples=session.statistics.sensitivity_examples,
+            sensitivity_agreement=session.statistics.sensitivity_agreement,
+            plans=tuple(rows),
+        )
+        if recorder is not None:
+            self._write(recorder, result)
+        return result
+
+    def _write(self, recorder: RunDirectory, result: QuantizationResult) -> None:
+        """The nested checkpoint first; as of every run, a result exists only when everything else does."""
+        networks = {row.name: row.network for row in result.plans}
+        export_nested(networks, recorder.nested_path)
+        document = document_of([NestedPlan(row.name, row.plan) for row in result.plans])
+        write_text_atomic(recorder.plans_path, dumps(document))
+        layers = describe_layers(
+            result.network, self.job.costs, self.job.settings.sigma, self.job.statistics.sensitivity
+        )
+        write_run(recorder, result, layers, self.job.environment)
+        refresh_report(recorder.path)
+
+
+def _untrained(session: Session) -> Session:
+    """The session of a search that trains nothing, and leaves rounding to all plans together."""
+    twin = session.narrower_than({name: allowed[-1] for name, allowed in session.choices.items()})
+    twin.settings = replace(session.settings, post_training=True, control=False, rounding="nearest")
+    return twin
+
+
+def _scores(session: Session, network: QuantizedNetwork) -> Scores:
+    judgement, test = session.judge(network), session.data.test
+    tested = None if test is None else evaluate(network, test.batches(), session.metric, session.device)
+    return Scores(judgement.accuracy, tested, judgement.divergence)

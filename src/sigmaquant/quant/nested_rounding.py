@@ -1,0 +1,142 @@
+"""Rounding a weight for several plans at once: one code, of which each plan reads its most significant planes.
+
+Error-compensated rounding (see `sigmaquant.quant.rounding`) keeps, for every plan, what the weights that are not yet
+rounded should become for it. One code serves all plans, so each weight takes the code whose planes are best for their
+sum of squared errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sigmaquant.numerics import SCALE_FLOOR, weight_qmax
+from sigmaquant.quant.nesting import is_nested_midrise
+from sigmaquant.quant.rounding import BLOCK, DAMPING, inverse_factors, sorted_moment
+
+
+@dataclass(frozen=True)
+class LevelGrid:
+    """The levels of one plan's codes of a layer.
+
+    Attributes:
+        bits: of the codes.
+        zero: whether the codes of 8 bits have their zero, because no plan narrows them.
+    """
+
+    bits: int
+    zero: bool = False
+
+    @property
+    def highest(self) -> int:
+        """The largest level."""
+        return int(2**self.bits) - 1
+
+    def nearest(self, ratio: Tensor) -> Tensor:
+        """Levels, as floats, of weights in units of the scale."""
+        if is_nested_midrise(self.bits):
+            return ratio.add(weight_qmax(self.bits, midrise=True)).mul_(0.5).round_().clamp_(0, self.highest)
+        codes = ratio.round().clamp_(-127, 127)
+        if self.zero:
+            return codes.add_(127)
+        codes = torch.where(codes == 0, torch.where(ratio < 0, -1.0, 1.0), codes)
+        return codes + 127 + (codes < 0)
+
+    def codes(self, levels: Tensor) -> Tensor:
+        """Codes, as floats, of levels as floats."""
+        if is_nested_midrise(self.bits):
+            return 2 * levels - weight_qmax(self.bits, midrise=True)
+        if self.zero:
+            return (levels - 127).clamp_(max=127)
+        return (levels - 127 - (levels < 128).to(levels.dtype)).clamp_(-127, 127)
+
+
+def round_together(
+    rows: Tensor, scales: Sequence[Tensor], moments: Sequence[Tensor], bits: Sequence[int], block: int = BLOCK
+) -> list[Tensor]:
+    """Nested codes of a layer's weights.
+
+    Args:
+        rows: float weights [groups, rows, K].
+        scales: of every plan, the widest first, [groups, rows] each.
+        moments: second moments [groups, K, K] of the inputs that each plan has.
+        bits: of each plan; not ascending.
+        block: columns of a block.
+
+    Returns:
+        codes of every plan, floats [groups, rows, K].
+    """
+    grids = [LevelGrid(b, zero=bits[0] == bits[-1]) for b in bits]
+    powers = [moment.diagonal(dim1=1, dim2=2) for moment in moments]
+    power = torch.stack([p / p.mean().clamp_min(1e-30) for p in powers]).sum(0)
+    order = power.argsort(dim=1, descending=True, stable=True)
+    factors = [
+        inverse_factors(sorted_moment(moment, order), DAMPING * p.mean(1))[0]
+        for moment, p in zip(moments, powers, strict=True)
+    ]
+    columns = order[:, None].expand_as(rows)
+    left = [rows.gather(2, columns) for _ in bits]
+    chosen = torch.empty_like(left[0])
+    for start in range(0, rows.shape[2], block):
+        part, later = slice(start, start + block), slice(start + block, None)
+        present = [side[:, :, part].permute(2, 0, 1).contiguous() for side in left]
+        errors = [torch.empty_like(side) for side in present]
+        inner = [factor[:, part, part].permute(1, 2, 0).contiguous() for factor in factors]
+        for i in range(len(present[0])):
+            levels = _best([side[i] for side in present], scales, grids)
+            chosen[:, :, start + i] = levels
+            for k, side in enumerate(present):
+                value = grids[k].codes(_dropped(levels, bits[0] - bits[k])) * scales[k]
+                torch.div(side[i] - value, inner[k][i, i, :, None], out=errors[k][i])
+                side[i + 1 :].addcmul_(inner[k][i, i + 1 :, :, None], errors[k][i], value=-1)
+        for k, side in enumerate(left):
+            side[:, :, later].baddbmm_(errors[k].permute(1, 2, 0), factors[k][:, part, later], alpha=-1)
+    levels = torch.empty_like(rows).scatter_(2, columns, chosen)
+    return [grid.codes(_dropped(levels, bits[0] - grid.bits)) for grid in grids]
+
+
+def _dropped(levels: Tensor, planes: int) -> Tensor:
+    return levels if not planes else (levels / 2**planes).floor()
+
+
+def _best(targets: Sequence[Tensor], scales: Sequence[Tensor], grids: Sequence[LevelGrid]) -> Tensor:
+    """Of the widest grid the levels that suit all plans best.
+
+    Candidates are, for each plan, its nearest level and the two beside it, with the planes that come on top chosen for
+    the wider plans one after the other.
+    """
+    ratios = [target / scale for target, scale in zip(targets, scales, strict=True)]
+    nearest = [grid.nearest(ratio) for grid, ratio in zip(grids, ratios, strict=True)]
+    best, lowest = nearest[0], torch.full_like(nearest[0], torch.inf)
+    for k, grid in enumerate(grids):
+        for beside in (0, -1, 1):
+            level = (nearest[k] + beside).clamp_(0, grid.highest)
+            for j in reversed(range(k)):
+                planes = grids[j].bits - grids[j + 1].bits
+                low = level * 2**planes
+                level = torch.minimum(torch.maximum(nearest[j], low), low + (2**planes - 1))
+            cost = torch.zeros_like(level)
+            for own, target, scale in zip(grids, targets, scales, strict=True):
+                value = own.codes(_dropped(level, grids[0].bits - own.bits)) * scale
+                cost += (value - target).square_()
+            better = cost < lowest
+            best, lowest = torch.where(better, level, best), torch.where(better, cost, lowest)
+    return best
+
+
+def fitted_scales(rows: Tensor, codes: Tensor, moment: Tensor, scale: Tensor) -> Tensor:
+    """Scales [groups, rows] at which codes change a layer's outputs least; the given ones where there are none.
+
+    Args:
+        rows: float weights [groups, rows, K].
+        codes: [groups, rows, K].
+        moment: [groups, K, K], of the inputs.
+        scale: what there is.
+    """
+    seen = codes @ moment
+    found = (seen * rows).sum(2) / (seen * codes).sum(2)
+    sound = found.isfinite() & (found > 0.5 * scale) & (found < 2 * scale)
+    return torch.where(sound, found, scale).clamp_min(SCALE_FLOOR)
