@@ -86,7 +86,7 @@ def key_of(args: argparse.Namespace, chosen: Settings, size: float) -> dict[str,
         "seed": chosen.seed,
         "epochs": args.epochs if args.mode == "trained" else 0,
         "settings": args.settings,
-        "bf16": chosen.trains and choose_device(bf16=chosen.bf16).bf16,
+        "bf16": chosen.trains and choose_device(args.device, chosen.bf16).bf16,
     }
 
 
@@ -109,6 +109,7 @@ def run(args: argparse.Namespace, chosen: Settings, key: dict[str, Any]) -> dict
         budget=Budget(size=f"{size!r}x", size_counts="weights"),
         validation_data=validation,
         settings=chosen,
+        device=args.device,
         run_dir=None if args.runs is None else args.runs / f"{args.network}-{args.mode}-{strategy}-{size:.4g}-{seed}",
         overwrite=args.runs is not None,
         progress=make_progress(show=not args.quiet),
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace, chosen: Settings, key: dict[str, Any]) -> dict
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {
         **key,
-        "test_top1": evaluate(result.network, data.test.batches(), top1, choose_device()),
+        "test_top1": evaluate(result.network, data.test.batches(), top1, choose_device(args.device)),
         "validation_top1": result.scores.validation,
         "weight_bytes": result.cost.weight_bytes,
         "scale_bytes": result.cost.scale_bytes,
@@ -127,6 +128,7 @@ def run(args: argparse.Namespace, chosen: Settings, key: dict[str, Any]) -> dict
         "cpu_s": round(cpu, 1),
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        **({} if args.device == "cpu" else {"device": torch.cuda.get_device_name(args.device)}),
         "sigmaquant": sigmaquant.__version__,
         "torch": torch.__version__,
     }
@@ -171,6 +173,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="default: where the processor has it")
     parser.add_argument("--settings", default="{}", help="JSON of other fields of sigmaquant.Settings")
     parser.add_argument("--out", type=Path, default=Path("results/cifar.jsonl"))

@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--bf16", action="store_true", help="also where the processor has to emulate it")
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     sys.path.insert(0, str(args.data))
     import load
@@ -41,12 +42,12 @@ def main() -> None:
     network, _ = load.network("akamaster_resnet20_cifar10")
     graph = trace(network, torch.zeros(2, 3, 32, 32))
     for bf16 in (False, True):
-        if bf16 and not (cpu_has_bf16() or args.bf16):
+        if bf16 and args.device == "cpu" and not (cpu_has_bf16() or args.bf16):
             print("| bf16 | skipped: this processor has no bfloat16 arithmetic (--bf16 to emulate it) |")
             continue
-        device = Device("cpu", bf16)
+        device = Device(args.device, bf16)
         images = device.put(torch.randn(args.batch_size, 3, 32, 32))
-        labels = torch.randint(0, 10, (args.batch_size,))
+        labels = device.put(torch.randint(0, 10, (args.batch_size,)))
         floating = device.put_module(copy.deepcopy(graph.module)).train()
         quantized = prepare(graph)
         device.put_module(quantized)
@@ -60,6 +61,10 @@ def main() -> None:
             "float": torch.optim.SGD(floating.parameters(), lr=1e-4, momentum=0.9, nesterov=True, weight_decay=1e-4),
             "quantized": make_optimizer(quantized, recipe),
         }
+
+        def wait() -> None:
+            if args.device != "cpu":
+                torch.accelerator.synchronize()
 
         def step(module: torch.nn.Module, name: str) -> None:
             optimizer = optimizers[name]  # noqa: B023 (called in this turn of the loop)
@@ -82,8 +87,10 @@ def main() -> None:
         cpu: dict[str, list[float]] = {name: [] for name in parts}
         for turn in range(args.steps + 2):
             for name, part in parts.items():
+                wait()
                 w, c = time.perf_counter(), time.process_time()
                 part()
+                wait()
                 if turn >= 2:
                     wall[name].append(time.perf_counter() - w)
                     cpu[name].append(time.process_time() - c)
@@ -94,7 +101,10 @@ def main() -> None:
                 f"| {kind} | {label} | float {m['float']:.3f} s | quantized {m['quantized']:.3f} s "
                 f"| ratio {m['quantized'] / m['float']:.2f} | teacher {m['teacher']:.3f} s |"
             )
-    print(f"{torch.get_num_threads()} threads, batch {args.batch_size}, {args.bits}-bit weights, 8-bit activations")
+    print(
+        f"{args.device}, {torch.get_num_threads()} threads, batch {args.batch_size}, {args.bits}-bit weights, "
+        "8-bit activations"
+    )
 
 
 if __name__ == "__main__":

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from sigmaquant.training import devices
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -30,6 +33,18 @@ def shared_loader(shared_data: Path):
 
     yield load
     sys.path.remove(str(shared_data))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where runs compute whose device is not named: cpu, cuda, cuda:1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs whose device is "auto" take the one of the command line, so that a machine's GPU changes no other test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "default_device", lambda: str(request.config.getoption("--device")))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

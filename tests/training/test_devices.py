@@ -8,7 +8,9 @@ from torch import nn
 
 from sigmaquant.errors import SigmaQuantError
 from sigmaquant.training import devices
-from sigmaquant.training.devices import Device, choose_device
+from sigmaquant.training.devices import Device, choose_device, default_device
+
+WITHOUT_OPTION = default_device  # before the test session's own choice takes its place
 
 
 @pytest.mark.parametrize("name", ["nonsense", "cuda:999", "", "cpu:x"])
@@ -22,8 +24,12 @@ def test_bf16_follows_the_hardware_unless_told(monkeypatch, supported):
     monkeypatch.setattr(devices, "cpu_has_bf16", lambda: supported)
     assert choose_device("cpu") == Device("cpu", supported)
     assert choose_device("cpu", bf16=not supported).bf16 is not supported
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device().name == "cpu"
+
+
+@pytest.mark.parametrize(("there", "name"), [(True, "cuda"), (False, "cpu")])
+def test_cuda_is_taken_where_it_is(monkeypatch, there, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert WITHOUT_OPTION() == name
 
 
 def test_autocast_is_bf16_where_chosen():

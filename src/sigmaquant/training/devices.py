@@ -78,6 +78,11 @@ def cpu_has_bf16() -> bool:
     return any(bool(getattr(torch.cpu, check, lambda: False)()) for check in checks)
 
 
+def default_device() -> str:
+    """CUDA where it is present, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def choose_device(name: str = "auto", bf16: bool | None = None) -> Device:
     """The device to train on: CUDA when present, else the CPU; bf16 where the hardware has it, unless told.
 
@@ -85,7 +90,7 @@ def choose_device(name: str = "auto", bf16: bool | None = None) -> Device:
         SigmaQuantError: the device does not exist.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = default_device()
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
