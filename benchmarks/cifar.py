@@ -36,8 +36,9 @@ import sigmaquant
 from sigmaquant import Budget, Settings
 from sigmaquant.data import cifar10_data, split
 from sigmaquant.runs import make_progress
+from sigmaquant.tasks import as_task
 from sigmaquant.training.devices import choose_device
-from sigmaquant.training.metrics import evaluate, top1
+from sigmaquant.training.metrics import evaluate
 
 NETWORKS = {"resnet20": "akamaster_resnet20_cifar10", "resnet56": "akamaster_resnet56_cifar10"}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -117,7 +118,7 @@ def run(args: argparse.Namespace, chosen: Settings, key: dict[str, Any]) -> dict
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {
         **key,
-        "test_top1": evaluate(result.network, data.test.batches(), top1, choose_device(args.device)),
+        "test_top1": evaluate(result.network, data.test.batches(), as_task(), choose_device(args.device)),
         "validation_top1": result.scores.validation,
         "weight_bytes": result.cost.weight_bytes,
         "scale_bytes": result.cost.scale_bytes,

@@ -30,8 +30,9 @@ from sigmaquant.hardware.profile import HardwareProfile
 from sigmaquant.hardware.profiled import HardwareCost, ProfiledCosts
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.runs import make_progress
+from sigmaquant.tasks import as_task
 from sigmaquant.training.devices import choose_device
-from sigmaquant.training.metrics import evaluate, top1
+from sigmaquant.training.metrics import evaluate
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = ("8", "32/3", "16")
@@ -70,7 +71,7 @@ def search(args: argparse.Namespace, name: str, budget: Budget, hardware: str) -
         )
     found = load_quantized(model, torch.zeros(2, 3, 32, 32), folder)
     result = json.loads((folder / "result.json").read_text())
-    result["test_top1"] = evaluate(found, data.test.batches(), top1, choose_device()) if args.test else None
+    result["test_top1"] = evaluate(found, data.test.batches(), as_task(), choose_device()) if args.test else None
     return found, result
 
 

@@ -24,6 +24,7 @@ from sigmaquant import BitwidthPlan, trace
 from sigmaquant.quant import calibrate_, prepare, reestimate_batch_norm_, set_plan_
 from sigmaquant.statistics.fisher import fisher_sensitivities
 from sigmaquant.statistics.quantized import QuantizedWeights
+from sigmaquant.tasks import as_task
 from sigmaquant.training.devices import choose_device
 from sigmaquant.training.metrics import outputs_of
 from sigmaquant.training.qat import Recipe, make_optimizer, train_
@@ -61,7 +62,7 @@ def measure(data: Path) -> dict[str, float]:
     parts: dict[str, Callable[[], object]] = {
         "4 training steps": lambda: train_(student, teacher, batches[:4], optimizer, recipe, device),
         "BatchNorm re-estimation, 10 batches": lambda: reestimate_batch_norm_(student, images),
-        "outputs, 10 batches": lambda: outputs_of(student, batches, device),
+        "outputs, 10 batches": lambda: outputs_of(student, batches, as_task(), device),
         "curvature, 128 examples": lambda: fisher_sensitivities(graph, (2, 4, 6, 8), images[:1]),
         "MSE scales, four bitwidths": lambda: QuantizedWeights(graph, (2, 4, 6, 8)),
     }

@@ -37,7 +37,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def test_every_example_is_run_here() -> None:
-    assert NAMES == ["digits", "microcontroller", "own_hardware", "own_model", "own_strategy"]
+    assert NAMES == ["digits", "microcontroller", "own_hardware", "own_model", "own_strategy", "own_task"]
 
 
 def test_digits(example: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,6 +57,15 @@ def test_own_model(example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "BatchNorm, absorbed" in out
     assert "verified" in out
     assert (tmp_path / "run" / "export" / "model.onnx").stat().st_size > 0
+
+
+def test_own_task(example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = example("own_task").main(["--quick", "--out", str(tmp_path / "run")])
+    assert result.met
+    assert result.scores.test > result.float_scores.test - 0.1 > 0.5
+    out = capsys.readouterr().out
+    assert "both right: float" in out
+    assert "verified" in out
 
 
 def test_own_strategy(example: Any) -> None:

@@ -19,7 +19,7 @@ FLOORS = (
     {"numerics", "exported"},
     {"operators"},
     {"data", "runs", "graph", "outputs"},
-    {"quant"},
+    {"quant", "tasks"},
     {"statistics", "training", "hardware"},
     {"search"},
     {"lowering"},

@@ -12,6 +12,7 @@ from sigmaquant.plan import BitwidthPlan
 from sigmaquant.results import QuantizationResult
 from sigmaquant.search.settings import Settings
 from sigmaquant.sweeping import Sweep, sweep
+from sigmaquant.tasks import Task
 
 __all__ = [
     "BitwidthPlan",
@@ -22,6 +23,7 @@ __all__ = [
     "Settings",
     "SigmaQuantError",
     "Sweep",
+    "Task",
     "__version__",
     "evaluate_run",
     "load_model",

@@ -19,8 +19,7 @@ from sigmaquant.nested.run import named_budgets, plan_settings, run_plans
 from sigmaquant.results import QuantizationResult
 from sigmaquant.runs import Progress
 from sigmaquant.search.settings import Settings
-from sigmaquant.training.losses import TaskLoss
-from sigmaquant.training.metrics import Metric
+from sigmaquant.tasks import Metric, Task, TaskLoss
 
 _EXAMPLES = 1000
 """Files that are written at the end of a run are verified on so many."""
@@ -34,7 +33,8 @@ def quantize(
     plans: Sequence[Budget | str] | None = None,
     validation_data: Any = None,
     test_data: Any = None,
-    metric: Metric | str = "top1",
+    task: Task | str | None = None,
+    metric: Metric | str | None = None,
     loss: TaskLoss | None = None,
     hardware: str | Path | HardwareProfile = "ideal",
     run_dir: str | Path | None = None,
@@ -58,9 +58,12 @@ def quantize(
             a device can switch between them. The result is about the largest; `QuantizationResult.plans` has them all.
         validation_data: judges every decision; None: a part of the training data is held out, and the result says so.
         test_data: scored at the end.
-        metric: ``"top1"`` or a callable ``(outputs, targets) -> float`` on a whole data set, higher is better.
-        loss: the task's loss ``(outputs, targets) -> scalar``; None: cross-entropy. Only used where `Settings.distill`
-            is below 1.
+        task: what counts: which outputs, metric, loss, distance to the float network, equal decisions; a `Task`, or the
+            name of one (`sigmaquant.tasks.TASKS`); None: one output, for which the next two are enough.
+        metric: ``"top1"`` or a callable ``(outputs, targets) -> float`` on a whole data set, higher is better; in place
+            of the task's.
+        loss: ``(outputs, targets) -> scalar``, in place of the task's; None: cross-entropy, where there is no task.
+            Only used where `Settings.distill` is below 1.
         hardware: the profile that gives the costs: a shipped one by name, a file by path, or a `HardwareProfile`.
         run_dir: where plan, checkpoint, trajectory and result go; None: nothing is written.
         resume: continue the run in `run_dir` from its last complete step.
@@ -98,6 +101,7 @@ def quantize(
         train_data,
         validation_data=validation_data,
         test_data=test_data,
+        task=task,
         metric=metric,
         loss=loss,
         hardware=hardware,
@@ -117,6 +121,8 @@ def quantize(
     if export:
         held_out = validation_data if validation_data is not None else train_data
         data = test_data if test_data is not None else held_out
-        verdicts = export_run(model, str(run_dir), data, to=export, examples=_EXAMPLES, progress=progress)
+        verdicts = export_run(
+            model, str(run_dir), data, to=export, task=job.task, examples=_EXAMPLES, progress=progress
+        )
         result = replace(result, files=verdicts)
     return result

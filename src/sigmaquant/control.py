@@ -19,7 +19,7 @@ from sigmaquant.search.reach import format_cost
 from sigmaquant.search.session import Session
 from sigmaquant.search.state import Progression
 from sigmaquant.search.uniform import widest
-from sigmaquant.training.metrics import evaluate, outputs_of, top1
+from sigmaquant.training.metrics import evaluate, outputs_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Contender:
         network = driver.student.network
         cost = session.costs.cost(plan, {name: network.codes(name) for name in network.graph.layer})
         judgement, test = session.judge(network), session.data.test
-        tested = None if test is None else evaluate(network, test.batches(), session.metric, session.device)
+        tested = None if test is None else evaluate(network, test.batches(), session.task, session.device)
         return cls(driver, plan, cost, Scores(judgement.accuracy, tested, judgement.divergence))
 
     @property
@@ -187,17 +187,18 @@ def weigh(session: Session, found: Contender, control: Contender) -> Verdict:
 def paired_error(session: Session, one: nn.Module, other: nn.Module) -> float:
     """Standard error of the difference of two networks' metrics on the validation data; 0 where it is not known.
 
-    Of top-1, examples that both decide alike do not count. Of another share of the examples it is bounded by that of
-    two independent ones.
+    Where the metric is a mean of the examples' scores (`Task.each`), that of their differences. Of another share of the
+    examples it is bounded by that of two independent ones.
     """
-    if session.metric is not top1:
-        accuracy = session.judge(one).accuracy
-        return math.sqrt(2) * session.judge.standard_error(accuracy)
-    right = []
+    scores = []
     for network in (one, other):
-        outputs, targets = outputs_of(network, session.judge.source.batches(), session.device)
-        right.append((outputs.argmax(1) == targets).double())
-    difference = right[0] - right[1]
+        outputs, targets = outputs_of(network, session.judge.source.batches(), session.task, session.device)
+        each = session.task.each(outputs, targets)
+        if each is None:
+            accuracy = session.judge(one).accuracy
+            return math.sqrt(2) * session.judge.standard_error(accuracy)
+        scores.append(each.double())
+    difference = scores[0] - scores[1]
     return float(difference.std(correction=0)) / math.sqrt(len(difference))
 
 

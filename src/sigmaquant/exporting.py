@@ -23,20 +23,22 @@ from sigmaquant.data import DataSource, Inputs, as_source
 from sigmaquant.errors import ArtifactError, ExportError, StorageError
 from sigmaquant.export.c.report import FILE as LISTING
 from sigmaquant.export.codes import EXAMPLES, compare_codes
+from sigmaquant.export.decisions import Decisions
 from sigmaquant.export.feasibility import IN_FLOAT, known_targets
-from sigmaquant.export.fidelity import FORMED, Fidelity, FidelityCheck, Parting, scored_output
+from sigmaquant.export.fidelity import FORMED, Fidelity, FidelityCheck, Parting
 from sigmaquant.export.probe import probe
 from sigmaquant.export.targets import TARGETS, ExportOptions, Source, Target
 from sigmaquant.export.verification import Reference, Runner, Verification, Watch, latency_ms
 from sigmaquant.graph.reading import read_copy
 from sigmaquant.hardware.costs import IdealCosts
 from sigmaquant.json_text import read_json
-from sigmaquant.loading import load_quantized
+from sigmaquant.loading import load_quantized, run_task
 from sigmaquant.lowering import lower
 from sigmaquant.quant import QuantizedNetwork
 from sigmaquant.report import checkpoint_digest, refresh_report
 from sigmaquant.runs import NullProgress, Progress, RunFiles, task
 from sigmaquant.runs.atomic import storage_error, write_text_atomic
+from sigmaquant.tasks import OneOutput, Task, as_task
 
 log = logging.getLogger("sigmaquant")
 
@@ -50,6 +52,7 @@ def export_run(
     data: Any,
     *,
     to: Sequence[str] = ("onnx",),
+    task: Task | str | None = None,
     out: str | Path | None = None,
     options: ExportOptions | None = None,
     examples: int | None = None,
@@ -62,6 +65,8 @@ def export_run(
         run: the run directory.
         data: what to verify on, as for `quantize`; of the targets only the kind matters, class or value.
         to: kinds of files, keys of `TARGETS`.
+        task: when two decisions are alike, as for `quantize`; None: the run's, or where that is made of code that is
+            not part of the run, by every output.
         out: the folder; None: ``export`` in the run directory.
         options: how files are written.
         examples: at most so many examples are run; None: all.
@@ -79,7 +84,7 @@ def export_run(
     names = known_targets(to)
     folder = Path(run) / FOLDER if out is None else Path(out)
     options = options or ExportOptions()
-    subject = _loaded(model, run, data, examples, folder, dict.fromkeys(names, options))
+    subject = _loaded(model, run, data, examples, folder, dict.fromkeys(names, options), task)
     paths = {name: folder / TARGETS[name].file for name in names}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +108,13 @@ def export_run(
 
 
 def verify_run(
-    model: nn.Module, path: str | Path, data: Any, *, examples: int | None = None, progress: Progress | None = None
+    model: nn.Module,
+    path: str | Path,
+    data: Any,
+    *,
+    task: Task | str | None = None,
+    examples: int | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Verification, ...]:
     """Verify the files of a run again.
 
@@ -111,6 +122,7 @@ def verify_run(
         model: the trained float model.
         path: a run directory, its export folder, or one file in it.
         data: as for `export_run`.
+        task: as for `export_run`.
         examples: as for `export_run`.
         progress: display.
 
@@ -121,7 +133,8 @@ def verify_run(
     run, paths = _artifacts(Path(path))
     folder = next(iter(paths.values())).parent
     written = _read_written(folder, paths)
-    subject = _loaded(model, run, data, examples, folder, {name: item.options for name, item in written.items()})
+    options = {name: item.options for name, item in written.items()}
+    subject = _loaded(model, run, data, examples, folder, options, task)
     verdicts, document = _verified(paths, subject, folder, run, written, progress)
     try:
         _keep(document, folder, run)
@@ -164,12 +177,13 @@ class _Subject:
     reference: Reference
     source: Source
     integers: Fidelity
+    unended: Decisions
 
     def of(self, target: str, options: ExportOptions) -> tuple[Reference, Source]:
         """What a file is compared with, and what it needs to run: without the network's ending if it was left out."""
         if not options.logits or not self.reference.model.endings or target in IN_FLOAT:
             return self.reference, self.source
-        reference = self.reference.like(options.held(self.reference.model))
+        reference = self.reference.like(options.held(self.reference.model), self.unended)
         return reference, replace(self.source, outputs=reference.edges)
 
 
@@ -180,6 +194,7 @@ def _loaded(
     examples: int | None,
     folder: Path,
     options: Mapping[str, ExportOptions],
+    task: Task | str | None,
 ) -> _Subject:
     """What is exported or verified.
 
@@ -204,14 +219,37 @@ def _loaded(
             f"operator that gives {parting.activation!r} in another way, and report this with the model: it is an "
             "error of the lowering."
         )
-    scored = scored_output(network, lowered, batches[0])
+    own = _task_of(run, task)
+    few = tuple(x[:2] for x in batches[0])
+    seen = (network, lowered, few, own, None if targets is None else targets[:2])
+    decisions = Decisions.of(*seen)
     ordered = [tuple(batch[i] for i in check.order) for batch in batches]
-    reference = Reference(lowered, ordered, targets=targets, scored=scored)
-    integers = check.fidelity(batches, reference.codes, targets)
+    reference = Reference(lowered, ordered, decisions=decisions)
+    integers = check.fidelity(batches, reference.codes, decisions=decisions)
     edges = tuple(lowered.edges[name] for name in lowered.inputs)
     outputs = tuple(lowered.edges[name] for name in lowered.outputs)
     source = Source(model, inputs, edges, tuple(x[:1] for x in batches[0]), outputs)
-    return _Subject(network, reference, source, integers)
+    unended = Decisions.of(*seen, held=lowered.without_endings())
+    return _Subject(network, reference, source, integers, unended)
+
+
+def _task_of(run: str | Path, task: Task | str | None) -> Task:
+    """The task that is asked for, or the run's; where that is not known, one output or all by their values."""
+    if task is not None:
+        return as_task(task)
+    config = RunFiles(run).read_config()
+    found = run_task(config)
+    if found is None:
+        name = config.get("task", {}).get("name", OneOutput.name)
+        if name != OneOutput.name:
+            log.warning(
+                "the run's task %r is made of code that is not part of the run: the files are compared by all outputs. "
+                "Give it: task=, or --task path/file.py:NAME",
+                name,
+            )
+        kind = config.get("settings", {}).get("outputs", "auto")
+        found = OneOutput(outputs=kind)
+    return found
 
 
 def _withdraw(folder: Path, parting: Parting) -> None:

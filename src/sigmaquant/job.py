@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,15 @@ from sigmaquant.search.session import Data, Session, Statistics
 from sigmaquant.search.settings import Settings
 from sigmaquant.search.start import Start
 from sigmaquant.search.strategies import STRATEGIES
+from sigmaquant.tasks import Metric, Task, TaskLoss, as_task, identity
 from sigmaquant.training.devices import Device, choose_device
-from sigmaquant.training.losses import TaskLoss
-from sigmaquant.training.metrics import Metric, evaluate, find_metric, metric_name
+from sigmaquant.training.metrics import evaluate, outputs_of
+from sigmaquant.training.student import first
 
 log = logging.getLogger("sigmaquant")
+
+_SHOWN = 32
+"""Examples among which a task chooses those that the report shows."""
 
 
 class Job:
@@ -58,7 +62,8 @@ class Job:
         *,
         validation_data: Any = None,
         test_data: Any = None,
-        metric: Metric | str = "top1",
+        task: Task | str | None = None,
+        metric: Metric | str | None = None,
         loss: TaskLoss | None = None,
         hardware: str | Path | HardwareProfile = "ideal",
         settings: Settings | None = None,
@@ -69,9 +74,10 @@ class Job:
         if self.settings.strategy not in ("sigma", *STRATEGIES):
             known = near_matches(self.settings.strategy, ("sigma", *STRATEGIES))
             raise SigmaQuantError(f"there is no strategy {self.settings.strategy!r}. {known}")
-        if loss is not None and not callable(loss):
-            raise SigmaQuantError(f"the loss is a {type(loss).__name__}. Pass a callable(outputs, targets).")
-        self.loss, self.scorer, self.device = loss, find_metric(metric), choose_device(device, self.settings.bf16)
+        self.task = as_task(task, metric, loss, self.settings.outputs)
+        self.task.check()
+        self._check_loss()
+        self.device = choose_device(device, self.settings.bf16)
         self.data, self.notes = gather_data(train_data, validation_data, test_data, self.settings)
         if loss is not None and not self.settings.trains:
             self.notes += ("the loss was not used: nothing is trained",)
@@ -81,13 +87,16 @@ class Job:
         self.graph = trace_copy(model, self.data, self.device)
         nodes = self.graph.module.graph
         returned = nodes.process_outputs(nodes.output_node().args[0])  # in the containers of the user
-        self.notes += tuple(note for note in (precision_note(model), outputs_note(returned)) if note)
+        chosen = type(self.task).outputs is not Task.outputs or self.task.output is not None
+        own = None if chosen else outputs_note(returned)
+        self.notes += tuple(note for note in (precision_note(model), own) if note)
         self.costs = ProfiledCosts(self.graph, profile)
         self.config: dict[str, Any] = {
             "settings": self.settings.to_dict(),
             "hardware": hardware if hardware in shipped_profiles() else profile.to_dict(),
-            "metric": metric_name(metric),
+            "metric": self.task.metric_name,
             "loss": None if loss is None else getattr(loss, "__name__", type(loss).__name__),
+            "task": identity(self.task),
             "model": self.graph.fingerprint,
             "float_sha256": weights_digest(model),
             "train_examples": self.data.train.examples,
@@ -175,7 +184,7 @@ class Job:
             )
             if recorder is not None:
                 layers = describe_layers(result.network, self.costs, self.settings.sigma, self.statistics.sensitivity)
-                write_run(recorder, result, layers, self.environment)
+                write_run(recorder, result, layers, self.environment, self._pictures(session, returned.network))
             for name, excess in result.violations.items():
                 log.warning("the budget is not met: %s is off by %.2f %% of its limit", name, 100 * excess)
             if recorder is not None:
@@ -195,13 +204,42 @@ class Job:
                 budget,
                 self.settings,
                 self.costs,
-                self.scorer,
-                self.loss,
+                self.task,
                 self.device,
                 self.statistics,
             )
             return self._session
         return self._session.for_budget(budget)
+
+    def _check_loss(self) -> None:
+        """Raise where a loss is needed that the task has not.
+
+        Raises:
+            SigmaQuantError: see above.
+        """
+        if self.settings.trains and self.settings.distill < 1 and not self.task.has_loss:
+            raise SigmaQuantError(
+                f"the task {self.task.name!r} has no loss, but distill={self.settings.distill:g} asks for one. Give it "
+                "one (loss=), or let the network learn from the float network alone (distill=1)."
+            )
+
+    def _pictures(self, session: Session, network: nn.Module) -> list[dict[str, Any]]:
+        """What the task shows of the test data's first batch, or the validation data's."""
+        task = session.task
+        if type(task).pictures is Task.pictures:
+            return []
+        source = self.data.test or self.data.validation
+        try:
+            inputs, targets = next(source.batches())
+            inputs, targets = (first(inputs, _SHOWN), targets[:_SHOWN])
+            before, after = (
+                outputs_of(one, [(inputs, targets)], task, self.device)[0] for one in (session.teacher, network)
+            )
+            given = inputs if isinstance(inputs, tuple) else (inputs,)
+            return [picture.to_dict() for picture in task.pictures(given, before, after, targets)]
+        except Exception as error:  # whatever the user's code does, the run is done
+            log.warning("the report shows no examples: %s", error)
+            return []
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -220,7 +258,7 @@ class Job:
         if self.data.test is not None and self.statistics.float_test is None:
             assert self._session is not None, "only asked for in a run"
             self.statistics.float_test = evaluate(
-                self._session.teacher, self.data.test.batches(), self.scorer, self.device
+                self._session.teacher, self.data.test.batches(), self._session.task, self.device
             )
         return self.statistics.float_test
 
@@ -333,9 +371,13 @@ def _result(
 
 
 def write_run(
-    directory: RunDirectory, result: QuantizationResult, layers: LayersDocument, environment: Mapping[str, Any]
+    directory: RunDirectory,
+    result: QuantizationResult,
+    layers: LayersDocument,
+    environment: Mapping[str, Any],
+    pictures: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Plan, checkpoint, layers and result, in this order: a result exists only when everything else does.
+    """Plan, checkpoint, layers, pictures and result, in this order: a result exists only when everything else does.
 
     Raises:
         StorageError: the disk is full.
@@ -349,4 +391,5 @@ def write_run(
     }
     digest = directory.write_checkpoint(result.network.state(), metadata)
     directory.write_layers(layers.to_dict())
+    directory.write_pictures(pictures)
     directory.write_result({**environment, "checkpoint_sha256": digest, **result.to_dict()})

@@ -20,8 +20,9 @@ from sigmaquant.graph.reading import readable
 from sigmaquant.quant import QuantizedNetwork, prepare, restore_plan_
 from sigmaquant.runs import RunFiles
 from sigmaquant.search.settings import Settings
+from sigmaquant.tasks import METRICS, Metric, OneOutput, Task, as_task, known_task
 from sigmaquant.training.devices import choose_device
-from sigmaquant.training.metrics import METRICS, Metric, evaluate, find_metric, metric_name, outputs_of, score
+from sigmaquant.training.metrics import evaluate, outputs_of, scored
 from sigmaquant.training.teacher import make_teacher
 
 log = logging.getLogger("sigmaquant")
@@ -80,33 +81,51 @@ def batch_size_of(config: Mapping[str, Any]) -> int:
     return size
 
 
-def _own_metric(config: Mapping[str, Any]) -> str:
-    """The name of the metric that a run was scored by."""
-    name: str = config.get("metric", "top1")
-    return name
-
-
-def metric_of(config: Mapping[str, Any], metric: Metric | str | None) -> Metric | str:
-    """The metric that is asked for, or else the one that a run was scored by.
+def task_of(config: Mapping[str, Any], task: Task | str | None = None, metric: Metric | str | None = None) -> Task:
+    """The task that is asked for, or else the run's.
 
     Args:
         config: the run's configuration.
-        metric: what the user asks for; None: nothing.
+        task, metric: what the user asks for; None: nothing.
 
     Raises:
-        MetricError: nothing is asked for, and the run's metric was a function that its name does not lead to.
+        MetricError: nothing is asked for, and the run's task is made of code that is not part of it.
     """
-    own = _own_metric(config)
-    if metric is None and own not in METRICS:
+    if task is not None:
+        return as_task(task, metric)
+    own = run_task(config)
+    if own is not None:
+        return own if metric is None else as_task(own, metric)
+    if metric is not None:
+        return as_task(metric=metric)
+    name, known = config.get("metric", "top1"), config.get("task", {}).get("name", OneOutput.name)
+    if known == OneOutput.name:
         raise MetricError(
-            f"the run was scored by {own!r}, a function that is not part of it. Give it: metric=, or --metric "
-            f"path/file.py:{own}. Other metrics go the same way, such as 'top1'."
+            f"the run was scored by {name!r}, a function that is not part of it. Give it: metric=, or --metric "
+            f"path/file.py:{name}. Other metrics go the same way, such as 'top1'."
         )
-    return own if metric is None else metric
+    raise MetricError(
+        f"the run's task is {known!r}, made of functions that are not part of it. Give it: task=, or --task "
+        "path/file.py:NAME."
+    )
+
+
+def run_task(config: Mapping[str, Any]) -> Task | None:
+    """The task of a run by its configuration; None where it takes the user's code to make it."""
+    if "task" in config:
+        return known_task(config["task"])
+    name = config.get("metric", "top1")  # as runs of earlier releases have it
+    return as_task(metric=name) if name in METRICS else None
 
 
 def evaluate_run(
-    model: nn.Module, data: Any, run: str | Path, *, metric: Metric | str | None = None, device: str = "auto"
+    model: nn.Module,
+    data: Any,
+    run: str | Path,
+    *,
+    task: Task | str | None = None,
+    metric: Metric | str | None = None,
+    device: str = "auto",
 ) -> dict[str, float]:
     """The metric of a run's network and of the float model on data.
 
@@ -114,7 +133,7 @@ def evaluate_run(
         model: the trained float model.
         data: as for `quantize`.
         run: the run directory.
-        metric: as for `quantize`; None: that of the run.
+        task, metric: as for `quantize`; None: the run's.
         device: as for `quantize`.
 
     Returns:
@@ -124,9 +143,9 @@ def evaluate_run(
         SigmaQuantError: bad input.
     """
     where, config = choose_device(device), RunFiles(run).read_config()
-    chosen = metric_of(config, metric)
-    scorer = find_metric(chosen)
-    own, other = _own_metric(config), metric_name(chosen)
+    chosen = task_of(config, task, metric)
+    chosen.check()
+    own, other = config.get("metric", "top1"), chosen.metric_name
     if other != own:
         log.warning("the run was scored by %r, not by %r: do not compare the two", own, other)
     source = as_source(data, batch_size=batch_size_of(config), name="evaluation data")
@@ -138,9 +157,9 @@ def evaluate_run(
     where.put_module(network)
     teacher = make_teacher(network.graph)
     where.put_module(teacher)
-    outputs, targets = outputs_of(network, source.batches(), where)
+    outputs, targets = outputs_of(network, source.batches(), chosen, where)
     return {
-        "quantized": score(scorer, outputs, targets),
-        "float": evaluate(teacher, source.batches(), scorer, where),
+        "quantized": scored(chosen, outputs, targets),
+        "float": evaluate(teacher, source.batches(), chosen, where),
         "examples": float(len(targets)),
     }

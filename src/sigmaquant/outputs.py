@@ -54,8 +54,8 @@ def outputs_note(returned: Any) -> str | None:
     named = isinstance(returned, dict) or hasattr(returned, "logits")
     which = "'logits'" if named else "the first"
     return (
-        f"of the network's {count} outputs only {which} is scored, compared and trained; wrap the model if "
-        "that is not the one that counts"
+        f"of the network's {count} outputs only {which} is scored, compared and trained; a task says so if others "
+        "count (`task=`, --task)"
     )
 
 

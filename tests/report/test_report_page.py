@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import report_cases
 
+from sigmaquant.errors import RunDirectoryError
 from sigmaquant.report import library
 from sigmaquant.report.gather import gather
 from sigmaquant.report.page import asset, render, safe_json, safe_script
@@ -184,3 +185,30 @@ def test_the_charts_library_is_kept_and_made_again_when_damaged(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert fresh() == "window.vegaEmbed = 'µ';", "where it cannot be kept, it is made"
     assert len(made) == 3
+
+
+def test_pictures_show_what_both_networks_find(tmp_path: Path) -> None:
+    run = report_cases.write_run(tmp_path / "run")
+    box = {"x1": 0.25, "y1": 0.5, "x2": 0.75, "y2": 1.0, "label": "<b>cat</b>", "score": 0.875}
+    picture = {"image": "data:image/jpeg;base64,AAAA", "width": 100, "height": 60}
+    found = {**picture, "truth": [{**box, "score": None}], "before": [box], "after": []}
+    (run / "pictures.json").write_text(json.dumps({"pictures": [found]}), encoding="utf-8")
+    text = page_of(run)
+    assert text.count('<svg viewBox="0 0 100 60"') == 2, "float beside quantized"
+    assert '<rect class="found" x="25.0" y="30.0" width="50.0" height="30.0"/>' in text
+    assert text.count('<rect class="truth"') == 2
+    assert "float: &lt;b&gt;cat&lt;/b&gt; 0.88" in text
+    assert "quantized: nothing" in text
+    found["image"] = "https://elsewhere.example/a.jpg"
+    (run / "pictures.json").write_text(json.dumps({"pictures": [found]}), encoding="utf-8")
+    with pytest.raises(RunDirectoryError, match=r"pictures\.json"):
+        page_of(run)
+
+
+def test_a_metric_that_is_a_share_is_shown_in_percent(tmp_path: Path) -> None:
+    run = report_cases.write_run(tmp_path / "run", metric="AP50")
+    document = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    for share, card in ((True, "Accuracy (AP50)"), (False, "Score (AP50)")):
+        document["config"]["task"] = {"name": "detection", "share": share}
+        (run / "config.json").write_text(json.dumps(document), encoding="utf-8")
+        assert card in [fact.title for fact in facts(gather([run]).runs[0])]

@@ -16,8 +16,8 @@ from sigmaquant.hardware.profiled import ProfiledCosts
 from sigmaquant.runs import NullProgress
 from sigmaquant.search.driver import Driver
 from sigmaquant.search.session import Data, Session
+from sigmaquant.tasks import as_task
 from sigmaquant.training.devices import Device
-from sigmaquant.training.metrics import top1
 from sigmaquant.training.student import Judgement
 
 
@@ -50,7 +50,7 @@ def session(budget: Budget, **options: Any) -> Session:
     size = settings.batch_size
     data = Data(as_source(tiny.train_data(), batch_size=size), as_source(tiny.validation_data(), batch_size=size))
     costs = ProfiledCosts(graph(), load_profile("ideal"))
-    return Session(graph(), data, budget, settings, costs, top1, None, Device("cpu", bf16=False))
+    return Session(graph(), data, budget, settings, costs, as_task(outputs=settings.outputs), Device("cpu", bf16=False))
 
 
 def driver(budget: Budget, recorder: Memory | None = None, extra: int = 0, **options: Any) -> Driver:

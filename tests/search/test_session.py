@@ -26,13 +26,13 @@ def test_what_outputs_mean_reaches_every_part(monkeypatch: pytest.MonkeyPatch, g
     real = session_module.sensitivity
 
     def recorded(*arguments: Any, **options: Any) -> Any:
-        seen.append(options["outputs"])
+        seen.append(options["task"].kind)
         return real(*arguments, **options)
 
     monkeypatch.setattr(session_module, "sensitivity", recorded)
     made = session(EIGHT, outputs=given, search_examples=50, sensitivity="output_kl", sensitivity_examples=20)
     for part in (made, made.for_budget(Budget(size="6x")), made.for_control(made.problem.lowest)):
-        assert part.judge.outputs == part.search_judge.outputs == part.recipe.loss.outputs == found
+        assert part.judge.task.kind == part.search_judge.task.kind == part.recipe.loss.task.kind == found
         part.sensitivity(part.graph)
     assert set(seen) == {found}
     assert len(seen) == 2, "once for all budgets, and once for the control's other bitwidths"

@@ -11,7 +11,7 @@ from sigmaquant.errors import DataError, ModelError
 from sigmaquant.graph import trace
 from sigmaquant.numerics import dequantize_weight, mse_weight_scales, quantize_weight
 from sigmaquant.statistics import fisher_sensitivities, output_sensitivity, weight_divergence
-from sigmaquant.statistics.fisher import score
+from sigmaquant.tasks import Part
 
 
 def weight_error(graph, name, bits):
@@ -50,7 +50,7 @@ def test_score_has_mean_zero_and_the_fisher_information_as_covariance():
     gradients = []
     for signs in itertools.product((-1.0, 1.0), repeat=3):
         leaf = logits.clone().requires_grad_()
-        gradients.append(torch.autograd.grad(score(leaf, torch.tensor([signs])), leaf)[0][0])
+        gradients.append(torch.autograd.grad(Part("logits").signed(leaf, torch.tensor([signs])), leaf)[0][0])
     stacked = torch.stack(gradients)
     torch.testing.assert_close(stacked.mean(0), torch.zeros(3), atol=1e-7, rtol=0)
     torch.testing.assert_close(stacked.T @ stacked / 8, torch.diag(p) - torch.outer(p, p))

@@ -11,6 +11,7 @@ from sigmaquant.errors import DataError, ModelError
 from sigmaquant.graph import trace
 from sigmaquant.numerics import dequantize_weight, mse_weight_scales, quantize_weight
 from sigmaquant.statistics import fisher_sensitivities, output_sensitivity
+from sigmaquant.tasks import as_task
 
 
 def naive(graph, bits, batches):
@@ -76,7 +77,9 @@ def test_two_dimensional_values_can_be_declared():
     scale = mse_weight_scales(weight, 3)
     change = dequantize_weight(quantize_weight(weight, scale, 3), scale) - weight
     expected = float((x @ change.T).square().sum() / (x @ weight.T).square().sum())
-    assert output_sensitivity(graph, (3,), [x], outputs="values")["0"][3] == pytest.approx(expected, rel=1e-5)
+    assert output_sensitivity(graph, (3,), [x], task=as_task(outputs="values"))["0"][3] == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_nothing_is_left_behind():
@@ -155,7 +158,7 @@ def test_errors():
     with pytest.raises(DataError, match="type str"):
         output_sensitivity(graph, (4,), ["images"])
     with pytest.raises(DataError, match="cannot be 'classes'"):
-        output_sensitivity(graph, (4,), [x], outputs="classes")
+        output_sensitivity(graph, (4,), [x], task=as_task(outputs="classes"))
     with pytest.raises(DataError, match="no floating-point tensor"):
         output_sensitivity(graph_of(Returning(lambda y: y.argmax(1))), (4,), [torch.randn(2, 3)])
     with pytest.raises(DataError, match="Wrap the model"):

@@ -11,6 +11,7 @@ from sigmaquant.data import as_source
 from sigmaquant.graph import trace
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant.observers import ExampleObserver, MinMaxObserver, MseObserver
+from sigmaquant.tasks import as_task
 from sigmaquant.training.calibration import choose_observer, without_outliers
 from sigmaquant.training.devices import Device
 
@@ -103,13 +104,13 @@ def test_ranges_are_chosen_by_what_they_do_to_the_outputs() -> None:
     model = Spread().eval()
     graph = trace(model, (x[:2],))
     plan = BitwidthPlan(dict.fromkeys(graph.layer, 8), dict.fromkeys(graph.activation_names, 8), graph.fingerprint)
-    assert choose_observer(graph, plan, batches, CPU, "logits", 0) is ExampleObserver
+    assert choose_observer(graph, plan, batches, CPU, as_task(outputs="logits"), 0) is ExampleObserver
     model = Beyond().eval()
     graph = trace(model, (x[:2],))
     plan = BitwidthPlan(dict.fromkeys(graph.layer, 8), dict.fromkeys(graph.activation_names, 8), graph.fingerprint)
     spread = x.clone()
     spread[::6] *= 50
-    assert choose_observer(graph, plan, list(spread.split(32)), CPU, "values", 0) is MseObserver
+    assert choose_observer(graph, plan, list(spread.split(32)), CPU, as_task(outputs="values"), 0) is MseObserver
 
 
 def test_one_image_in_two_hundred_costs_nothing_and_is_told() -> None:

@@ -11,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigmaquant.errors import DataError, TrainingError
-from sigmaquant.training.losses import Distillation, check_finite, cross_entropy, distance
+from sigmaquant.tasks import as_task, cross_entropy, mean_distance
+from sigmaquant.training.losses import Distillation, check_finite
+
+
+def distance(student, teacher, temperature):
+    return mean_distance(as_task(), student, teacher, temperature)
 
 
 def logits(seed, shape=(5, 4)):
@@ -61,7 +66,7 @@ def test_the_users_loss_is_used():
         return (outputs - targets).abs().mean()
 
     outputs, targets = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [4.0]])
-    assert float(Distillation(0.0, task=absolute)(outputs, None, targets)) == 1.5
+    assert float(Distillation(0.0, task=as_task(loss=absolute))(outputs, None, targets)) == 1.5
 
 
 @pytest.mark.parametrize(
@@ -74,7 +79,7 @@ def test_the_users_loss_is_used():
 )
 def test_a_wrong_loss_of_the_users_is_told(task, message):
     with pytest.raises(TrainingError, match=message):
-        Distillation(0.0, task=task)(logits(0), None, torch.zeros(5, dtype=torch.long))
+        Distillation(0.0, task=as_task(loss=task))(logits(0), None, torch.zeros(5, dtype=torch.long))
 
 
 @pytest.mark.parametrize(
@@ -108,5 +113,7 @@ def test_check_finite():
 def test_values_are_not_compared_as_distributions_where_that_is_known():
     student, teacher, targets = logits(0), logits(1), torch.zeros(5, 4)
     expected = float((student - teacher).square().mean() / teacher.var(correction=0))
-    assert float(Distillation(outputs="values")(student, teacher, targets)) == pytest.approx(expected, rel=1e-5)
+    assert float(Distillation(task=as_task(outputs="values"))(student, teacher, targets)) == pytest.approx(
+        expected, rel=1e-5
+    )
     assert float(Distillation()(student, teacher, targets)) != pytest.approx(expected, rel=0.1)

@@ -11,9 +11,11 @@ from torch import nn
 from training_cases import CPU
 
 from sigmaquant.errors import DataError, MetricError
-from sigmaquant.training.metrics import call, evaluate, outputs_of, score, top1
+from sigmaquant.tasks import as_task, score, top1
+from sigmaquant.training.metrics import call, evaluate, outputs_of
 
 X, Y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+TASK = as_task()
 
 
 def test_top1():
@@ -64,7 +66,7 @@ def test_a_metric_that_raises_is_named_with_its_shapes():
 def test_batches_that_do_not_fit_together_are_told():
     network = nn.Identity()
     with pytest.raises(DataError, match=r"outputs of an example have the shape \(3,\) in one batch and \(2,\)"):
-        outputs_of(network, [(X, Y), (X[:, :2], Y)], CPU)
+        outputs_of(network, [(X, Y), (X[:, :2], Y)], TASK, CPU)
 
 
 class Two(nn.Module):
@@ -79,19 +81,19 @@ class Two(nn.Module):
 def test_outputs_are_collected_in_evaluation_mode_on_the_cpu_in_float32():
     network = Two().train()
     batches = [((X, X.bfloat16()), Y), ([X[:2], X[:2]], np.array([1, 2]))]
-    outputs, targets = outputs_of(network, batches, CPU)
+    outputs, targets = outputs_of(network, batches, TASK, CPU)
     assert outputs.shape == (6, 3)
     assert outputs.dtype == torch.float32
     assert targets.tolist() == [0, 1, 2, 0, 1, 2]
     assert network.training
     assert int(network.norm.num_batches_tracked) == 0
     assert not outputs.requires_grad
-    assert call(network, [X, X]).requires_grad
+    assert call(network, [X, X], TASK).requires_grad
 
 
 def test_empty_data_are_told():
     with pytest.raises(DataError, match="empty"):
-        evaluate(nn.Linear(3, 3), [], top1, CPU)
+        evaluate(nn.Linear(3, 3), [], TASK, CPU)
 
 
 def test_evaluate():
@@ -100,7 +102,7 @@ def test_evaluate():
         model.weight.copy_(torch.eye(3))
         model.bias.zero_()
     x = torch.eye(3)
-    assert evaluate(model, [(x, torch.tensor([0, 1, 2])), (x[:1], torch.tensor([1]))], top1, CPU) == 0.75
+    assert evaluate(model, [(x, torch.tensor([0, 1, 2])), (x[:1], torch.tensor([1]))], TASK, CPU) == 0.75
 
 
 def test_a_network_that_draws_numbers_is_a_function_of_its_inputs():
@@ -110,10 +112,10 @@ def test_a_network_that_draws_numbers_is_a_function_of_its_inputs():
 
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first, _ = outputs_of(Noisy(), [(X, Y), (X, Y)], CPU)
+    first, _ = outputs_of(Noisy(), [(X, Y), (X, Y)], TASK, CPU)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert torch.equal(outputs_of(Noisy(), [(X, Y), (X, Y)], CPU)[0], first)
+    assert torch.equal(outputs_of(Noisy(), [(X, Y), (X, Y)], TASK, CPU)[0], first)
     assert not torch.equal(first[:4], first[4:])
 
 

@@ -12,7 +12,7 @@ from training_cases import CPU, network, plan_of, problem, source, student
 from sigmaquant.data.indexed import TensorSource
 from sigmaquant.errors import CheckpointError
 from sigmaquant.graph import trace
-from sigmaquant.training.metrics import top1
+from sigmaquant.tasks import as_task
 from sigmaquant.training.student import Judge, stream
 from sigmaquant.training.teacher import make_teacher
 
@@ -178,7 +178,7 @@ def test_reestimation_changes_statistics_only(graph):
 def test_a_judge_compares_with_the_float_network(graph):
     data = source(64, seed=4)
     teacher = make_teacher(graph)
-    judge = Judge.of(teacher, data, top1, CPU)
+    judge = Judge.of(teacher, data, as_task(), CPU)
     assert judge.reference.shape == (64, 3)
     itself = judge(teacher)
     assert itself.divergence == 0
@@ -191,10 +191,10 @@ def test_a_judge_goes_by_the_targets_unless_told(graph):
     pixels, classes = problem(16, seed=4)
     values = TensorSource(pixels, torch.zeros(16, 3), batch_size=16)
     teacher, coarse = make_teacher(graph), student(2, graph).network
-    as_values = Judge.of(teacher, values, lambda outputs, targets: 0.0, CPU)
-    told = Judge.of(teacher, TensorSource(pixels, classes, batch_size=16), top1, CPU, "values")
-    as_logits = Judge.of(teacher, TensorSource(pixels, classes, batch_size=16), top1, CPU)
-    assert (as_values.outputs, told.outputs, as_logits.outputs) == ("values", "values", "logits")
+    as_values = Judge.of(teacher, values, as_task(metric=lambda outputs, targets: 0.0), CPU)
+    told = Judge.of(teacher, TensorSource(pixels, classes, batch_size=16), as_task(outputs="values"), CPU)
+    as_logits = Judge.of(teacher, TensorSource(pixels, classes, batch_size=16), as_task(), CPU)
+    assert (as_values.task.kind, told.task.kind, as_logits.task.kind) == ("values", "values", "logits")
     coarse.eval()
     with torch.no_grad():
         change = (coarse(pixels) - teacher(pixels)).square().mean() / teacher(pixels).var(correction=0)

@@ -27,7 +27,14 @@ WeightsOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress display")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
-MetricOption = Annotated[str, typer.Option(help="top1, or a callable as package.module:function")]
+MetricOption = Annotated[
+    str | None, typer.Option(help="in place of the task's: top1, r2, …, or a callable as package.module:function")
+]
+TASK_HELP = "classification, regression, segmentation, detection?decode=…, embedding, tagging, or path/file.py:NAME"
+TaskOption = Annotated[
+    str | None, typer.Option(help=f"what counts: {TASK_HELP}; default: one output, by --metric, --loss and --outputs")
+]
+RunTaskOption = Annotated[str | None, typer.Option(help=f"what counts: {TASK_HELP}; default: the run's")]
 
 
 def named_values(items: list[str], option: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from sigmaquant.cli.common import (
     JsonOption,
     ModelOption,
     QuietOption,
+    RunTaskOption,
     WeightsOption,
     print_json,
     print_parts,
@@ -23,6 +24,7 @@ from sigmaquant.export.targets import TARGETS, ExportOptions
 from sigmaquant.export.verification import Verification
 from sigmaquant.exporting import export_run, verify_run
 from sigmaquant.frontends.data import load_data
+from sigmaquant.frontends.factories import load_task
 from sigmaquant.frontends.models import load_model
 from sigmaquant.runs import make_progress
 
@@ -61,6 +63,7 @@ def export_command(
     logits: Annotated[
         bool, typer.Option("--logits", help="leave out a softmax or sigmoid at the end; else it stays, in float")
     ] = False,
+    task: RunTaskOption = None,
     examples: ExamplesOption = None,
     json_output: JsonOption = False,
     quiet: QuietOption = False,
@@ -75,6 +78,7 @@ def export_command(
             to=[item.strip() for item in to.split(",") if item.strip()],
             out=out,
             options=options,
+            task=load_task(task),
             examples=examples,
             progress=make_progress(show=not quiet),
         )
@@ -86,6 +90,7 @@ def verify_command(
     model: ModelOption,
     data: DataOption,
     weights: WeightsOption = None,
+    task: RunTaskOption = None,
     examples: ExamplesOption = None,
     json_output: JsonOption = False,
     quiet: QuietOption = False,
@@ -96,6 +101,7 @@ def verify_command(
             load_model(model, weights),
             path,
             load_data(data, "test", "the data"),
+            task=load_task(task),
             examples=examples,
             progress=make_progress(show=not quiet),
         )

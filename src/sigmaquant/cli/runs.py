@@ -20,6 +20,8 @@ from sigmaquant.cli.common import (
     ModelArgument,
     ModelOption,
     QuietOption,
+    RunTaskOption,
+    TaskOption,
     WeightsOption,
     interruptible,
     print_json,
@@ -32,15 +34,14 @@ from sigmaquant.cli.options import DEFAULTS
 from sigmaquant.data import as_source
 from sigmaquant.errors import SigmaQuantError
 from sigmaquant.frontends.data import load_data
-from sigmaquant.frontends.factories import load_metric
+from sigmaquant.frontends.factories import load_metric, load_task
 from sigmaquant.frontends.inputs import load_inputs
 from sigmaquant.frontends.models import load_model
 from sigmaquant.hardware.profile import load_profile
 from sigmaquant.inspection import inspect_model
-from sigmaquant.loading import batch_size_of, evaluate_run, metric_of
+from sigmaquant.loading import batch_size_of, evaluate_run, task_of
 from sigmaquant.runs import RunFiles, make_progress
 from sigmaquant.statistics import SigmaVariant
-from sigmaquant.training.metrics import metric_name
 
 
 def quantize_command(
@@ -83,7 +84,8 @@ def quantize_command(
     bf16: options.Bf16 = DEFAULTS.bf16,
     distill: options.Distill = DEFAULTS.distill,
     outputs: options.OutputsName = DEFAULTS.outputs,
-    metric: MetricOption = "top1",
+    task: TaskOption = None,
+    metric: MetricOption = None,
     loss: options.Loss = None,
     control: options.Control = False,
     accept_control: options.AcceptControl = False,
@@ -103,7 +105,7 @@ def quantize_command(
     budget = None if budgets else options.make_budget(limits, size_counts)
     with stdout_is_ours(json_output), interruptible(out):
         result = quantize(
-            **load_inputs(model, weights, train, val, test, metric, loss, batch_size),
+            **load_inputs(model, weights, train, val, test, metric, loss, batch_size, task),
             budget=budget,
             plans=budgets,
             hardware=hardware,
@@ -188,6 +190,7 @@ def evaluate_command(
     model: ModelOption,
     data: Annotated[str, typer.Option(help=f"data (their test part): {DATA_HELP}")],
     weights: WeightsOption = None,
+    task: RunTaskOption = None,
     metric: Annotated[
         str | None, typer.Option(help="top1, or package.module:function; that of the run, if not given")
     ] = None,
@@ -197,18 +200,18 @@ def evaluate_command(
     """Score a run's plan and checkpoint on data, beside the float model."""
     with stdout_is_ours(json_output):
         config = RunFiles(run).read_config()
-        scorer = metric_of(config, None if metric is None else load_metric(metric))
+        chosen = task_of(config, load_task(task), load_metric(metric))
         scores = evaluate_run(
             load_model(model, weights),
             load_data(data, "test", "the data", batch_size_of(config)),
             run,
-            metric=scorer,
+            task=chosen,
             device=device,
         )
     if json_output:
-        print_json({"run": str(run), "metric": metric_name(scorer), **scores})
+        print_json({"run": str(run), "metric": chosen.metric_name, **scores})
     else:
-        print_parts(tables.scores(scores, metric_name(scorer)))
+        print_parts(tables.scores(scores, chosen.metric_name))
 
 
 def compare_command(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,8 @@ class Agreement:
         examples: how many were run.
         decisions: share of examples that are decided alike: the same largest output, or for outputs that are values,
             none of them more than `VALUE_STEPS` off. An output with more than two dimensions, a map, counts with the
-            share of its places, or of its values, for which that holds. Of several outputs the worst counts.
+            share of its places, or of its values, for which that holds. Of several outputs the worst counts. A task
+            with a rule of its own (`sigmaquant.tasks.Task.alike`) is judged by that.
         largest_steps: largest difference, in steps of the output's grid.
         median_steps: median difference over the outputs that differ; 0 where none does.
         equal: share of outputs that are the same code, or in float the same within `FLOAT_TOLERANCE`.
@@ -122,10 +123,15 @@ class Tally:
 
     Args:
         measures: one for each output.
+        rule: outputs found and expected -> the share of each example decided alike; None: by the measures.
     """
 
-    def __init__(self, measures: Sequence[Measure]) -> None:
-        self._measures = measures
+    def __init__(
+        self,
+        measures: Sequence[Measure],
+        rule: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor] | None = None,
+    ) -> None:
+        self._measures, self._rule = measures, rule
         self._examples = 0
         self._alike = 0.0
         self._counts = torch.zeros(FLOAT_STEPS + 1, dtype=torch.int64)
@@ -135,10 +141,13 @@ class Tally:
         shares = []
         for measure, one, other in zip(self._measures, found, expected, strict=True):
             steps = measure.steps(one, other)
-            shares.append(measure.alike(one, other, steps))
+            if self._rule is None:
+                shares.append(measure.alike(one, other, steps))
             found_counts = torch.bincount(steps.reshape(-1), minlength=len(self._counts))
             found_counts[: len(self._counts)] += self._counts
             self._counts = found_counts
+        if self._rule is not None:
+            shares.append(self._rule(found, expected))
         self._examples += len(expected[0])
         self._alike += float(torch.stack(shares).amin(0).sum())
 

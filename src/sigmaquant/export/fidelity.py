@@ -18,10 +18,10 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
 from sigmaquant.errors import ExportError
-from sigmaquant.export.comparison import FLOAT_TOLERANCE, Agreement, Measure, Tally, decision_axis
+from sigmaquant.export.comparison import FLOAT_TOLERANCE, Agreement, Measure, Tally
+from sigmaquant.export.decisions import Decisions
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
 from sigmaquant.operators import Edge, compute, encode
-from sigmaquant.outputs import OutputKind, scored_tensor
 from sigmaquant.quant import QuantizedNetwork
 from sigmaquant.quant.modules import ActivationQuantizer
 
@@ -235,7 +235,7 @@ class FidelityCheck:
         batches: Sequence[Inputs],
         results: Sequence[tuple[Tensor, ...]],
         targets: Tensor | None = None,
-        kind: OutputKind = "auto",
+        decisions: Decisions | None = None,
     ) -> Fidelity:
         """The verdict, with the whole model's results beside the network's.
 
@@ -243,8 +243,9 @@ class FidelityCheck:
             batches: as for `run`.
             results: the integer model's outputs for each: codes, or floats where an output is in float.
             targets: of the first batch, if known.
-            kind: what the scored output means.
+            decisions: what is decided; None: by the targets, or the outputs' shapes.
         """
+        decisions = decisions or Decisions.of(self.network, self.model, batches[0], targets=targets)
         edges = [self.model.edges[name] for name in self.model.outputs]
         expected = []
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -254,9 +255,9 @@ class FidelityCheck:
                 expected.append(
                     tuple(y if edge.is_float else encode(y, edge) for y, edge in zip(real, edges, strict=True))
                 )
-        axes = decision_axes(expected[0], targets, kind, scored_output(self.network, self.model, batches[0]))
         columns = zip(*expected, strict=True)
-        tally = Tally([Measure.of(e, c, axis) for e, c, axis in zip(edges, columns, axes, strict=True)])
+        measures = [Measure.of(e, c, axis) for e, c, axis in zip(edges, columns, decisions.axes, strict=True)]
+        tally = Tally(measures, decisions.rule)
         for found, wanted in zip(results, expected, strict=True):
             tally.add(found, wanted)
         return Fidelity(tally.agreement(), len(self._sums), self._examples, self.largest_beyond, self.mean_beyond)
@@ -309,27 +310,9 @@ def network_outputs(network: QuantizedNetwork, model: IntegerModel, inputs: Inpu
     return [leaf for _, leaf in _leaves(network, model, network(*inputs))]
 
 
-def scored_output(network: QuantizedNetwork, model: IntegerModel, inputs: Inputs) -> int:
-    """Which of the integer model's outputs the network is scored by; see `sigmaquant.outputs`."""
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        result = network(*(x[:2] for x in inputs))
-    scored = scored_tensor(result)
-    return next((i for i, (_, leaf) in enumerate(_leaves(network, model, result)) if leaf is scored), 0)
-
-
 def _leaves(network: QuantizedNetwork, model: IntegerModel, result: Any) -> list[tuple[fx.Node, Tensor]]:
     (output,) = (node for node in network.body.graph.nodes if node.op == "output")
     nodes, leaves = pytree.tree_leaves(output.args), pytree.tree_leaves(result)
     pairs = [(node, leaf) for node, leaf in zip(nodes, leaves, strict=True) if isinstance(node, fx.Node)]
     # a value that is returned twice may be one output of the integer model
     return pairs if len(pairs) == len(model.outputs) else list(dict(pairs).items())
-
-
-def decision_axes(
-    outputs: Sequence[Tensor], targets: Tensor | None, kind: OutputKind = "auto", scored: int = 0
-) -> list[int | None]:
-    """`decision_axis` of every output; targets and kind are those of the one that is scored."""
-    return [
-        decision_axis(y, targets if i == scored else None, kind if i == scored else "auto")
-        for i, y in enumerate(outputs)
-    ]

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from sigmaquant.errors import ArtifactError, ExportError
 from sigmaquant.export.codes import CodesFound
-from sigmaquant.export.comparison import VALUE_STEPS, Agreement, Measure, Tally
-from sigmaquant.export.fidelity import Fidelity, decision_axes
+from sigmaquant.export.comparison import VALUE_STEPS, Agreement, Measure, Tally, decision_axis
+from sigmaquant.export.decisions import Decisions
+from sigmaquant.export.fidelity import Fidelity
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
 from sigmaquant.operators import Edge
 from sigmaquant.outputs import OutputKind
@@ -121,9 +122,9 @@ class Reference:
     Args:
         model: the integer model.
         batches: inputs, each one tensor [N, ...] or a tuple of them in the order of the model's inputs.
-        outputs: what the scored output means; ``"auto"`` goes by the targets, or else by the output's shape.
+        outputs: what the first output means; ``"auto"`` goes by the targets, or else by the output's shape.
         targets: of the first batch, if known.
-        scored: which of the outputs these are about.
+        decisions: what is decided, in place of these two.
 
     Raises:
         ExportError: there are no data.
@@ -135,7 +136,7 @@ class Reference:
         batches: Iterable[Tensor | tuple[Tensor, ...]],
         outputs: OutputKind = "auto",
         targets: Tensor | None = None,
-        scored: int = 0,
+        decisions: Decisions | None = None,
     ) -> None:
         self.model = model
         self.executor = IntegerExecutor(model)
@@ -146,11 +147,20 @@ class Reference:
             raise ExportError("verification needs data, but there are none.")
         with torch.no_grad():
             self.codes = [self.executor.run_codes(*self.executor.quantize_inputs(*x)) for x in self.batches]
-        axes = decision_axes(self.codes[0], targets, outputs, scored)
-        self.outputs: OutputKind = "values" if axes[scored] is None else "logits"
+        if decisions is None:
+            first, *others = self.codes[0]
+            axes = (decision_axis(first, targets, outputs), *(decision_axis(y, None) for y in others))
+            decisions = Decisions(axes)
+        self.decisions = decisions
         columns = zip(*self.codes, strict=True)
-        self._measures = [Measure.of(e, c, axis) for e, c, axis in zip(self.edges, columns, axes, strict=True)]
-        self._scored = scored
+        self._measures = [
+            Measure.of(e, c, axis) for e, c, axis in zip(self.edges, columns, decisions.axes, strict=True)
+        ]
+
+    @property
+    def outputs(self) -> OutputKind:
+        """What the output that counts means, as far as its axis tells."""
+        return "values" if self.decisions.axes[self.decisions.scored] is None else "logits"
 
     @property
     def examples(self) -> int:
@@ -162,11 +172,10 @@ class Reference:
         """The inputs of the first example."""
         return tuple(x[:1] for x in self.batches[0])
 
-    def like(self, model: IntegerModel) -> Reference:
-        """The same data and outputs, as another form of the model computes them."""
-        other = Reference(model, self.batches, "auto", None, self._scored)
+    def like(self, model: IntegerModel, decisions: Decisions | None = None) -> Reference:
+        """The same data and outputs, as another form of the model computes them; with other decisions, if given."""
+        other = Reference(model, self.batches, decisions=decisions or self.decisions)
         other._measures = [replace(m, edge=e) for m, e in zip(self._measures, other.edges, strict=True)]
-        other.outputs = self.outputs
         return other
 
     def agreement(self, runner: Runner) -> Agreement:
@@ -175,7 +184,7 @@ class Reference:
         Raises:
             ArtifactError: it gives another number of outputs, or of values in one.
         """
-        tally = Tally(self._measures)
+        tally = Tally(self._measures, self.decisions.rule)
         for x, expected in zip(self.batches, self.codes, strict=True):
             tally.add(self.shaped(runner(*x), expected), expected)
         return tally.agreement()

@@ -13,6 +13,8 @@ from typing import Any
 from torch import nn
 
 from sigmaquant.errors import SigmaQuantError, near_matches
+from sigmaquant.frontends.options import partition, read_options
+from sigmaquant.tasks import Task, make_task
 
 _FORM = "Write it as package.module:factory or path/file.py:factory."
 
@@ -98,10 +100,32 @@ def call_factory(spec: str, what: str) -> Any:
         raise SigmaQuantError(f"{what}: the factory {spec} failed: {type(error).__name__}: {error}") from error
 
 
-def load_metric(spec: str) -> Any:
+def load_metric(spec: str | None) -> Any:
     """The function that a text names, or the name of a metric as it is.
 
     Raises:
         SigmaQuantError: see `load_object`.
     """
-    return load_object(spec, "the metric") if ":" in spec else spec
+    return load_object(spec, "the metric") if spec is not None and ":" in spec else spec
+
+
+def load_task(spec: str | None) -> Any:
+    """The task that a text names: a shipped one with its options, or an object of the user's.
+
+    ``segmentation``, ``segmentation?ignored=0``, ``detection?decode=path/file.py:decode``, or ``path/file.py:NAME``,
+    which is a task, a class of tasks or a function that gives one. Options whose values have a colon name objects.
+
+    Raises:
+        SigmaQuantError: see `load_object`; no such task, or options that it does not take.
+    """
+    if spec is None:
+        return None
+    name, query = partition(spec)
+    if ":" not in name:
+        options: dict[str, Any] = dict(read_options(query, f"the task {spec!r}"))
+        for key, value in options.items():
+            if isinstance(value, str) and ":" in value:
+                options[key] = load_object(value, f"the task's {key}")
+        return make_task(name, options)
+    found = load_object(spec, "the task")
+    return found if isinstance(found, Task) else call_factory(spec, "the task")

@@ -7,7 +7,7 @@ from typing import Any
 
 from sigmaquant.errors import DataError
 from sigmaquant.frontends.data import load_data, place_of
-from sigmaquant.frontends.factories import load_metric, load_object
+from sigmaquant.frontends.factories import load_metric, load_object, load_task
 from sigmaquant.frontends.models import load_model
 
 
@@ -17,9 +17,10 @@ def load_inputs(
     train: str,
     val: str | None,
     test: str | None,
-    metric: str,
+    metric: str | None,
     loss: str | None,
     batch_size: int,
+    task: str | None = None,
 ) -> dict[str, Any]:
     """All that `quantize` and `Job` are given by name, under the names of their arguments.
 
@@ -44,6 +45,7 @@ def load_inputs(
         "train_data": load_data(train, "train", "the training data", batch_size),
         "validation_data": None if val is None else load_data(val, "train", "the validation data", batch_size),
         "test_data": None if test is None else load_data(test, "test", "the test data", batch_size),
+        "task": load_task(task),
         "metric": load_metric(metric),
         "loss": None if loss is None else load_object(loss, "the loss"),
     }

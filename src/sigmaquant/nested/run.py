@@ -279,5 +279,5 @@ def _untrained(session: Session) -> Session:
 
 def _scores(session: Session, network: QuantizedNetwork) -> Scores:
     judgement, test = session.judge(network), session.data.test
-    tested = None if test is None else evaluate(network, test.batches(), session.metric, session.device)
+    tested = None if test is None else evaluate(network, test.batches(), session.task, session.device)
     return Scores(judgement.accuracy, tested, judgement.divergence)

@@ -39,6 +39,13 @@ class Settings(_Read):
     sensitivity: str = ""
 
 
+class TaskIdentity(_Read):
+    """Part of `sigmaquant.tasks.identity`."""
+
+    name: str
+    share: bool = False
+
+
 class Config(_Read):
     """``config.json``, without its schema."""
 
@@ -46,6 +53,7 @@ class Config(_Read):
     budget: dict[str, Any]
     hardware: str | dict[str, Any] = "ideal"
     metric: str = "top1"
+    task: TaskIdentity | None = None
     float_sha256: str = ""
     validation_examples: int | None = None
 
@@ -102,6 +110,34 @@ class Coverage(_Read):
     elements: int
     bits: int | None = None
     reason: str = ""
+
+
+class Shown(_Read):
+    """A box in a picture, as `sigmaquant.tasks.Box`."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    label: str
+    score: Number = None
+
+
+class Picture(_Read):
+    """As `sigmaquant.tasks.Picture`; the image is a JPEG in base64, and nothing else."""
+
+    image: str = Field(pattern=r"^data:image/jpeg;base64,[A-Za-z0-9+/]*=*$")
+    width: int
+    height: int
+    truth: tuple[Shown, ...] = ()
+    before: tuple[Shown, ...] = ()
+    after: tuple[Shown, ...] = ()
+
+
+class Pictures(_Read):
+    """``pictures.json``."""
+
+    pictures: tuple[Picture, ...]
 
 
 class Result(_Read):
@@ -311,6 +347,7 @@ class RunReport(_Read):
     steps: tuple[StepRow, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
     integers: Fidelity | None = None
+    pictures: tuple[Picture, ...] = ()
     coverage: tuple[Coverage, ...] = ()
     float_operators: tuple[str, ...] = ()
     front: tuple[str, ...] = ()

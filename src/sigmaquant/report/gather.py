@@ -18,6 +18,8 @@ from sigmaquant.report.document import (
     Coverage,
     Fidelity,
     LayerRow,
+    Picture,
+    Pictures,
     Report,
     Result,
     RunReport,
@@ -92,6 +94,7 @@ def gather_run(path: Path, label: str) -> RunReport:
     missing: list[str] = []
     described = _layers_document(files, result, missing)
     artifacts, integers = _artifacts(files, result, missing)
+    shown = _pictures(files)
     common: dict[str, Any] = {
         "label": label,
         "strategy": settings.strategy,
@@ -101,7 +104,7 @@ def gather_run(path: Path, label: str) -> RunReport:
         "size_counts": str(budget.get("size_counts", "total")),
         "hardware": hardware if isinstance(hardware, str) else str(hardware.get("name", "")),
         "metric": config.metric,
-        "percent": config.metric == "top1",
+        "percent": config.metric == "top1" if config.task is None else config.task.share,
         "float_sha256": config.float_sha256,
         "seed": settings.seed,
         "validation_examples": config.validation_examples,
@@ -113,6 +116,7 @@ def gather_run(path: Path, label: str) -> RunReport:
         "steps": tuple(_step_row(step, settings.strategy) for step in steps),
         "artifacts": artifacts,
         "integers": integers,
+        "pictures": shown,
     }
     if common["zones"] is None and any(step.move == "cluster" for step in steps):
         missing.append("the buffer zones of phase 1: the run was made before they were recorded")
@@ -170,6 +174,11 @@ def _layers_document(files: RunFiles, result: Result | None, missing: list[str])
     if {row.name: row.bits for row in found.layers} != result.weights:
         raise RunDirectoryError(f"{files.layers_path} belongs to another plan than {files.result_path}. Run it again.")
     return found
+
+
+def _pictures(files: RunFiles) -> tuple[Picture, ...]:
+    path = files.pictures_path
+    return parse(Pictures, read_document(path), path).pictures if files.finished and path.exists() else ()
 
 
 def _artifacts(

@@ -25,7 +25,7 @@ from sigmaquant.report.numbers import budget_text
 from sigmaquant.units import format_seconds
 
 _SCRIPTS = ("format.js", "charts.js", "page.js")
-_NOT_FOR_CHARTS = {"coverage", "float_operators", "artifacts", "integers", "notes", "missing", "budget"}
+_NOT_FOR_CHARTS = {"coverage", "float_operators", "artifacts", "integers", "notes", "missing", "budget", "pictures"}
 
 
 @cache

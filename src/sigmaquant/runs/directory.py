@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,7 +30,7 @@ from sigmaquant.runs.files import SCHEMA, SCHEMA_VERSION, RunFiles, same_configu
 from sigmaquant.runs.lock import RunLock
 
 _TEMPORARY = re.compile(
-    r"\.((config|plan|plans|layers|result|state|report)\.json|report\.html|report_\w+\.csv"
+    r"\.((config|plan|plans|layers|pictures|result|state|report)\.json|report\.html|report_\w+\.csv"
     r"|(checkpoint|nested)\.safetensors|state-[\d-]+\.safetensors)"
     r"\.\d+-\d+\.tmp"
 )
@@ -134,6 +134,7 @@ class RunDirectory(RunFiles):
                 self.checkpoint_path,
                 self.nested_path,
                 self.layers_path,
+                self.pictures_path,
                 *self.report_paths,
             ):
                 path.unlink(missing_ok=True)
@@ -191,6 +192,17 @@ class RunDirectory(RunFiles):
             StorageError: the disk is full; the old file is intact.
         """
         write_text_atomic(self.layers_path, dumps(layers, indent=None))
+
+    def write_pictures(self, pictures: Sequence[Mapping[str, Any]]) -> None:
+        """Replace ``pictures.json``; of none, there is no such file.
+
+        Raises:
+            StorageError: the disk is full; the old file is intact.
+        """
+        if pictures:
+            write_text_atomic(self.pictures_path, dumps({"pictures": list(pictures)}, indent=None))
+        else:
+            self.pictures_path.unlink(missing_ok=True)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``, which makes the run finished. NaN and infinity become null.

@@ -145,6 +145,11 @@ class RunFiles:
         return self.path / "layers.json"
 
     @property
+    def pictures_path(self) -> Path:
+        """Examples with what both networks make of them, for reports; only of tasks that show some."""
+        return self.path / "pictures.json"
+
+    @property
     def result_path(self) -> Path:
         """What came out; written last of all."""
         return self.path / "result.json"

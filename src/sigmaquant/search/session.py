@@ -27,9 +27,9 @@ from sigmaquant.search.settings import Settings
 from sigmaquant.search.state import Progression
 from sigmaquant.search.uniform import uniform_at
 from sigmaquant.statistics import ESTIMATED, Drawn, QuantizedWeights, draw_until_stable, sensitivity
+from sigmaquant.tasks import Task, all_finite
 from sigmaquant.training.devices import Device
-from sigmaquant.training.losses import Distillation, TaskLoss
-from sigmaquant.training.metrics import Metric, top1
+from sigmaquant.training.losses import Distillation
 from sigmaquant.training.qat import Recipe
 from sigmaquant.training.student import Judge, Student
 from sigmaquant.training.teacher import make_teacher
@@ -94,8 +94,7 @@ class Session:
         budget: what the user allows.
         settings: how to search.
         costs: the hardware.
-        metric: the user's, higher is better.
-        loss: the user's task loss, or None.
+        task: what counts.
         device: where to compute.
         statistics: what is known of the float network already; completed in place.
 
@@ -111,14 +110,13 @@ class Session:
         budget: Budget,
         settings: Settings,
         costs: CostModel,
-        metric: Metric,
-        loss: TaskLoss | None,
+        task: Task,
         device: Device,
         statistics: Statistics | None = None,
     ) -> None:
         self.graph, self.data, self.budget, self.settings = graph, data, budget, settings
         self.statistics = statistics or Statistics()
-        self.costs, self.metric, self.device = costs, metric, device
+        self.costs, self.task, self.device = costs, task, device
         self.choices = layer_choices(graph, settings)
         self.activations = activation_bits(graph, settings)
         chosen = settings.midrise_up_to
@@ -130,8 +128,9 @@ class Session:
                 _counted(source)  # what never ends is better told now than by a network that never returns
         self.teacher: fx.GraphModule = make_teacher(graph)
         device.put_module(self.teacher)
-        self.judge = Judge.of(self.teacher, data.validation, metric, device, settings.outputs)
-        if not bool(torch.isfinite(self.judge.reference).all()):
+        self.judge = Judge.of(self.teacher, data.validation, task, device)
+        self.task = self.judge.task
+        if not all_finite(self.judge.reference):
             raise ModelError(
                 "the float network gives NaN or infinite outputs on the validation data. "
                 "Check its BatchNorm statistics, and the data's preprocessing for extreme values."
@@ -143,7 +142,7 @@ class Session:
             lr=settings.lr,
             scale_lr=settings.scale_lr,
             weight_decay=settings.weight_decay,
-            loss=Distillation(settings.distill, settings.temperature, loss, self.judge.outputs),
+            loss=Distillation(settings.distill, settings.temperature, self.task),
         )
         self._limit(budget)
 
@@ -158,8 +157,8 @@ class Session:
                 "the objective 'smallest' shrinks the network until its accuracy falls below the floor, but the budget "
                 "has no accuracy. Give one, such as accuracy='-1 %', or use the objective 'accurate'."
             )
-        if budget.accuracy is not None and self.metric is top1:
-            _check_share(budget.accuracy)
+        if budget.accuracy is not None and self.task.share:
+            _check_share(budget.accuracy, self.task.metric_name)
         if budget.accuracy is None:
             check_reachable(self._problem(self._resolved(budget, None)))
 
@@ -212,7 +211,7 @@ class Session:
         if known is not None and known <= self.settings.search_examples:
             return self.judge  # all of them: the float network need not run again
         examples = some(self.data.validation, self.settings.search_examples, self.seed("search"))
-        return Judge.of(self.teacher, examples, self.metric, self.device, self.judge.outputs)
+        return Judge.of(self.teacher, examples, self.task, self.device)
 
     @cached_property
     def train_examples(self) -> int:
@@ -335,7 +334,7 @@ class Session:
                     batches,
                     seed=seed,
                     midrise_up_to=self.midrise_up_to,
-                    outputs=self.judge.outputs,
+                    task=self.task,
                     quantized=quantized,
                 )
 
@@ -397,7 +396,7 @@ def _counted(source: DataSource) -> int:
     return sum(len(targets) for _, targets in source.batches())
 
 
-def _check_share(accuracy: AccuracyTarget) -> None:
+def _check_share(accuracy: AccuracyTarget, metric: str) -> None:
     """Raise for what no share of examples can be: it would be met by all networks, or by none.
 
     Raises:
@@ -406,13 +405,13 @@ def _check_share(accuracy: AccuracyTarget) -> None:
     value = accuracy.value
     if accuracy.relative and value >= 1:
         raise BudgetError(
-            f"an accuracy of at most {value:g} less than the float network's excludes nothing, since top1 lies between "
-            "0 and 1. Write '-1 %' or -0.01 for one point."
+            f"an accuracy of at most {value:g} less than the float network's excludes nothing, since {metric} lies "
+            "between 0 and 1. Write '-1 %' or -0.01 for one point."
         )
     if not accuracy.relative and not 0 < value <= 1:
         raise BudgetError(
-            f"the accuracy floor {value:g} cannot be: top1 lies between 0 and 1. Write '90 %' or 0.9, or '-1 %' for "
-            "one point less than the float network's."
+            f"the accuracy floor {value:g} cannot be: {metric} lies between 0 and 1. Write '90 %' or 0.9, or '-1 %' "
+            "for one point less than the float network's."
         )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sigmaquant.errors import DataError
 from sigmaquant.graph.layers import QuantGraph
-from sigmaquant.outputs import scored_tensor
+from sigmaquant.tasks import Outputs, Task, all_finite, check_examples, floating
 
 Batch: TypeAlias = Tensor | tuple[Any, Any] | list[Any]
 
@@ -84,29 +84,23 @@ def _inputs_and_targets(batch: Batch) -> tuple[tuple[Tensor, ...], Any]:
     return tuple(inputs), targets
 
 
-def output_tensor(outputs: Any) -> Tensor:
-    """The network's output that counts, see `sigmaquant.outputs.scored_tensor`.
+def counted_outputs(returned: Any, task: Task) -> Outputs:
+    """What counts of the network's outputs.
 
     Raises:
-        DataError: there is none, or it is not of a floating-point type.
+        DataError: there is nothing, or it is not of a floating-point type.
     """
-    result = scored_tensor(outputs)
-    if not result.is_floating_point() or result.dim() == 0:
-        raise DataError(
-            f"the network returns {result.dtype} of shape {tuple(result.shape)}, no floating-point tensor with a batch "
-            "dimension, so its outputs cannot be compared. Wrap it in a module that returns the tensor that matters."
-        )
-    return result
+    return floating(task, check_examples(task.outputs(returned)))
 
 
-def float_output(outputs: Any) -> Tensor:
-    """The float network's output that counts, checked.
+def float_outputs(returned: Any, task: Task) -> Outputs:
+    """What counts of the float network's outputs, checked.
 
     Raises:
-        DataError: as `output_tensor`, or NaN or infinity.
+        DataError: as `counted_outputs`, or NaN or infinity.
     """
-    result = output_tensor(outputs)
-    if not bool(result.isfinite().all()):
+    result = counted_outputs(returned, task)
+    if not all_finite(result):
         raise DataError("the float network's outputs contain NaN or infinity. Check the model and the data.")
     return result
 

@@ -15,27 +15,24 @@ and needs fewer examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from sigmaquant.errors import DataError
 from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.graph.regions import with_gradients_throughout
-from sigmaquant.outputs import OutputKind, are_logits
-from sigmaquant.statistics.batches import (
-    Batch,
-    Example,
-    evaluation,
-    float_output,
-    read_batches,
-)
+from sigmaquant.statistics.batches import Batch, Example, evaluation, float_outputs, read_batches
 from sigmaquant.statistics.divergence import Sensitivity
 from sigmaquant.statistics.quantized import QuantizedWeights
+from sigmaquant.tasks import Outputs, Part, Task, as_task, leaves, map_outputs
+from sigmaquant.tasks.parts import curvature_signed
 
 Loss = Callable[[Tensor, Any], Tensor]
 """``loss(outputs, targets)``: one value per example, [N]; a negative log-likelihood gives nats."""
@@ -63,7 +60,7 @@ def fisher_sensitivities(
     draws: int = 2,
     micro_batch: int = 8,
     loss: Loss | None = None,
-    outputs: OutputKind = "auto",
+    task: Task | None = None,
     midrise_up_to: int = 0,
     quantized: QuantizedWeights | None = None,
 ) -> FisherSensitivities:
@@ -81,10 +78,11 @@ def fisher_sensitivities(
         seed: of the random signs.
         draws: random signs (backward passes) per micro-batch.
         micro_batch: examples per backward pass; fewer give more, smaller samples, and a more precise `curvature`.
-        loss: for outputs that are neither class logits nor values of equal weight.
-        outputs: ``"logits"`` [N, C] (nats); ``"values"``, where the unit is the expected squared change of the outputs
-            relative to their squared sum, as in `outputs.output_sensitivity`; ``"auto"`` takes [N, C > 1] for
-            logits. Has no effect with `loss`.
+        loss: takes what counts of the outputs, for what is neither class logits nor values of equal weight.
+        task: which outputs count and how they are compared: logits (nats), or values, where the unit is the expected
+            squared change of the outputs relative to their squared sum, as in `outputs.output_sensitivity`; of several
+            outputs the weighted sum; or a distance of the task's own, by its second derivative. None: one output,
+            [N, C > 1] being logits. Only its choice of outputs has an effect with `loss`.
         quantized: the graph's weights at these bitwidths, where they are known already.
 
     Raises:
@@ -96,6 +94,7 @@ def fisher_sensitivities(
         raise DataError(f"draws ({draws}) and micro_batch ({micro_batch}) must be at least 1.")
     if quantized is None:
         quantized = QuantizedWeights(graph, bitwidths, midrise_up_to)
+    task = task or as_task()
     generator = torch.Generator().manual_seed(seed)
     # Leaves that share the parameters' memory: frozen parameters get gradients too, and none is left on the user's.
     leaves = {spec.name: graph.weight(spec.name).detach().requires_grad_() for spec in graph.layers}
@@ -105,10 +104,11 @@ def fisher_sensitivities(
     norm = 0.0
     module = with_gradients_throughout(graph.module)
     with evaluation(module), torch.enable_grad():
-        for batch in read_batches(graph, batches):
+        read, factors = _with_factors(module, read_batches(graph, batches), task, loss)
+        for batch in read:
             for example in batch.split(micro_batch):
-                result = float_output(functional_call(module, named, example.inputs))
-                samples, weight = _scalars(result, example, loss, outputs, draws, generator)
+                result = float_outputs(functional_call(module, named, example.inputs), task)
+                samples, weight = _scalars(result, example, loss, task, factors, draws, generator)
                 norm += weight
                 for index, sample in enumerate(samples):
                     gradients: Sequence[Tensor | None] = torch.autograd.grad(
@@ -124,6 +124,8 @@ def fisher_sensitivities(
                         for bits, total, square in zip(bitwidths, sums, squares, strict=True):
                             projected[name][bits] += total
                             diagonal[name][bits] += square
+    if factors is not None and any(factors):
+        norm = 1.0
     if norm == 0:
         raise DataError("every output is zero, so a change relative to them has no meaning. Check the network.")
     for table in (diagonal, projected):
@@ -133,8 +135,40 @@ def fisher_sensitivities(
     return FisherSensitivities(diagonal, projected)
 
 
+def _with_factors(
+    module: nn.Module, batches: Iterator[Example], task: Task, loss: Loss | None
+) -> tuple[Iterable[Example], Sequence[float] | None]:
+    """The batches, and where several outputs are added up, the factor of each: their norms have to be known before."""
+    if loss is not None or task.own_distance:
+        return batches, None
+    first = next(batches)  # there is one, else it raises
+    kept = [first]
+    with torch.no_grad():
+        parts, norms = _norms(module, first, task)
+        if len(parts) == 1:
+            return itertools.chain(kept, batches), None
+        for batch in batches:
+            kept.append(batch)
+            norms = [x + y for x, y in zip(norms, _norms(module, batch, task)[1], strict=True)]
+    return kept, [
+        math.sqrt(part.weight / (part.halves * norm)) if norm else 0.0 for part, norm in zip(parts, norms, strict=True)
+    ]
+
+
+def _norms(module: nn.Module, batch: Example, task: Task) -> tuple[Sequence[Part], list[float]]:
+    reference = float_outputs(module(*batch.inputs), task)
+    parts = task.parts(reference)
+    return parts, [part.norm(x) for part, x in zip(parts, leaves(reference), strict=True)]
+
+
 def _scalars(
-    result: Tensor, example: Example, loss: Loss | None, kind: OutputKind, draws: int, generator: torch.Generator
+    outputs: Outputs,
+    example: Example,
+    loss: Loss | None,
+    task: Task,
+    factors: Sequence[float] | None,
+    draws: int,
+    generator: torch.Generator,
 ) -> tuple[list[Tensor], float]:
     """`draws` scalars whose squared gradients estimate a sum over the examples, and that sum's normaliser.
 
@@ -142,36 +176,57 @@ def _scalars(
     vanish in expectation because every example gets its own random signs, so that its gradient has mean zero and is
     independent of the others.
     """
-    count = len(result)
+    tensors = leaves(outputs)
+    count = len(tensors[0])
     if loss is not None:
-        values = loss(result, example.targets)
+        values = loss(outputs, example.targets)
         if values.shape != (count,):
             raise DataError(
                 f"the loss returned shape {tuple(values.shape)} for {count} examples; it must return one value per "
                 "example (for PyTorch's losses: reduction='none', then a mean over all but the first dimension)."
             )
         return [(sign * values).sum() for sign in _signs((draws, count), values, generator)], 2.0 * count
-    signs = _signs((draws, *result.shape), result, generator)
-    if are_logits(result, kind):
-        return [score(result, sign) for sign in signs], 2.0 * count
-    # Gaussian outputs of equal variance: the Fisher information is JᵀJ, and random signs s give E[(Jᵀs)(Jᵀs)ᵀ] = JᵀJ.
-    return [(result * sign).sum() for sign in signs], float(result.detach().double().square().sum())
+    signs = [_signs((draws, *x.shape), x, generator) for x in tensors]
+    if task.own_distance:
+        return [_of_distance(task, outputs, [s[draw] for s in signs]) for draw in range(draws)], 2.0 * count
+    parts = task.parts(outputs)
+    if factors is None:  # a single output
+        (part,), (x,), (own,) = parts, tensors, signs
+        return [part.signed(x, sign) for sign in own], part.halves * part.norm(x)
+    scalars = []
+    for draw in range(draws):
+        terms = zip(parts, tensors, signs, factors, strict=True)
+        scalars.append(torch.stack([f * part.signed(x, s[draw]) for part, x, s, f in terms]).sum())
+    return scalars, 0.0  # the factors are the normaliser
 
 
-def score(logits: Tensor, signs: Tensor) -> Tensor:
-    """A scalar whose gradient has mean zero over random signs, and each example's Fisher information as covariance.
+def _of_distance(task: Task, outputs: Outputs, signs: Sequence[Tensor]) -> Tensor:
+    """A scalar as `Part.signed`, by the second derivative of the task's own distance.
 
-    With p the probabilities (constants) it is ``sum s_c sqrt(p_c) ln p_c``, whose gradient with respect to the logits
-    is ``(diag(sqrt p) - p sqrt(p)ᵀ) s``; its covariance is ``diag(p) - p pᵀ``, that of ``-ln p(label)`` for a sampled
-    label. The expectation is the same, the variance far smaller: of a confident network's sampled labels only the
-    rare wrong ones have a gradient to speak of, and these few decide the estimate.
-
-    Args:
-        logits: [N, C].
-        signs: [N, C], 1 or -1.
+    Raises:
+        DataError: it has none.
     """
-    logs = logits.float().log_softmax(1)
-    return (signs * (logs.detach() / 2).exp() * logs).sum()
+    reference = map_outputs(Tensor.detach, outputs)
+    found = map_outputs(lambda x: x.clone().requires_grad_(), reference)
+    distances = task.distance(found, reference)
+    total: Tensor | None = None
+    for x, leaf, sign in zip(leaves(outputs), leaves(found), signs, strict=True):
+        try:
+            factor = curvature_signed(distances, leaf, sign)
+        except RuntimeError as error:
+            raise DataError(
+                f"the distance of the task {task.name!r} has no second derivative, by which the sensitivities "
+                f"'curvature' and 'fisher' go ({str(error).partition(chr(10))[0]}). Choose the sensitivity 'output_kl'."
+            ) from error
+        if not bool(torch.isfinite(factor).all()):
+            raise DataError(
+                f"the second derivative of the distance of the task {task.name!r} is not finite where the outputs are "
+                "equal. Choose the sensitivity 'output_kl', which needs none."
+            )
+        term = (x * factor).sum()
+        total = term if total is None else total + term
+    assert total is not None, "there are outputs"
+    return total
 
 
 def _signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:

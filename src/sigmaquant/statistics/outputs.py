@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
 
 from sigmaquant.errors import DataError
 from sigmaquant.graph.layers import QuantGraph
-from sigmaquant.outputs import OutputKind, are_logits
-from sigmaquant.statistics.batches import (
-    Batch,
-    evaluation,
-    float_output,
-    output_tensor,
-    read_batches,
-)
+from sigmaquant.statistics.batches import Batch, counted_outputs, evaluation, float_outputs, read_batches
 from sigmaquant.statistics.divergence import Sensitivity
 from sigmaquant.statistics.quantized import QuantizedWeights
 from sigmaquant.statistics.replay import LayerPlace, Sweep
+from sigmaquant.tasks import Outputs, Task, as_task, leaves
 
 
 def output_sensitivity(
@@ -27,54 +20,71 @@ def output_sensitivity(
     bitwidths: Sequence[int],
     batches: Iterable[Batch],
     *,
-    outputs: OutputKind = "auto",
+    task: Task | None = None,
     midrise_up_to: int = 0,
 ) -> Sensitivity:
     """Distance between the float network's outputs and those with one layer's weight quantized at MSE scales.
 
     Class logits [N, C]: mean over the examples of ``KL(softmax(float) || softmax(quantized))``, in nats. Any other
     shape: the squared change of the outputs divided by their squared sum, ``sum (q - f)² / sum f²`` over all examples
-    (dimensionless). For each batch, layer and bitwidth only the nodes downstream of the layer run again.
+    (dimensionless). Of several outputs the weighted sum of these; of a task with a distance of its own, the mean of
+    that. For each batch, layer and bitwidth only the nodes downstream of the layer run again.
 
     Args:
         graph: the network; it runs in evaluation mode and is left as it was.
         bitwidths: each 2..8.
         midrise_up_to: weights of at most so many bits lie on a mid-rise grid.
         batches: calibration data; targets are not used.
-        outputs: ``"logits"``, ``"values"``, or ``"auto"``, which takes [N, C > 1] for logits.
+        task: which outputs count and how they are compared; None: one output, [N, C > 1] being logits.
 
     Raises:
-        DataError: no batches, or unusable ones; outputs that are not one floating-point tensor, or that contain NaN.
+        DataError: no batches, or unusable ones; outputs that are no floating-point tensors, or that contain NaN.
         ModelError: a weight contains NaN or infinity.
         PlanError: a bitwidth outside 2..8.
     """
+    task = task or as_task()
     quantized = QuantizedWeights(graph, bitwidths, midrise_up_to)
     places = {spec.name: LayerPlace(graph, spec.name) for spec in graph.layers}
     # A sweep cannot go back; the result keeps the graph's order of layers.
     order = sorted(places, key=lambda name: places[name].first)
-    table: Sensitivity = {name: dict.fromkeys(bitwidths, 0.0) for name in places}
-    norm = 0.0
+    table: dict[str, dict[int, list[float]]] = {name: {bits: [] for bits in bitwidths} for name in places}
+    norms: list[float] = []
+    weights: list[float] = []
     with evaluation(graph.module), torch.no_grad():
         for batch in read_batches(graph, batches):
             sweep = Sweep(graph.module, batch.inputs)
-            reference = float_output(sweep.reference)
-            logits = are_logits(reference, outputs)
-            norm += len(reference) if logits else float(reference.double().square().sum())
-            distance = _divergence if logits else _squared_change
+            reference = float_outputs(sweep.reference, task)
+            norms = _added(norms, _norms(task, reference))
+            weights = [1.0] if task.own_distance else [part.weight for part in task.parts(reference)]
             for name in order:
                 for bits in bitwidths:
-                    changed = output_tensor(sweep.replay(places[name], quantized.weight(name, bits)))
-                    table[name][bits] += distance(reference, changed)
-    if norm == 0:
+                    returned = sweep.replay(places[name], quantized.weight(name, bits))
+                    changes = _changes(task, counted_outputs(returned, task), reference)
+                    table[name][bits] = _added(table[name][bits], changes)
+    if not any(norms):
         raise DataError("every output is zero, so a change relative to them has no meaning. Check the network.")
-    return {name: {bits: total / norm for bits, total in row.items()} for name, row in table.items()}
+
+    def harm(changes: list[float]) -> float:
+        return sum(w * x / norm for x, norm, w in zip(changes, norms, weights, strict=True) if norm)
+
+    return {name: {bits: harm(changes) for bits, changes in row.items()} for name, row in table.items()}
 
 
-def _divergence(reference: Tensor, changed: Tensor) -> float:
-    """Sum over the examples of KL(softmax(reference) || softmax(changed)), in nats."""
-    p, q = reference.double().log_softmax(1), changed.double().log_softmax(1)
-    return float((p.exp() * (p - q)).sum().clamp_min(0))
+def _changes(task: Task, outputs: Outputs, reference: Outputs) -> list[float]:
+    """What has changed, for each output, summed over the examples."""
+    if task.own_distance:
+        return [float(task.distance(outputs, reference).double().sum())]
+    found = zip(task.parts(reference), leaves(outputs), leaves(reference), strict=True)
+    return [part.change(one, other) for part, one, other in found]
 
 
-def _squared_change(reference: Tensor, changed: Tensor) -> float:
-    return float((changed.double() - reference.double()).square().sum())
+def _norms(task: Task, reference: Outputs) -> list[float]:
+    """What the changes are relative to."""
+    tensors = leaves(reference)
+    if task.own_distance:
+        return [float(len(tensors[0]))]
+    return [part.norm(x) for part, x in zip(task.parts(reference), tensors, strict=True)]
+
+
+def _added(one: list[float], other: list[float]) -> list[float]:
+    return [x + y for x, y in zip(one, other, strict=True)] if one else other

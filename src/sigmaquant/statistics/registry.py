@@ -12,12 +12,12 @@ from typing import Protocol
 
 from sigmaquant.errors import DataError, near_matches
 from sigmaquant.graph.layers import QuantGraph
-from sigmaquant.outputs import OutputKind
 from sigmaquant.statistics.batches import Batch
 from sigmaquant.statistics.divergence import Sensitivity, divergences
 from sigmaquant.statistics.fisher import FisherSensitivities, fisher_sensitivities
 from sigmaquant.statistics.outputs import output_sensitivity
 from sigmaquant.statistics.quantized import QuantizedWeights
+from sigmaquant.tasks import Task, as_task
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Request:
     batches: Iterable[Batch] | None
     seed: int
     midrise_up_to: int
-    outputs: OutputKind
+    task: Task
     quantized: QuantizedWeights | None = None
 
     @property
@@ -66,7 +66,7 @@ def sensitivity(
     *,
     seed: int = 0,
     midrise_up_to: int = 0,
-    outputs: OutputKind = "auto",
+    task: Task | None = None,
     quantized: QuantizedWeights | None = None,
 ) -> Sensitivity:
     """The named sensitivity of every layer at every bitwidth.
@@ -80,8 +80,8 @@ def sensitivity(
     ``curvature``         all of a layer's Fisher information (`fisher`)         nats per example   yes
     ====================  =====================================================  =================  ==========
 
-    Networks whose output is not class logits [N, C] get relative squared errors in place of nats per example; for a
-    loss of your own call `fisher.fisher_sensitivities`.
+    Networks whose output is not class logits [N, C] get relative squared errors in place of nats per example, and tasks
+    their own distance; for a loss of your own call `fisher.fisher_sensitivities`.
 
     Args:
         name: a key of `SENSITIVITIES`.
@@ -90,7 +90,7 @@ def sensitivity(
         batches: calibration data, see `batches`.
         seed: of everything random.
         midrise_up_to: weights of at most so many bits lie on a mid-rise grid.
-        outputs: what the network's outputs mean, see `sigmaquant.outputs`.
+        task: which outputs count, and what their distance is; None: class logits or values, by their shape.
         quantized: the weights at the bitwidths, where they are known already.
 
     Raises:
@@ -100,7 +100,9 @@ def sensitivity(
     """
     if name not in SENSITIVITIES:
         raise DataError(f"there is no sensitivity {name!r}. {near_matches(name, SENSITIVITIES)}")
-    return SENSITIVITIES[name](Request(name, graph, bitwidths, batches, seed, midrise_up_to, outputs, quantized))
+    return SENSITIVITIES[name](
+        Request(name, graph, bitwidths, batches, seed, midrise_up_to, task or as_task(), quantized)
+    )
 
 
 def _divergence(request: Request) -> Sensitivity:
@@ -109,7 +111,7 @@ def _divergence(request: Request) -> Sensitivity:
 
 def _output_kl(request: Request) -> Sensitivity:
     return output_sensitivity(
-        request.graph, request.bitwidths, request.data, outputs=request.outputs, midrise_up_to=request.midrise_up_to
+        request.graph, request.bitwidths, request.data, task=request.task, midrise_up_to=request.midrise_up_to
     )
 
 
@@ -119,7 +121,7 @@ def _second_order(request: Request) -> FisherSensitivities:
         request.bitwidths,
         request.data,
         seed=request.seed,
-        outputs=request.outputs,
+        task=request.task,
         midrise_up_to=request.midrise_up_to,
         quantized=request.quantized,
     )

@@ -30,8 +30,7 @@ from sigmaquant.sweeping.frontier import Point
 from sigmaquant.sweeping.requests import Requests, requests
 from sigmaquant.sweeping.runs import Runs
 from sigmaquant.sweeping.workers import JobMaker, Jobs, RayWorkers, ThisProcess, Workers, import_ray
-from sigmaquant.training.losses import TaskLoss
-from sigmaquant.training.metrics import Metric
+from sigmaquant.tasks import Metric, Task, TaskLoss
 
 log = logging.getLogger("sigmaquant")
 
@@ -75,7 +74,8 @@ def sweep(
     out: str | Path,
     validation_data: Any = None,
     test_data: Any = None,
-    metric: Metric | str = "top1",
+    task: Task | str | None = None,
+    metric: Metric | str | None = None,
     loss: TaskLoss | None = None,
     hardware: str | Path | HardwareProfile = "ideal",
     settings: Settings | None = None,
@@ -128,6 +128,7 @@ def sweep(
         train_data,
         validation_data=validation_data,
         test_data=test_data,
+        task=task,
         metric=metric,
         loss=loss,
         hardware=hardware,

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from sigmaquant.graph.layers import QuantGraph
-from sigmaquant.outputs import OutputKind, are_logits
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import calibrate_, prepare
 from sigmaquant.quant.observers import ExampleObserver, MseObserver, Observer
+from sigmaquant.tasks import Outputs, Task, as_float32, joined, same_form
 from sigmaquant.training.devices import Device
 from sigmaquant.training.metrics import call
 
@@ -53,7 +53,7 @@ def without_outliers(batches: Sequence[Any]) -> tuple[list[Any], int]:
 
 @torch.no_grad()
 def choose_observer(
-    graph: QuantGraph, plan: BitwidthPlan, batches: Sequence[Any], device: Device, outputs: OutputKind, seed: int
+    graph: QuantGraph, plan: BitwidthPlan, batches: Sequence[Any], device: Device, task: Task, seed: int
 ) -> type[Observer]:
     """The way to choose ranges that moves the float network's outputs less, its activations quantized and nothing else.
 
@@ -65,7 +65,7 @@ def choose_observer(
         plan: whose activation bitwidths count.
         batches: inputs; the first half gives the ranges, the second is looked at, of one batch both.
         device: where to compute.
-        outputs: what the outputs mean.
+        task: what the distance is.
         seed: of what a network draws.
     """
     twin = prepare(graph)
@@ -75,9 +75,9 @@ def choose_observer(
     half = (len(batches) + 1) // 2
     seen, judged = batches[:half], batches[half:] or batches
 
-    def run() -> Tensor:
+    def run() -> Outputs:
         with device.random_state(seed):
-            return torch.cat([call(twin, x).float() for x in judged])
+            return joined([as_float32(call(twin, x, task)) for x in judged], "outputs")
 
     reference = run()
     moved: dict[type[Observer], float] = {}
@@ -85,18 +85,10 @@ def choose_observer(
         with device.random_state(seed):
             calibrate_(twin, seen, observer)
         found = run()
-        if found.shape != reference.shape:
+        if not same_form(found, reference):
             return MseObserver
-        each = _distances(found, reference, outputs).sort().values
+        each = task.distance(found, reference).sort().values
         moved[observer] = float(each[: max(1, round((1 - _TRIMMED) * len(each)))].mean())
     best = min(moved, key=lambda observer: moved[observer])  # the first of equals
     _log.info("activation ranges: %s", ", ".join(f"{kind.__name__} {value:.4g}" for kind, value in moved.items()))
     return best
-
-
-def _distances(found: Tensor, reference: Tensor, outputs: OutputKind) -> Tensor:
-    """Of each example: the divergence of class logits, the squared difference of other values."""
-    if are_logits(reference, outputs):
-        p, q = reference.log_softmax(1), found.log_softmax(1)
-        return (p.exp() * (p - q)).sum(1)
-    return (found - reference).square().reshape(len(found), -1).sum(1)

@@ -166,9 +166,9 @@ def train_(
                 group["lr"] = rate * factor
             inputs, targets = device.put(inputs), device.put(targets)
             with device.autocast():
-                student = call(network, inputs)
+                student = call(network, inputs, recipe.loss.task)
                 with torch.no_grad():
-                    target = None if teacher is None else call(teacher, inputs)
+                    target = None if teacher is None else call(teacher, inputs, recipe.loss.task)
             loss = recipe.loss(student, target, targets)
             if not loss.requires_grad:
                 raise TrainingError(

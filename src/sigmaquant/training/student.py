@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sigmaquant.data import DataSource
 from sigmaquant.errors import CheckpointError
 from sigmaquant.graph.layers import QuantGraph
-from sigmaquant.outputs import OutputKind, output_kind
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import (
     QuantizedNetwork,
@@ -28,10 +28,10 @@ from sigmaquant.quant import (
     set_plan_,
 )
 from sigmaquant.quant.observers import Observer
+from sigmaquant.tasks import Outputs, Task, leaves, mean_distance, same_form
 from sigmaquant.training.calibration import choose_observer, without_outliers
 from sigmaquant.training.devices import Device
-from sigmaquant.training.losses import distance
-from sigmaquant.training.metrics import Metric, outputs_of, score
+from sigmaquant.training.metrics import outputs_of, scored
 from sigmaquant.training.qat import (
     Recipe,
     TrainingReport,
@@ -51,9 +51,9 @@ class Judgement:
     """How good a network is on validation data.
 
     Attributes:
-        accuracy: the user's metric.
-        divergence: distance of the outputs to the float network's: KL in nats for class logits. Much less noisy than
-            the metric, since every example counts and not only those that change sides.
+        accuracy: the task's metric.
+        divergence: the task's distance of the outputs to the float network's: KL in nats for class logits. Much less
+            noisy than the metric, since every example counts and not only those that change sides.
     """
 
     accuracy: float
@@ -66,40 +66,31 @@ class Judge:
 
     Attributes:
         source: the data.
-        metric: the user's.
-        reference: outputs of the float network, [N, ...].
+        task: what counts, as it is for these outputs and targets.
+        reference: outputs of the float network that count, [N, ...].
         targets: [N, ...].
-        outputs: what the outputs mean.
     """
 
     source: DataSource
-    metric: Metric
+    task: Task
     device: Device
-    reference: Tensor
+    reference: Outputs
     targets: Tensor
-    outputs: OutputKind
 
     @classmethod
-    def of(
-        cls,
-        teacher: nn.Module,
-        source: DataSource,
-        metric: Metric,
-        device: Device,
-        outputs: OutputKind = "auto",
-    ) -> Judge:
-        """Run the float network once; ``"auto"`` goes by the targets.
+    def of(cls, teacher: nn.Module, source: DataSource, task: Task, device: Device) -> Judge:
+        """Run the float network once; what the task leaves open is decided by its outputs and the targets.
 
         Raises:
             DataError: the data are empty or do not fit the model.
         """
-        reference, targets = outputs_of(teacher, source.batches(), device)
-        return cls(source, metric, device, reference, targets, output_kind(reference, targets, outputs))
+        reference, targets = outputs_of(teacher, source.batches(), task, device)
+        return cls(source, task.seen(reference, targets), device, reference, targets)
 
     @cached_property
     def float_accuracy(self) -> float:
         """The float network's metric."""
-        return score(self.metric, self.reference, self.targets)
+        return scored(self.task, self.reference, self.targets)
 
     @cached_property
     def float_figures(self) -> tuple[float, float, float]:
@@ -107,7 +98,7 @@ class Judge:
 
         The order of the examples does not matter, and the last digits may be another machine's.
         """
-        outputs = self.reference.double()
+        outputs = torch.cat([x.double().reshape(-1) for x in leaves(self.reference)])
         return self.float_accuracy, float(outputs.mean()), float(outputs.std(correction=0))
 
     def standard_error(self, accuracy: float) -> float:
@@ -116,11 +107,11 @@ class Judge:
 
     def __call__(self, network: nn.Module) -> Judgement:
         """Judge a network."""
-        outputs, targets = outputs_of(network, self.source.batches(), self.device)
-        comparable = outputs.shape == self.reference.shape
+        outputs, targets = outputs_of(network, self.source.batches(), self.task, self.device)
+        comparable = same_form(outputs, self.reference)
         return Judgement(
-            score(self.metric, outputs, targets),
-            float(distance(outputs, self.reference, 1.0, self.outputs)) if comparable else float("nan"),
+            scored(self.task, outputs, targets),
+            float(mean_distance(self.task, outputs, self.reference)) if comparable else float("nan"),
         )
 
 
@@ -215,8 +206,8 @@ class Student:
         if self._observer is None:
             graph, plan = self.network.graph, self.network.plan
             assert plan is not None, "set_plan_ comes first"
-            kind = self.recipe.loss.outputs
-            self._observer = choose_observer(graph, plan, self._share(0.5), self.device, kind, self.seed)
+            task = self.recipe.loss.task
+            self._observer = choose_observer(graph, plan, self._share(0.5), self.device, task, self.seed)
         for quantizer in self.network.activation_quantizers.values():
             quantizer.enabled = False
         batches = self._share(share)
