@@ -26,7 +26,7 @@ BENCHMARK = benchmark()
 SAMPLE = (
     "clamp_crossed", "log", "plus_row", "bias_along_width", "where_other", "cat_token", "channel_shuffle_by_hand",
     "frames_of_lines", "nearest_odd", "adaptive_max", "average_without_padding", "transposed_dilated", "softmax",
-    "masked_attention", "group_norm",
+    "masked_attention", "group_norm", "lstm_both_ways", "cells",
 )  # fmt: skip
 
 

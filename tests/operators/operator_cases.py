@@ -49,9 +49,32 @@ class Case(nn.Module):
             self.norm.running_mean.normal_(generator=generator)
             self.norm.running_var.uniform_(0.5, 2, generator=generator)
             self.norm.weight.uniform_(-1, 2, generator=generator)
+        self.lstm, self.lstm_cell = nn.LSTM(36, 6, batch_first=True), nn.LSTMCell(36, 6)
+        self.lstm_both_ways = nn.LSTM(36, 5, 2, bidirectional=True, dropout=0.2)
+        self.gru, self.gru_cell = nn.GRU(36, 6, 2, batch_first=True), nn.GRUCell(36, 6)
+        self.rnn = nn.RNN(36, 6, bias=False, batch_first=True)
+        self.rnn_relu = nn.RNN(36, 6, nonlinearity="relu", batch_first=True, bidirectional=True)
+        self.lstm_projected = nn.LSTM(36, 6, proj_size=3, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(self, self.before(x))
+
+
+def cells(m: Any, x: Tensor) -> Tensor:
+    """Two cells in a loop of the user's."""
+    h = c = g = torch.zeros(x.shape[0], 6)
+    outputs = []
+    for step in x.flatten(2).unbind(1):
+        h, c = m.lstm_cell(step, (h, c))
+        g = m.gru_cell(step, g)
+        outputs.append(torch.cat([h, g], 1))
+    return torch.stack(outputs, 1)
+
+
+def states(m: Any, x: Tensor) -> Tensor:
+    """States that go in and out."""
+    y, (h, c) = m.lstm(x.flatten(2), (x[:, 0, 0][None], x[:, 1, 1][None]))
+    return torch.cat([y[:, 0], h[0], c[0]], 1)
 
 
 INTEGER: dict[str, Body] = {
@@ -250,6 +273,15 @@ INTEGER: dict[str, Body] = {
     "masked_attention": lambda m, x: F.scaled_dot_product_attention(x, x, x, attn_mask=m.mask | ~m.mask.any(1, True)),
     "additive_mask": lambda m, x: (x + m.mask * -1e9).softmax(-1) @ x,
     "relative_positions": lambda m, x: (x * 3 + m.by_value).softmax(-1) @ x,
+    # recurrent
+    "lstm": lambda m, x: m.lstm(x.flatten(2))[0],
+    "lstm_both_ways": lambda m, x: m.lstm_both_ways(x.flatten(2).transpose(0, 1))[0][-1],
+    "lstm_states": states,
+    "gru": lambda m, x: m.gru(x.flatten(2))[0],
+    "gru_last": lambda m, x: m.gru(x.flatten(2))[1][-1],
+    "rnn": lambda m, x: m.rnn(x.flatten(2))[0],
+    "rnn_relu": lambda m, x: m.rnn_relu(x.flatten(2))[0],
+    "cells": cells,
     # endings
     "softmax": lambda m, x: x.flatten(1).softmax(1),
     "log_softmax": lambda m, x: F.log_softmax(x, 1),
@@ -275,5 +307,6 @@ FLOAT: dict[str, tuple[Body, str]] = {
     "live_mask": (lambda m, x: (x + x.flip(1) * 9).softmax(-1) @ x, "add"),
     "mean_in_double": (lambda m, x: x.mean((2, 3), dtype=torch.float64).float(), "mean"),
     "mean_of_the_batch": (lambda m, x: x - x.mean(0, keepdim=True), "mean"),
+    "lstm_projected": (lambda m, x: m.lstm_projected(x.flatten(2))[0], "lstm"),
     "zero_sized": (lambda m, x: torch.cat([x, x[:, :0]], 1), "slice"),
 }

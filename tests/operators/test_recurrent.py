@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,7 @@ def inputs(shapes: tuple[tuple[int, ...], ...], count: int, seed: int = 1) -> tu
     return tuple(torch.randn(count, *shape, generator=generator) for shape in shapes)
 
 
+@cache
 def net(name: str) -> tuple[QuantGraph, tuple[tuple[int, ...], ...]]:
     torch.manual_seed(0)
     make, shapes = NETS[name]

@@ -17,6 +17,7 @@ from sigmaquant.operators.floats import FloatFunction
 from sigmaquant.operators.layers import Weighted
 from sigmaquant.operators.movement import Move
 from sigmaquant.operators.node import Operator
+from sigmaquant.operators.recurrent import Matrix, Recurrent
 from sigmaquant.plan import BitwidthPlan
 
 
@@ -73,6 +74,17 @@ class IntegerModel:
     def weighted(self) -> tuple[Weighted, ...]:
         """The layers with weights, in order; a weight that is used twice is here twice, with the same codes."""
         return tuple(op for op in self.operators if isinstance(op, Weighted))
+
+    @property
+    def weights(self) -> tuple[Weighted | Matrix, ...]:
+        """The same with the matrices of recurrent layers."""
+        found: list[Weighted | Matrix] = []
+        for operator in self.operators:
+            if isinstance(operator, Weighted):
+                found.append(operator)
+            elif isinstance(operator, Recurrent):
+                found += (operator.input_matrix, operator.hidden_matrix)
+        return tuple(found)
 
     @property
     def endings(self) -> tuple[FloatFunction, ...]:

@@ -177,6 +177,12 @@ class Recurrent(Operator):
     cell_factor: Factor | None = None
 
     @property
+    def hidden_scale(self) -> float:
+        """Of the grid of hidden states."""
+        places = {"lstm": 2 * UNIT_BITS, "gru": UNIT_BITS - self.state_bits, "rnn_tanh": UNIT_BITS}
+        return float(2.0 ** -places.get(self.kind, self.fraction_bits) / self.hidden_factor.value[0])
+
+    @property
     def units(self) -> int:
         """Of the hidden state."""
         return int(self.hidden_matrix.codes.shape[1])

@@ -21,32 +21,37 @@ _EXCLUDED = -1e9
 _LEAST = 1e-12
 
 
-class _Real:
+class Real:
     """Float tensors of one operator, in the network's own layout."""
 
     def __init__(self, values: Values, name: str) -> None:
         self.values, self.graph, self.name = values, values.graph, name
 
     def tensor(self, shape: tuple[int, ...]) -> int:
+        """A new one."""
         return self.graph.tensor(f"{self.name}.real", shape, "FLOAT32")
 
     def constant(self, value: NDArray[Any] | float) -> int:
+        """Numbers that broadcast."""
         array = np.asarray(value, dtype="<f4")
         array = array.reshape((1,) * (1 - array.ndim) + array.shape)
         return self.graph.tensor(f"{self.name}.constant", array.shape, "FLOAT32", data=array.tobytes())
 
     def read(self, edge: str) -> int:
+        """An edge's values."""
         source = self.values.plain(edge)
         target = self.tensor(self.graph.shape(source))
         self.graph.operator("DEQUANTIZE", (source,), target, 2, "DequantizeOptions")
         return target
 
     def __call__(self, code: str, first: int, second: int) -> int:
+        """An operator of two tensors, of the first one's shape."""
         target = self.tensor(self.graph.shape(first))
         self.graph.operator(code, (first, second), target, 1, f"{code.capitalize()}Options")
         return target
 
     def mean(self, source: int, axes: tuple[int, ...]) -> int:
+        """Over axes of an example, which stay with size one."""
         dims = [axis + 1 for axis in axes]
         shape = tuple(1 if place in dims else size for place, size in enumerate(self.graph.shape(source)))
         target, over = self.tensor(shape), self.graph.integers("axes", dims)
@@ -54,11 +59,14 @@ class _Real:
         return target
 
     def unary(self, code: str, source: int, options: str = "", **fields: Any) -> int:
+        """An operator of one tensor, of its shape."""
         target = self.tensor(self.graph.shape(source))
         self.graph.operator(code, (source,), target, 1, options, **fields)
         return target
 
     def write(self, operator: Softmax | Norm, source: int) -> None:
+        """Values as the operator's output."""
+
         def quantize(target: int, activation: int) -> None:
             self.graph.operator("QUANTIZE", (source,), target, 1, "QuantizeOptions")
 
@@ -67,7 +75,7 @@ class _Real:
 
 @emit.register
 def _(operator: Softmax, values: Values) -> None:
-    real = _Real(values, operator.name)
+    real = Real(values, operator.name)
     scores, mask = real.read(operator.inputs[0]), operator.mask
     if mask is not None:
         admitted = mask.reshape((1,) * (len(values.graph.shape(scores)) - mask.ndim) + mask.shape)
@@ -80,7 +88,7 @@ def _(operator: Softmax, values: Values) -> None:
 
 @emit.register
 def _(operator: Norm, values: Values) -> None:
-    real, edges = _Real(values, operator.name), values.model.edges
+    real, edges = Real(values, operator.name), values.model.edges
     source, output = edges[operator.inputs[0]], edges[operator.output]
     count = math.prod(source.shape[axis] for axis in operator.axes)
     x = real.read(source.name)

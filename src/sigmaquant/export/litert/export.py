@@ -17,6 +17,7 @@ from sigmaquant.export.litert import (
     means,
     places,
     pools,
+    recurrent,
     resizing,
     sums,
     taps,
@@ -26,10 +27,11 @@ from sigmaquant.export.litert.flatbuffer import FlatGraph
 from sigmaquant.export.litert.form import container_bits, litert_form
 from sigmaquant.export.litert.values import LOWEST, Values
 from sigmaquant.lowering.model import FloatOperator, IntegerModel
+from sigmaquant.operators import Weighted
 from sigmaquant.operators.node import free_name
 from sigmaquant.runs.atomic import write_bytes_atomic
 
-FAMILIES = (attention, elementwise, floats, layers, matrices, means, places, pools, resizing, sums, taps)
+FAMILIES = (attention, elementwise, floats, layers, matrices, means, places, pools, recurrent, resizing, sums, taps)
 """The modules that know the operators."""
 PLAN_METADATA = "sigmaquant.plan"
 """Name of the metadata entry with the plan, as JSON."""
@@ -162,10 +164,10 @@ def _output(values: Values, name: str, floats: bool, taken: set[int]) -> int:
 
 
 def _layers(model: IntegerModel, formed: IntegerModel, pack: bool) -> tuple[LitertLayer, ...]:
-    ideal = {operator.layer: (operator.codes.size * operator.bits + 7) // 8 for operator in model.weighted}
+    ideal = {operator.layer: (operator.codes.size * operator.bits + 7) // 8 for operator in model.weights}
     rows = {}
-    for operator in formed.weighted:
-        container = container_bits(operator, pack)
+    for operator in formed.weights:
+        container = container_bits(operator, pack) if isinstance(operator, Weighted) else 8
         stored = (operator.codes.size * container + 7) // 8
         rows[operator.layer] = LitertLayer(operator.layer, operator.bits, container, stored, ideal[operator.layer])
     return tuple(rows.values())

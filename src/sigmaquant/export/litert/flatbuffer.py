@@ -142,7 +142,7 @@ class FlatGraph:
         self,
         code: str,
         inputs: Sequence[int],
-        output: int,
+        output: int | Sequence[int],
         version: int,
         options: str = "",
         **fields: Any,
@@ -152,7 +152,7 @@ class FlatGraph:
         Args:
             code: a name of the schema's `BuiltinOperator`.
             inputs: tensors read.
-            output: tensor written.
+            output: tensor written, or several.
             version: the first version of the operator that takes these types, so that older runtimes refuse the file.
             options: a name of the schema's `BuiltinOptions`.
             fields: of the options.
@@ -160,7 +160,8 @@ class FlatGraph:
         number = getattr(self.schema.BuiltinOperator, code)
         operator = self.schema.OperatorT()
         operator.opcodeIndex = self._codes.setdefault((number, version), len(self._codes))
-        operator.inputs, operator.outputs = np.array(inputs, dtype=np.int32), np.array([output], dtype=np.int32)
+        outputs = [output] if isinstance(output, int) else list(output)
+        operator.inputs, operator.outputs = np.array(inputs, dtype=np.int32), np.array(outputs, dtype=np.int32)
         if options:
             operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, options)
             operator.builtinOptions = getattr(self.schema, options + "T")()

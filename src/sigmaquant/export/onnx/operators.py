@@ -1,6 +1,17 @@
 """`translate`, with the emitters of all families of operators registered."""
 
-from sigmaquant.export.onnx import arithmetic, attention, endings, layers, moves, norms, pooling, resizing
+from sigmaquant.export.onnx import arithmetic, attention, endings, layers, moves, norms, pooling, recurrent, resizing
 from sigmaquant.export.onnx.translation import translate
 
-__all__ = ["arithmetic", "attention", "endings", "layers", "moves", "norms", "pooling", "resizing", "translate"]
+__all__ = [
+    "arithmetic",
+    "attention",
+    "endings",
+    "layers",
+    "moves",
+    "norms",
+    "pooling",
+    "recurrent",
+    "resizing",
+    "translate",
+]

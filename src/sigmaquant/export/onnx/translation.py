@@ -23,7 +23,7 @@ from sigmaquant.export.onnx.builder import GraphBuilder
 from sigmaquant.export.onnx.unpacking import Form, add_weight
 from sigmaquant.lowering.model import IntegerModel
 from sigmaquant.numerics import activation_range
-from sigmaquant.operators import Edge, Operator, Weighted
+from sigmaquant.operators import Edge, Matrix, Operator, Weighted
 
 
 class Clipped(Protocol):
@@ -77,6 +77,9 @@ class Translation:
         saturating: whether sums of pairs of products may be limited to int16 by the processor.
         codes: the tensor that holds each edge's codes, or its values where it is float; made when it is asked for
             where they have been written as vectors.
+
+    Attributes:
+        scans: recurrent layers that are there, by what makes them up: their sequences and last states.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Translation:
         self._names = codes
         self._weights: dict[tuple[Any, ...], StoredWeight] = {}
         self._vectors: dict[str, str] = {}
+        self.scans: dict[tuple[Any, ...], tuple[str, str]] = {}
 
     def edge(self, operator: Operator, index: int = 0) -> Edge:
         """An operator's input edge."""
@@ -215,14 +219,14 @@ class Translation:
         """Whether an edge's codes are at hand as [.., last axis]."""
         return edge.name in self._vectors
 
-    def weight(self, operator: Weighted) -> StoredWeight:
+    def weight(self, operator: Weighted | Matrix) -> StoredWeight:
         """A layer's integer weights; a weight that is used twice is stored once."""
         key = (operator.codes.tobytes(), operator.codes.shape, operator.bits, operator.midrise, operator.gain)
         if key not in self._weights:
             self._weights[key] = self._new_weight(operator)
         return self._weights[key]
 
-    def _new_weight(self, operator: Weighted) -> StoredWeight:
+    def _new_weight(self, operator: Weighted | Matrix) -> StoredWeight:
         if operator.bits < 8:
             return StoredWeight(add_weight(self.builder, operator, self.form), np.int8, 0)
         name = f"{operator.name}.weight"

@@ -17,7 +17,7 @@ from sigmaquant.errors import ExportError
 from sigmaquant.export.onnx.builder import DOMAIN, GraphBuilder
 from sigmaquant.export.packing import pack_codes
 from sigmaquant.numerics import weight_qmax
-from sigmaquant.operators import Weighted
+from sigmaquant.operators import Matrix, Weighted
 
 Form = Literal["planes", "native"]
 PLANES_OPSET = 18
@@ -44,7 +44,7 @@ def opset(form: Form) -> int:
     return NATIVE_OPSET
 
 
-def add_weight(builder: GraphBuilder, operator: Weighted, form: Form) -> str:
+def add_weight(builder: GraphBuilder, operator: Weighted | Matrix, form: Form) -> str:
     """The tensor of ``gain * code`` of a weight below 8 bits, int8, of the shape of the codes."""
     name = f"{operator.name}.weight"
     if form == "native" and operator.bits in NATIVE_BITS:
@@ -54,11 +54,11 @@ def add_weight(builder: GraphBuilder, operator: Weighted, form: Form) -> str:
     return builder.call(_from_planes(operator, opset(form)), [packed], f"{name}.codes", shape=operator.codes.shape)
 
 
-def _grid(operator: Weighted) -> str:
+def _grid(operator: Weighted | Matrix) -> str:
     return f"{operator.bits}{'Midrise' if operator.midrise else ''}Times{operator.gain}"
 
 
-def _from_planes(operator: Weighted, version: int) -> onnx.FunctionProto:
+def _from_planes(operator: Weighted | Matrix, version: int) -> onnx.FunctionProto:
     """A function: uint8 [ceil(elements * bits / 8)] of `pack_codes`, attribute `shape`, to int8 of that shape."""
     bits, step = operator.bits, 1 + operator.midrise
     offset = -operator.gain * weight_qmax(bits, operator.midrise)
@@ -92,7 +92,7 @@ def _from_planes(operator: Weighted, version: int) -> onnx.FunctionProto:
     return _function(f"Unpack{_grid(operator)}", ["packed"], nodes, version, ["shape"])
 
 
-def _native(operator: Weighted) -> list[onnx.TensorProto]:
+def _native(operator: Weighted | Matrix) -> list[onnx.TensorProto]:
     """The codes as constants of ONNX' narrow types; odd codes as ``(code - 1) / 2``."""
     values = operator.codes.astype(np.int16) >> int(operator.midrise)
     if operator.bits == 6:
@@ -106,7 +106,7 @@ def _narrow(values: NDArray[np.int16], kind: int, bits: int) -> onnx.TensorProto
     return helper.make_tensor("", kind, values.shape, data, raw=True)
 
 
-def _from_native(operator: Weighted) -> onnx.FunctionProto:
+def _from_native(operator: Weighted | Matrix) -> onnx.FunctionProto:
     """A function from `_native` to int8 of the same shape."""
     step = 1 + operator.midrise
     nodes = [
