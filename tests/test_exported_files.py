@@ -24,11 +24,18 @@ from test_exporting import forget_digests
 THERE = {
     "onnx": all(find_spec(name) for name in ("onnx", "onnxruntime")),
     "litert": find_spec("ai_edge_litert") is not None,
+    "tflm": find_spec("tflite_micro") is not None,
     "c": shutil.which("gcc") is not None,
     "packed": True,
 }
 KINDS = [name for name, there in THERE.items() if there]
-FILES = {"onnx": "model.onnx", "litert": "model.tflite", "c": "model_c", "packed": "model.safetensors"}
+FILES = {
+    "onnx": "model.onnx",
+    "litert": "model.tflite",
+    "tflm": "model_micro.tflite",
+    "c": "model_c",
+    "packed": "model.safetensors",
+}
 VERIFY = ("--model", command.MODEL, "--data", command.TEST, "--examples", 40, "--quiet")
 
 
@@ -88,7 +95,7 @@ def test_a_changed_file_is_refused_unrun(name: str, run: Path) -> None:
     assert "SHA-256" in item["problem"]
 
 
-@pytest.mark.parametrize("name", ["onnx", "litert", "c", "packed"])
+@pytest.mark.parametrize("name", FILES)
 def test_cut_files_end_in_one_line(name: str, run: Path) -> None:
     forget_digests(run)
     path = run / "export" / FILES[kind(name)]
@@ -100,7 +107,7 @@ def test_cut_files_end_in_one_line(name: str, run: Path) -> None:
     assert "FAILED" in found.out
 
 
-@pytest.mark.parametrize("name", ["onnx", "litert"])
+@pytest.mark.parametrize("name", ["onnx", "litert", "tflm"])
 def test_mutated_files_never_pass_silently_or_crash(name: str, run: Path) -> None:
     """Without a digest: refused, or its numbers are those of the network to a rounding."""
     forget_digests(run)
@@ -179,12 +186,12 @@ def test_a_read_only_disk_still_gets_its_verdict(run: Path, monkeypatch: pytest.
 # -- the process that may crash ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["onnx", "litert"])
+@pytest.mark.parametrize("name", ["onnx", "litert", "tflm"])
 def test_whole_files_pass_the_probe(name: str, exported: Path) -> None:
     probe(kind(name), exported / "export" / FILES[name])
 
 
-@pytest.mark.parametrize("name", ["onnx", "litert"])
+@pytest.mark.parametrize("name", ["onnx", "litert", "tflm"])
 def test_no_file_at_all(name: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"nothing of the kind" * 40)
     with pytest.raises(ArtifactError, match="is damaged"):

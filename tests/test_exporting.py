@@ -166,6 +166,7 @@ def test_several_inputs_and_outputs_are_verified(tmp_path: Path) -> None:
     run = tmp_path / "joined"
     tiny.run("4x", Joined(), train_data=data, validation_data=data, post_training=True, run_dir=run)
     kinds = ["onnx", "c", "packed", *(["litert"] if find_spec("ai_edge_litert") else [])]
+    kinds += ["tflm"] if find_spec("tflite_micro") else []
     verdicts = export_run(Joined(), run, data, to=kinds)
     assert [verdict.passed for verdict in verdicts] == [True] * len(kinds)
     (verdict,) = export_run(Joined(), run, data, to=["onnx"], options=ExportOptions(inputs="uint8"))

@@ -71,8 +71,9 @@ def quantize(
         settings: how to search and train.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ….
         progress: display; None: silent.
-        export: kinds of files that are written and verified at the end (``"onnx"``, ``"litert"``, ``"c"``,
-            ``"packed"``), into ``export`` in `run_dir`. Whether they can hold the network is checked before any work.
+        export: kinds of files that are written and verified at the end (``"onnx"``, ``"litert"``, ``"tflm"``,
+            ``"c"``, ``"packed"``), into ``export`` in `run_dir`. Whether they can hold the network is checked before
+            any work.
         **options: fields of `Settings`, such as ``seed=1`` or ``pin={"conv1": 8}``.
 
     Returns:

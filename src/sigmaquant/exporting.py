@@ -442,6 +442,7 @@ def _run(
         agreement=reference.agreement(runner),
         as_deployed=None if deployed is None else reference.agreement(deployed),
         latency_ratio=latency_ms(deployed or runner, reference.one) / float_ms if target.timed else None,
+        ram_bytes=None if target.ram is None else target.ram(path, runner),
     )
     inside: Watch | None = None
     if written.sha256 is None:

@@ -253,6 +253,7 @@ def verifications(verdicts: Sequence[Verification]) -> Table:
     """Every exported file: whether it computes what the reference does, its bytes and its speed."""
     table = Table(title="Exported files", title_justify="left")
     integers = verdicts[0].integers if verdicts else None
+    memory = any(verdict.ram_bytes is not None for verdict in verdicts)
     for name in (
         "file",
         "verdict",
@@ -262,6 +263,7 @@ def verifications(verdicts: Sequence[Verification]) -> Table:
         "largest",
         "bytes",
         "ideal",
+        *(("RAM",) if memory else ()),
         "time / float",
     ):
         table.add_column(name, justify="left" if name in ("file", "verdict") else "right")
@@ -274,7 +276,7 @@ def verifications(verdicts: Sequence[Verification]) -> Table:
             "–",
             f"{100 * ours.equal:.2f} %",
             f"{ours.largest_steps} steps",
-            *("", "", "–"),
+            *("", "", *(("",) if memory else ()), "–"),
         )
     for verdict in verdicts:
         found, deployed = verdict.agreement, verdict.as_deployed
@@ -288,6 +290,7 @@ def verifications(verdicts: Sequence[Verification]) -> Table:
             "–" if found is None else f"{found.largest_steps} steps",
             f"{verdict.real_bytes:,}",
             f"{verdict.ideal_bytes:,}",
+            *(("–" if verdict.ram_bytes is None else f"{verdict.ram_bytes:,}",) if memory else ()),
             "–" if verdict.latency_ratio is None else f"{verdict.latency_ratio:.2f}",
         )
     lines = [v.problem.rstrip(".") for v in verdicts if v.problem]

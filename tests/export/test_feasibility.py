@@ -32,7 +32,7 @@ def plain():
 def test_a_network_of_integers_fits_into_every_file():
     graph = trace(plain().eval(), torch.zeros(2, 3, 8, 8))
     assert [(found.target, found.reason) for found in feasibilities(graph)] == [
-        (target, "") for target in ("onnx", "litert", "c", "packed")
+        (target, "") for target in ("onnx", "litert", "tflm", "c", "packed")
     ]
     check_feasible(graph, ["onnx", "c"])
 
@@ -41,7 +41,7 @@ def test_operators_without_an_integer_form_are_told_with_their_lines():
     graph = trace(Sorted().eval(), torch.zeros(2, 6))
     found = {item.target: item for item in feasibilities(graph)}
     assert found["packed"].possible
-    for target in ("onnx", "litert", "c"):
+    for target in ("onnx", "litert", "tflm", "c"):
         assert "model: sort (test_feasibility.py:" in found[target].reason
         assert "torch.sort(self.first(x), 1)" in found[target].reason
     with pytest.raises(ExportError, match="nothing was trained"):
@@ -62,7 +62,7 @@ def test_an_ending_stays_in_float_or_is_left_out(tmp_path, ending):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 3), ending).eval()
     sigmaquant.quantize(model, (inputs, targets), run_dir=tmp_path, budget="2x", post_training=True, outputs="values")
-    kinds = ("onnx", "litert", "c", "packed")
+    kinds = ("onnx", "litert", "tflm", "c", "packed")
     for logits in (False, True):
         verdicts = export_run(model, tmp_path, (inputs, targets), to=kinds, options=ExportOptions(logits=logits))
         assert [(verdict.target, verdict.passed) for verdict in verdicts] == [(kind, True) for kind in kinds]

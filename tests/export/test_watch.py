@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from sigmaquant.quant import QuantizedNetwork, calibrate_, prepare, set_plan_
 NEEDS = {
     "onnx": (all(find_spec(name) for name in ("onnx", "onnxruntime")), "the extra onnx"),
     "litert": (find_spec("ai_edge_litert") is not None, "the extra litert"),
+    "tflm": (find_spec("tflite_micro") is not None, "the extra tflm"),
     "c": (shutil.which("gcc") is not None, "gcc"),
     "packed": (True, ""),
 }
@@ -125,11 +127,24 @@ def damage_onnx(path: Path) -> None:
 def damage_litert(path: Path) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
+    damage_bias(path, schema)
+
+
+def damage_tflm(path: Path) -> None:
+    from sigmaquant.export.tflm.schema import micro_schema
+
+    damage_bias(path, micro_schema())
+
+
+def damage_bias(path: Path, schema: Any) -> None:
+    """That of the convolution that gives the activation of the layer `left`."""
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
-    (index,) = [
-        t.buffer for t in model.subgraphs[0].tensors if t.name.startswith(b"left.bias") or t.name == b"left/bias"
+    (graph,) = model.subgraphs
+    names = [tensor.name or b"" for tensor in graph.tensors]
+    (bias,) = [
+        op.inputs[2] for op in graph.operators if len(op.inputs) == 3 and names[op.outputs[0]].startswith(b"left")
     ]
-    turn_bits(path, bytes(model.buffers[index].data))
+    turn_bits(path, bytes(model.buffers[graph.tensors[bias].buffer].data))
 
 
 def damage_c(folder: Path) -> None:
@@ -156,6 +171,7 @@ def damage_packed(path: Path) -> None:
 DAMAGE: dict[str, Callable[[Path], None]] = {
     "onnx": damage_onnx,
     "litert": damage_litert,
+    "tflm": damage_tflm,
     "c": damage_c,
     "packed": damage_packed,
 }

@@ -57,9 +57,9 @@ def export_command(
     name: Annotated[str, typer.Option(help="name of the network in files and C identifiers")] = "model",
     onnx_form: Annotated[OnnxFormOption, typer.Option(help="how ONNX holds weights")] = OnnxFormOption.planes,
     inputs: Annotated[
-        InputsOption, typer.Option(help="what ONNX and LiteRT files take; C takes int8 codes")
+        InputsOption, typer.Option(help="what the files take; C takes int8 codes, only ONNX uint8")
     ] = InputsOption.float,
-    pack: Annotated[bool, typer.Option(help="LiteRT: narrow containers, or int8 for speed")] = True,
+    pack: Annotated[bool, typer.Option(help="LiteRT and TFLM: narrow weights, or int8 for speed or memory")] = True,
     logits: Annotated[
         bool, typer.Option("--logits", help="leave out a softmax or sigmoid at the end; else it stays, in float")
     ] = False,

@@ -88,7 +88,7 @@ AcceptControl = Annotated[
 Export = Annotated[
     str,
     typer.Option(
-        help="kinds of files to write at the end, with commas; checked before any training: onnx,litert,c,packed"
+        help="kinds of files to write at the end, with commas; checked before any training: onnx,litert,tflm,c,packed"
     ),
 ]
 Seed = Annotated[int, typer.Option(help="of everything random")]

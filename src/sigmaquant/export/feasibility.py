@@ -29,7 +29,7 @@ class Feasibility:
     """Whether one kind of file can hold a network.
 
     Attributes:
-        target: ``"onnx"``, ``"litert"``, ``"c"`` or ``"packed"``.
+        target: ``"onnx"``, ``"litert"``, ``"tflm"``, ``"c"`` or ``"packed"``.
         reason: why not, with the remedy; empty where it can.
     """
 

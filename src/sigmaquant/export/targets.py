@@ -24,7 +24,8 @@ class ExportOptions:
     Attributes:
         onnx_form: ``"planes"`` (any runtime from opset 18 on) or ``"native"`` (opset 25).
         inputs: ``"float"``, or codes as ``"int8"`` or (ONNX only) ``"uint8"``.
-        pack: LiteRT: the narrowest containers that its kernels take; False: int8, for speed.
+        pack: LiteRT: the narrowest containers that its kernels take; False: int8, for speed. TensorFlow Lite Micro: the
+            bits of the plan; False: int8, for memory.
         name: of the network, in files and C identifiers.
         logits: leaves out the softmax, log-softmax or sigmoid at the network's end; otherwise it stands in float behind
             the last integers.
@@ -56,6 +57,7 @@ class Target:
         exact: whether every output code must be the reference's.
         runtime: whose crashes a file can cause, as `sigmaquant.export.probe.probe` names it; empty: none.
         form: the reference as this runtime computes it; None: the reference itself.
+        ram: bytes of memory that the file needs where it is deployed, once it was run; None: that is not known.
     """
 
     file: str
@@ -68,6 +70,7 @@ class Target:
     timed: bool = False
     exact: bool = False
     runtime: str = ""
+    ram: Callable[[Path, Runner], int | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,37 @@ def _litert_form(model: IntegerModel, options: ExportOptions) -> IntegerModel:
     return litert_form(model, options.pack)
 
 
+def _write_tflm(network: QuantizedNetwork, model: IntegerModel, path: Path, options: ExportOptions) -> None:
+    from sigmaquant.export.tflm import export_tflm
+
+    if options.inputs == "uint8":
+        raise ExportError("files for TensorFlow Lite Micro take float or int8 inputs, not uint8. Choose one of these.")
+    export_tflm(model, path, pack=options.pack, inputs=options.inputs, name=options.name)
+
+
+def _run_tflm(path: Path, source: Source) -> Runner:
+    from sigmaquant.export.tflm import TflmRunner
+
+    return TflmRunner(path)
+
+
+def _watch_tflm(path: Path, source: Source, model: IntegerModel) -> Watch:
+    from sigmaquant.export.tflm import TflmWatch
+
+    return TflmWatch(path, model)
+
+
+def _tflm_form(model: IntegerModel, options: ExportOptions) -> IntegerModel:
+    from sigmaquant.export.tflm import tflm_form
+
+    return tflm_form(model)
+
+
+def _arena(path: Path, runner: Runner) -> int | None:
+    found = getattr(runner, "arena_bytes", None)
+    return found if isinstance(found, int) else None
+
+
 def _write_c(network: QuantizedNetwork, model: IntegerModel, path: Path, options: ExportOptions) -> None:
     from sigmaquant.export.c import export_c
 
@@ -157,6 +191,12 @@ def _run_c(path: Path, source: Source) -> Runner:
         if theirs != ours and ours:
             raise ArtifactError(f"{path} has inputs or outputs on other grids than the network: {theirs}, not {ours}.")
     return runner
+
+
+def _ram_of_c(path: Path, runner: Runner) -> int | None:
+    from sigmaquant.export.c.report import ram_bytes
+
+    return ram_bytes(path)
 
 
 def _watch_c(path: Path, source: Source, model: IntegerModel) -> Watch:
@@ -204,7 +244,17 @@ TARGETS: dict[str, Target] = {
         timed=True,
         runtime="litert",
     ),
-    "c": Target("model_c", 1.0, _write_c, _run_c, _watch_c, exact=True),
+    "tflm": Target(
+        "model_micro.tflite",
+        0.999,
+        _write_tflm,
+        _run_tflm,
+        _watch_tflm,
+        form=_tflm_form,
+        runtime="tflm",
+        ram=_arena,
+    ),
+    "c": Target("model_c", 1.0, _write_c, _run_c, _watch_c, exact=True, ram=_ram_of_c),
     "packed": Target(
         "model.safetensors",
         1.0,

@@ -38,7 +38,7 @@ class Verification:
     """The verdict on one artifact.
 
     Attributes:
-        target: ``"onnx"``, ``"litert"``, ``"c"`` or ``"packed"``.
+        target: ``"onnx"``, ``"litert"``, ``"tflm"``, ``"c"`` or ``"packed"``.
         path: the file or folder.
         required: least share of examples that are decided alike.
         agreement: of the file as it is verified (ONNX: with the runtime's fusions off).
@@ -52,6 +52,8 @@ class Verification:
         integers: the integer model, which the file is compared with, beside the quantized network; None: not compared.
         sha256: of the file, or of a C folder's list of files, when it was written; None: not known.
         codes: what its inner activations show; only looked at where `sha256` is not known.
+        ram_bytes: memory that it needs where it is deployed: the arena of an interpreter, or arena, inputs and outputs
+            of a C program; None: not known.
         problem: why it was not run, or does not run: it was changed, is damaged, or crashes; empty: nothing.
     """
 
@@ -69,6 +71,7 @@ class Verification:
     integers: Fidelity | None = None
     sha256: str | None = None
     codes: CodesFound | None = None
+    ram_bytes: int | None = None
     problem: str = ""
 
     @property

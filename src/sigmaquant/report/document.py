@@ -226,6 +226,7 @@ class Artifact(_Read):
     as_deployed: Agreement | None = None
     ideal_bytes: int
     real_bytes: int
+    ram_bytes: int | None = None
     latency_ratio: Number = None
     first_difference: str = ""
     notes: tuple[str, ...] = ()

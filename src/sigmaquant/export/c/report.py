@@ -124,6 +124,11 @@ class CReport:
     activations: tuple[CActivation, ...]
 
     @property
+    def ram_bytes(self) -> int:
+        """Arena, inputs and outputs."""
+        return self.arena_bytes + self.input_bytes + self.output_bytes
+
+    @property
     def read(self) -> tuple[CGrid, ...]:
         """The inputs that are C arguments."""
         return tuple(grid for grid in self.inputs if grid.place)
@@ -151,3 +156,12 @@ class CReport:
         document = {"format": FORMAT, "version": 2, **asdict(self), "files": dict(digests)}
         del document["folder"]
         return json.dumps(document, indent=2) + "\n"
+
+
+def ram_bytes(folder: Path) -> int | None:
+    """`CReport.ram_bytes` of a folder that was written; None where that cannot be told."""
+    try:
+        document = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return sum(int(document[part]) for part in ("arena_bytes", "input_bytes", "output_bytes"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None

@@ -107,6 +107,19 @@ def export_litert(
         MissingExtraError: the extra ``litert`` is not installed.
         StorageError: the file could not be written; the old one, if there was one, is intact.
     """
+    check_writable(model, inputs)
+    formed = litert_form(model, pack)
+    data = Drawing(formed, FlatGraph(), pack, inputs == "float").to_bytes(name)
+    write_bytes_atomic(path, data)
+    return LitertReport(Path(path), len(data), _layers(model, formed, pack))
+
+
+def check_writable(model: IntegerModel, inputs: str) -> None:
+    """Raise where no file can be written at all.
+
+    Raises:
+        ExportError: operators in float, or inputs that there are not.
+    """
     if inputs not in ("float", "int8"):
         raise ExportError(f"inputs is {inputs!r}; it must be 'float' or 'int8'.")
     floats = [operator for operator in model.operators if isinstance(operator, FloatOperator)]
@@ -116,24 +129,41 @@ def export_litert(
             f"{len(floats)} operator(s) have no integer form: {shown}. A LiteRT file would compute them in float. "
             "Replace them, or leave them out of the network and compute them behind it."
         )
-    formed = litert_form(model, pack)
-    data = _file(formed, pack, inputs == "float", name)
-    write_bytes_atomic(path, data)
-    return LitertReport(Path(path), len(data), _layers(model, formed, pack))
 
 
-def _file(model: IntegerModel, pack: bool, floats: bool, name: str) -> bytes:
-    graph = FlatGraph()
-    values = Values(model, graph, pack)
-    inputs = {edge: _input(values, edge, floats) for edge in model.inputs}
-    for operator in model.operators:
-        write(operator, values)
-    outputs: dict[str, int] = {}
-    for edge in model.outputs:
-        taken = {*inputs.values(), *outputs.values()}
-        outputs[free_name(edge, outputs)] = _output(values, edge, floats, taken)
-    metadata = {PLAN_METADATA: model.plan.to_json().encode()}
-    return graph.to_bytes(name, f"written by sigmaquant {__version__}", inputs, outputs, metadata)
+class Drawing:
+    """A model in a runtime's form, drawn as a graph of the file.
+
+    Args:
+        model: in that form.
+        graph: empty; filled here.
+        pack: whether weights may be stored with fewer than 8 bits.
+        floats: whether the file takes and gives floats; else codes.
+    """
+
+    def __init__(self, model: IntegerModel, graph: FlatGraph, pack: bool, floats: bool) -> None:
+        self.model, self.graph = model, graph
+        values = Values(model, graph, pack)
+        self._inputs = {edge: _input(values, edge, floats) for edge in model.inputs}
+        for operator in model.operators:
+            graph.owner = operator
+            write(operator, values)
+        graph.owner = None
+        self._outputs: dict[str, int] = {}
+        for edge in model.outputs:
+            taken = {*self._inputs.values(), *self._outputs.values()}
+            self._outputs[free_name(edge, self._outputs)] = _output(values, edge, floats, taken)
+
+    def to_bytes(self, name: str, bare: bool = False) -> bytes:
+        """The file.
+
+        Args:
+            name: of the graph.
+            bare: without the plan and the names of inputs and outputs, where every byte counts.
+        """
+        metadata = {} if bare else {PLAN_METADATA: self.model.plan.to_json().encode()}
+        written_by = f"written by sigmaquant {__version__}"
+        return self.graph.to_bytes(name, written_by, self._inputs, self._outputs, metadata, signature=not bare)
 
 
 def _input(values: Values, name: str, floats: bool) -> int:

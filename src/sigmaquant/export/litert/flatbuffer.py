@@ -80,14 +80,25 @@ def _sharing_builder(size: int) -> Any:
 
 
 class FlatGraph:
-    """One graph being written. Tensors are known by their index."""
+    """One graph being written. Tensors are known by their index.
 
-    def __init__(self) -> None:
-        self.schema = litert_module("ai_edge_litert.schema_py_generated")
+    Args:
+        schema: the classes of the file's schema; None: those of the LiteRT package.
+
+    Attributes:
+        owner: what the operators that are written now are for.
+        owners: what each operator is for.
+        contents: elements of each tensor as they are in the file; empty where it is not constant.
+    """
+
+    def __init__(self, schema: Any = None) -> None:
+        self.schema = litert_module("ai_edge_litert.schema_py_generated") if schema is None else schema
         self.tensors: list[Any] = []
+        self.contents: list[bytes] = []
         self.operators: list[Any] = []
-        self._codes: dict[tuple[int, int], int] = {}
-        self._buffers: dict[bytes, int] = {b"": 0}  # equal contents are written once; the first must be empty
+        self.owners: list[Any] = []
+        self.owner: Any = None
+        self._codes: dict[tuple[int, int, str], int] = {}
         self._names: set[str] = set()
         self._reserved: set[str] = set()
 
@@ -117,14 +128,21 @@ class FlatGraph:
         self._names.add(tensor.name)
         tensor.shape = np.array(shape, dtype=np.int32)
         tensor.type = getattr(self.schema.TensorType, kind)
-        tensor.buffer = self._buffer(data)
         if grid is not None:
             quantization = tensor.quantization = self.schema.QuantizationParametersT()
             quantization.scale = np.array(grid.scales, dtype=np.float32)
             quantization.zeroPoint = np.full(len(grid.scales), grid.zero_point, dtype=np.int64)
             quantization.quantizedDimension = grid.axis
         self.tensors.append(tensor)
+        self.contents.append(data)
         return len(self.tensors) - 1
+
+    def without_data(self, tensor: int) -> int:
+        """A tensor that an operator writes, of the type, shape and grid of a constant one."""
+        twin = self.tensor(self.name(tensor), self.shape(tensor), "INT8")
+        for field in ("type", "quantization"):
+            setattr(self.tensors[twin], field, getattr(self.tensors[tensor], field))
+        return twin
 
     def integers(self, name: str, values: Sequence[int]) -> int:
         """A constant int32 vector, as operators take shapes and axes."""
@@ -157,17 +175,32 @@ class FlatGraph:
             options: a name of the schema's `BuiltinOptions`.
             fields: of the options.
         """
-        number = getattr(self.schema.BuiltinOperator, code)
-        operator = self.schema.OperatorT()
-        operator.opcodeIndex = self._codes.setdefault((number, version), len(self._codes))
         outputs = [output] if isinstance(output, int) else list(output)
-        operator.inputs, operator.outputs = np.array(inputs, dtype=np.int32), np.array(outputs, dtype=np.int32)
+        operator = self._operator(getattr(self.schema.BuiltinOperator, code), version, "", inputs, outputs)
         if options:
             operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, options)
             operator.builtinOptions = getattr(self.schema, options + "T")()
             for field, value in fields.items():
                 setattr(operator.builtinOptions, field, value)
         self.operators.append(operator)
+        self.owners.append(self.owner)
+
+    def insert_custom(self, place: int, name: str, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """A runtime's own operator without options, before the operator at a place and for the same purpose."""
+        operator = self._operator(self.schema.BuiltinOperator.CUSTOM, 1, name, inputs, outputs)
+        self.operators.insert(place, operator)
+        self.owners.insert(place, self.owners[place])
+
+    def code(self, operator: Any) -> str:
+        """A name of the schema's `BuiltinOperator`, that of an operator of this graph."""
+        number = list(self._codes)[operator.opcodeIndex][0]
+        return next(str(name) for name, value in vars(self.schema.BuiltinOperator).items() if value == number)
+
+    def _operator(self, number: int, version: int, name: str, inputs: Sequence[int], outputs: Sequence[int]) -> Any:
+        operator = self.schema.OperatorT()
+        operator.opcodeIndex = self._codes.setdefault((number, version, name), len(self._codes))
+        operator.inputs, operator.outputs = np.array(inputs, dtype=np.int32), np.array(outputs, dtype=np.int32)
+        return operator
 
     def grid(self, tensor: int) -> Grid:
         """The grid of a tensor that has one scale."""
@@ -178,9 +211,6 @@ class FlatGraph:
         """A value of the schema's `ActivationFunctionType`."""
         return int(getattr(self.schema.ActivationFunctionType, name))
 
-    def _buffer(self, data: bytes) -> int:
-        return self._buffers.setdefault(data, len(self._buffers))
-
     def to_bytes(
         self,
         name: str,
@@ -188,6 +218,7 @@ class FlatGraph:
         inputs: Mapping[str, int],
         outputs: Mapping[str, int],
         metadata: Mapping[str, bytes],
+        signature: bool = True,
     ) -> bytes:
         """The file.
 
@@ -197,27 +228,33 @@ class FlatGraph:
             inputs: tensors that the caller gives, by the name of the signature.
             outputs: tensors that are the result, by the name of the signature.
             metadata: contents by name.
+            signature: whether the names of inputs and outputs are in the file.
         """
         schema, model, graph = self.schema, self.schema.ModelT(), self.schema.SubGraphT()
+        buffers: dict[bytes, int] = {b"": 0}  # equal contents are written once; the first must be empty
+        for tensor, data in zip(self.tensors, self.contents, strict=True):
+            tensor.buffer = buffers.setdefault(data, len(buffers))
         graph.name, graph.tensors, graph.operators = name, self.tensors, self.operators
         graph.inputs = np.array(list(inputs.values()), dtype=np.int32)
         graph.outputs = np.array(list(outputs.values()), dtype=np.int32)
         model.version, model.description, model.subgraphs = 3, description, [graph]
         model.operatorCodes = [self._code(*code) for code in self._codes]
-        model.signatureDefs = [self._signature(inputs, outputs)]
+        model.signatureDefs = [self._signature(inputs, outputs)] if signature else []
         model.metadata = []
         for key, content in metadata.items():
             entry = schema.MetadataT()
-            entry.name, entry.buffer = key, self._buffer(content)
+            entry.name, entry.buffer = key, buffers.setdefault(content, len(buffers))
             model.metadata.append(entry)
-        model.buffers = [AlignedBuffer(schema, data) for data in self._buffers]
-        builder = _sharing_builder(sum(map(len, self._buffers)) + 4096)
+        model.buffers = [AlignedBuffer(schema, data) for data in buffers]
+        builder = _sharing_builder(sum(map(len, buffers)) + 4096)
         builder.Finish(model.Pack(builder), file_identifier=FILE_IDENTIFIER)
         return bytes(builder.Output())
 
-    def _code(self, number: int, version: int) -> Any:
+    def _code(self, number: int, version: int, name: str) -> Any:
         code = self.schema.OperatorCodeT()
         code.builtinCode, code.version = number, version
+        if name:
+            code.customCode = name
         code.deprecatedBuiltinCode = min(number, self.schema.BuiltinOperator.PLACEHOLDER_FOR_GREATER_OP_CODES)
         return code
 

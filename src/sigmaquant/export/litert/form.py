@@ -223,3 +223,36 @@ class RoundedTwice(Factor):
         left, right = exponent.clamp(min=0), (-exponent).clamp(min=0)
         accumulator.bitwise_left_shift_(left).mul_(mantissa).add_(1 << 30).bitwise_right_shift_(31)
         return accumulator.add_((torch.ones_like(right) << right) >> 1).bitwise_right_shift_(right)
+
+
+@dataclass(frozen=True)
+class RoundedAway(Factor):
+    """Factors as the runtimes' reference kernels apply them: twice rounded, the second time halves away from zero.
+
+    Attributes:
+        up: bits by which accumulators are multiplied before, where weights are a power of two.
+    """
+
+    up: int = 0
+
+    def apply_(self, accumulator: Tensor, axis: int) -> Tensor:
+        """Rounded products in place of an int64 tensor; `axis` is the channel axis."""
+        view = [1] * accumulator.dim()
+        view[axis] = -1
+        return self.broadcast_(accumulator, view)
+
+    def broadcast_(self, accumulator: Tensor, shape: Sequence[int]) -> Tensor:
+        """The same for factors of a shape that broadcasts to the accumulator's."""
+        mantissa = torch.from_numpy(self.mantissa).reshape(*shape)
+        exponent = 31 - torch.from_numpy(self.shift).reshape(*shape)
+        left, right = exponent.clamp(min=0) + self.up, (-exponent).clamp(min=0)
+        accumulator.bitwise_left_shift_(left).mul_(mantissa).add_(1 << 30).bitwise_right_shift_(31)
+        half = (torch.ones_like(right) << right) >> 1
+        nudge = half - (accumulator < 0).to(accumulator.dtype) * half.clamp(max=1)
+        return accumulator.add_(nudge).bitwise_right_shift_(right)
+
+    @property
+    def value(self) -> NDArray[np.float64]:
+        """The factors as floats."""
+        result: NDArray[np.float64] = self.mantissa * 2.0 ** (self.up - self.shift)
+        return result

@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-
-from torch import Tensor
+from dataclasses import replace
 
 from sigmaquant.export.litert.emission import emit, refusal
 from sigmaquant.export.litert.flatbuffer import Grid
-from sigmaquant.export.litert.form import Forming, formed
+from sigmaquant.export.litert.form import Forming, RoundedAway, formed
 from sigmaquant.export.litert.values import Values
 from sigmaquant.operators import MatMul, Operator
-from sigmaquant.operators.fixed_point import Factor
 
 _NO_FACTOR = 1e-6
 _LARGEST_RANK = 5
 """Dimensions that the kernel takes, the batch among them."""
-
-
-@dataclass(frozen=True)
-class RoundedAway(Factor):
-    """Factors as the runtime's reference kernels apply them: twice rounded, the second time halves away from zero."""
-
-    def apply_(self, accumulator: Tensor, axis: int) -> Tensor:
-        """Rounded products in place of an int64 tensor, by one factor."""
-        mantissa, exponent = int(self.mantissa[0]), 31 - int(self.shift[0])
-        left, right = max(exponent, 0), max(-exponent, 0)
-        accumulator.bitwise_left_shift_(left).mul_(mantissa).add_(1 << 30).bitwise_right_shift_(31)
-        half = (1 << right) >> 1
-        return accumulator.add_(half - (accumulator < 0).to(accumulator.dtype) * min(half, 1)).bitwise_right_shift_(
-            right
-        )
 
 
 @formed.register

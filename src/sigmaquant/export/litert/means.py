@@ -13,7 +13,7 @@ from torch import Tensor, from_numpy, int64
 
 from sigmaquant.export.litert.emission import emit, refusal
 from sigmaquant.export.litert.flatbuffer import Grid
-from sigmaquant.export.litert.form import SAME, Forming, InFloat, formed, in_float
+from sigmaquant.export.litert.form import SAME, Forming, formed, in_float
 from sigmaquant.export.litert.geometry import lifted
 from sigmaquant.export.litert.layers import convolved
 from sigmaquant.export.litert.taps import int32, own_weight
@@ -43,7 +43,7 @@ class PlaceMeans(Operator):
 
     members: NDArray[np.bool_]
     scale: NDArray[np.float32]
-    factor: InFloat
+    factor: Factor
     low: int
     high: int
 

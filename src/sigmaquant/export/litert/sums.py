@@ -26,11 +26,11 @@ def _(operator: Sum, to: Forming) -> Sequence[Operator]:
     """Two edges with the runtime's multipliers, which have one bit more than lowering's; one edge as it needs it."""
     if len(operator.inputs) == 1:
         return (_of_one(operator, to),)
-    if _in_32_bits(operator):
+    if in_32_bits(operator):
         return (operator,)
     signs = [1 if multiplier > 0 else -1 for multiplier in operator.multipliers]
     output = np.float32(to.edges[operator.output].scale)
-    ratios = [float(np.float32(scale) / output) for scale in _scales(operator, to.edges)]
+    ratios = [float(np.float32(scale) / output) for scale in term_scales(operator, to.edges)]
     shift = _SUM_BITS - math.frexp(max(ratios))[1]
     if not 1 <= shift <= 30:
         return (operator,)
@@ -51,7 +51,7 @@ def _of_one(operator: Sum, to: Forming) -> Operator:
     return taps(operator, np.full(whole, multiplier * step), np.full(whole, offset * step), ends, to)
 
 
-def _in_32_bits(operator: Sum) -> bool:
+def in_32_bits(operator: Sum) -> bool:
     """Whether a sum of two edges is none that a kernel for 8 bits computes."""
     ratios = [abs(multiplier) * 2.0**-operator.shift for multiplier in operator.multipliers]
     taken = all(_RATIOS[0] <= ratio < _RATIOS[1] for ratio in ratios)
@@ -67,7 +67,7 @@ def _unit_signs(operator: Sum, edges: dict[str, Edge]) -> list[int] | None:
     return signs if near else None
 
 
-def _scales(operator: Sum, edges: dict[str, Edge]) -> list[float]:
+def term_scales(operator: Sum, edges: dict[str, Edge]) -> list[float]:
     """By term, the scale of its input times its factor's magnitude."""
     if _unit_signs(operator, edges):
         return [edges[name].scale for name in operator.inputs]
@@ -84,7 +84,7 @@ def _(operator: Sum, values: Values) -> None:
     layout = values.layout(*operator.inputs)
     if len(operator.inputs) == 1:
         _with_number(operator, values, layout)
-    elif _in_32_bits(operator):
+    elif in_32_bits(operator):
         _exactly(operator, values, layout)
     else:
         _of_two(operator, values, layout)
@@ -115,7 +115,7 @@ def _(operator: Scaled, values: Values) -> None:
 def _of_two(operator: Sum, values: Values, layout: Layout) -> None:
     """As a sum or difference; a term with a factor is the same codes on a grid with another scale."""
     terms = []
-    for name, scale in zip(operator.inputs, _scales(operator, dict(values.model.edges)), strict=True):
+    for name, scale in zip(operator.inputs, term_scales(operator, dict(values.model.edges)), strict=True):
         source, own = values.read(name, layout), values.model.edges[name].scale
         if scale != own:
             source = values.multiplied(source, scale / own, Grid((scale,), values.zero(name)))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sigmaquant.export.litert.emission import emit
 from sigmaquant.export.litert.flatbuffer import Grid
-from sigmaquant.export.litert.form import Forming, InFloat, formed, in_float
+from sigmaquant.export.litert.form import Forming, InFloat, RoundedAway, formed, in_float
 from sigmaquant.export.litert.values import Layout, Values
 from sigmaquant.operators import Affine, Operator, compute
 from sigmaquant.operators.node import Reference
@@ -41,7 +41,7 @@ class Taps(Operator):
     codes: NDArray[np.int8]
     scale: NDArray[np.float32]
     bias: NDArray[np.int32]
-    factor: InFloat
+    factor: InFloat | RoundedAway
     low: int
     high: int
 

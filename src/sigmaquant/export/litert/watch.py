@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sigmaquant.errors import ArtifactError
@@ -39,18 +42,9 @@ class LitertWatch:
             (graph,) = file.subgraphs
         except Exception as error:  # the reader goes wherever the bytes point
             raise ArtifactError(f"{path} is no LiteRT file that can be read: {type(error).__name__}") from error
-        written = {int(index) for operator in graph.operators for index in operator.outputs}
         before = [int(index) for index in graph.outputs]
-        self._found: list[tuple[Edge, bool]] = []
-        added: list[int] = []
-        for index in sorted(written - set(before)):
-            tensor = graph.tensors[index]
-            edge = model.edges.get(tensor.name.decode())
-            layout = None if edge is None or edge.is_float else _is_image(edge, tuple(int(n) for n in tensor.shape[1:]))
-            if edge is not None and layout is not None:
-                self._found.append((edge, layout))
-                added.append(index)
-        graph.outputs = np.array([*before, *added], dtype=np.int32)
+        self._found = shown_tensors(graph, model)
+        graph.outputs = np.array([*before, *(shown.tensor for shown in self._found)], dtype=np.int32)
         file.buffers = [AlignedBuffer(schema, b"" if b.data is None else bytes(b.data)) for b in file.buffers]
         file.signatureDefs = []  # they name the results that there were
         builder = flatbuffers.Builder(1 << 20)
@@ -61,12 +55,43 @@ class LitertWatch:
         """Codes by activation, int8, from float inputs."""
         codes = self._runner.raw(*inputs)[self._skip :]
         result: dict[str, Tensor] = {}
-        for (edge, image), values in zip(self._found, codes, strict=True):
-            if edge.name in result:  # the other layout of the same activation
-                continue
-            own = torch.from_numpy((values.astype(np.int16) - (HIGHEST - edge.range[1])).clip(LOWEST).astype(np.int8))
-            result[edge.name] = own.movedim(-1, 1).reshape(len(own), *edge.shape) if image else own
+        for shown, values in zip(self._found, codes, strict=True):
+            result.setdefault(shown.edge.name, shown.codes(values))  # the first of two layouts
         return result
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A tensor of a file that holds an activation's codes.
+
+    Attributes:
+        edge: the activation.
+        tensor: its index.
+        image: whether its channels are last.
+    """
+
+    edge: Edge
+    tensor: int
+    image: bool
+
+    def codes(self, values: NDArray[Any]) -> Tensor:
+        """The tensor's integers as the activation's codes, in the network's layout."""
+        edge = self.edge
+        own = torch.from_numpy((values.astype(np.int16) - (HIGHEST - edge.range[1])).clip(LOWEST).astype(np.int8))
+        return own.movedim(-1, 1).reshape(len(own), *edge.shape) if self.image else own
+
+
+def shown_tensors(graph: Any, model: IntegerModel) -> tuple[Shown, ...]:
+    """Of a graph that was read from a file, the tensors inside that can be compared with a model's activations."""
+    written = {int(index) for operator in graph.operators for index in operator.outputs}
+    found = []
+    for index in sorted(written - {int(index) for index in graph.outputs}):
+        tensor = graph.tensors[index]
+        edge = None if tensor.name is None else model.edges.get(tensor.name.decode())
+        layout = None if edge is None or edge.is_float else _is_image(edge, tuple(int(n) for n in tensor.shape[1:]))
+        if edge is not None and layout is not None:
+            found.append(Shown(edge, index, layout))
+    return tuple(found)
 
 
 def _is_image(edge: Edge, shape: tuple[int, ...]) -> bool | None:

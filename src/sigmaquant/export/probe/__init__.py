@@ -19,7 +19,7 @@ def probe(runtime: str, path: Path, seconds: float = SECONDS) -> None:
     """Load a file and run it once on random numbers.
 
     Args:
-        runtime: ``"onnx"`` or ``"litert"``.
+        runtime: ``"onnx"``, ``"litert"`` or ``"tflm"``.
         path: the file.
         seconds: how long that may take.
 

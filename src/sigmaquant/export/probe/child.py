@@ -66,11 +66,31 @@ def run_litert(path: str) -> None:
             runtime.get_tensor(detail["index"])
 
 
+def run_tflm(path: str) -> None:
+    """Once, with room for more than its tensors."""
+    import numpy as np
+    from tflite_micro.python.tflite_micro import runtime
+    from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
+
+    with open(path, "rb") as file:  # noqa: PTH123 - as little as possible is imported
+        data = file.read()
+    graph = schema.Model.GetRootAs(data, 0).Subgraphs(0)
+    sizes = [int(np.prod(graph.Tensors(k).ShapeAsNumpy())) for k in range(graph.TensorsLength())]
+    interpreter = runtime.Interpreter.from_bytes(data, arena_size=2 * len(data) + 16 * sum(sizes) + (1 << 20))
+    generator = np.random.default_rng(0)
+    for number in range(graph.InputsLength()):
+        detail = interpreter.get_input_details(number)
+        interpreter.set_input(_numbers(generator, [int(n) for n in detail["shape"]], detail["dtype"]), number)
+    interpreter.invoke()
+    for number in range(graph.OutputsLength()):
+        interpreter.get_output(number)
+
+
 def main() -> int:
     """Run the file; what a runtime says against it is the last line that is printed."""
     runtime, path = sys.argv[1:]
     try:
-        {"onnx": run_onnx, "litert": run_litert}[runtime](path)
+        {"onnx": run_onnx, "litert": run_litert, "tflm": run_tflm}[runtime](path)
     except ImportError:
         return NOT_INSTALLED
     except Exception as error:  # runtimes raise whatever they like
