@@ -70,6 +70,17 @@ def test_weights_of_every_width_are_packed(widths, midrise_up_to, tmp_path):
     assert sizes[-2] <= sizes[-1]
 
 
+def test_recurrent_layers_are_within_a_step(tmp_path):
+    """Their gates are computed in float; a scale for each row must not be taken for one of the whole matrix."""
+    network = Call(lambda m, x: m.d(m.a(x)[0]), a=nn.LSTM(12, 16, batch_first=True), d=nn.Linear(16, 4))
+    model = lowered(network, (6, 12), bits=(3, 5, 8))
+    report = export_tflm(model, tmp_path / "x.tflite", inputs="int8")
+    assert {layer.stored_bits for layer in report.layers} >= {3, 5}
+    (steps,) = apart(model, tmp_path / "x.tflite", tflm_form(model), [noise(32, 6, 12, seed=3)])
+    assert float(steps.max()) <= 1
+    assert float(steps.mean()) < 0.2
+
+
 def test_a_weight_that_is_used_twice_is_stored_once(tmp_path):
     network = Call(lambda m, x: m.a(torch.relu(m.a(x))), a=nn.Conv2d(16, 16, 3, padding=1))
     model = lowered(network, (16, 5, 5), bits=4)

@@ -25,7 +25,11 @@ _UNIT = 2.0**-UNIT_BITS
 
 @emit.register
 def _(operator: Recurrent, values: Values) -> None:
-    layer = _Layer(operator, values)
+    write_steps(operator, values, Steps(operator, values))
+
+
+def write_steps(operator: Recurrent, values: Values, layer: Steps) -> None:
+    """Write a layer from the tensors of its steps."""
     outputs, cell = layer.run(operator.result == "sequence")
     if operator.result == "cell":
         assert cell is not None, "an LSTM has one"
@@ -42,7 +46,7 @@ def _(operator: Recurrent, values: Values) -> None:
     values.graph.operator("PACK", outputs, values.new(operator.output, "plain"), 2, "PackOptions", **fields)
 
 
-class _Layer:
+class Steps:
     """The tensors of one layer."""
 
     def __init__(self, operator: Recurrent, values: Values) -> None:
@@ -60,14 +64,14 @@ class _Layer:
         """
         operator, real = self.operator, self.real
         x = real.read(operator.inputs[0])
-        gates = self._product(x, operator.input_matrix)
+        gates = self.product(x, operator.input_matrix)
         count = self.graph.shape(x)[1]
         steps = self._parts("UNPACK", gates, count)
-        weight = self._weight(operator.hidden_matrix)
+        weight = self.weight(operator.hidden_matrix)
         hidden, state = self._start_hidden(), self._start_state()
         outputs: list[int] = []
         for number, whole in enumerate(steps):
-            part = self._start_product() if hidden is None else self._product(hidden, operator.hidden_matrix, weight)
+            part = self._start_product() if hidden is None else self.product(hidden, operator.hidden_matrix, weight)
             value, state = _STEPS[operator.kind](self, whole, part, state)
             if sequence or number + 1 < count:
                 codes = self._quantized(value)
@@ -77,7 +81,7 @@ class _Layer:
 
     # -- matrices ----------------------------------------------------------------------------------------------------
 
-    def _weight(self, matrix: Matrix) -> int:
+    def weight(self, matrix: Matrix) -> int:
         """A matrix in float; in the file it has 8 bits."""
         grid = Grid(tuple(matrix.scale.tolist()), 0, 0)
         codes = np.ascontiguousarray(matrix.codes)
@@ -86,13 +90,15 @@ class _Layer:
         self.graph.operator("DEQUANTIZE", (stored,), weight, 5, "DequantizeOptions")
         return weight
 
-    def _bias(self, matrix: Matrix) -> int:
+    def bias(self, matrix: Matrix) -> int:
+        """A matrix's bias in float."""
         return self.real.constant(matrix.bias * 2.0**-self.operator.fraction_bits)
 
-    def _product(self, x: int, matrix: Matrix, weight: int | None = None) -> int:
+    def product(self, x: int, matrix: Matrix, weight: int | None = None) -> int:
+        """A product with a matrix, plus its bias."""
         shape = (*self.graph.shape(x)[:-1], len(matrix.codes))
         target = self.real.tensor(shape)
-        inputs = (x, self._weight(matrix) if weight is None else weight, self._bias(matrix))
+        inputs = (x, self.weight(matrix) if weight is None else weight, self.bias(matrix))
         fields = {"keepNumDims": len(shape) > 2, "fusedActivationFunction": self.graph.activation("NONE")}
         self.graph.operator("FULLY_CONNECTED", inputs, target, 5, "FullyConnectedOptions", **fields)
         return target
@@ -178,7 +184,7 @@ class _Layer:
         return 2.0**self.operator.state_bits * (1 - _UNIT)
 
 
-def _lstm(step: _Layer, x: int, h: int, cell: int | None) -> tuple[int, int | None]:
+def _lstm(step: Steps, x: int, h: int, cell: int | None) -> tuple[int, int | None]:
     assert cell is not None, "an LSTM has one"
     gates = step.split(step.clipped(step.binary("ADD", x, h), _GATE_LIMIT), GATES["lstm"])
     i, f, g, o = (step.real.unary("TANH" if n == 2 else "LOGISTIC", gate) for n, gate in enumerate(gates))
@@ -188,7 +194,7 @@ def _lstm(step: _Layer, x: int, h: int, cell: int | None) -> tuple[int, int | No
     return step.binary("MUL", o, step.real.unary("TANH", seen)), cell
 
 
-def _gru(step: _Layer, x: int, h: int, state: int | None) -> tuple[int, int | None]:
+def _gru(step: Steps, x: int, h: int, state: int | None) -> tuple[int, int | None]:
     assert state is not None, "a GRU has one"
     (xr, xz, xn), (hr, hz, hn) = step.split(x, 3), step.split(h, 3)
     pairs = ((xr, hr), (xz, hz))
@@ -199,14 +205,14 @@ def _gru(step: _Layer, x: int, h: int, state: int | None) -> tuple[int, int | No
     return state, state
 
 
-def _rnn_tanh(step: _Layer, x: int, h: int, state: int | None) -> tuple[int, int | None]:
+def _rnn_tanh(step: Steps, x: int, h: int, state: int | None) -> tuple[int, int | None]:
     return step.real.unary("TANH", step.clipped(step.binary("ADD", x, h), _GATE_LIMIT)), state
 
 
-def _rnn_relu(step: _Layer, x: int, h: int, state: int | None) -> tuple[int, int | None]:
+def _rnn_relu(step: Steps, x: int, h: int, state: int | None) -> tuple[int, int | None]:
     return step.real.unary("RELU", step.binary("ADD", x, h)), state
 
 
-_STEPS: dict[str, Callable[[_Layer, int, int, int | None], tuple[int, int | None]]] = {
+_STEPS: dict[str, Callable[[Steps, int, int, int | None], tuple[int, int | None]]] = {
     "lstm": _lstm, "gru": _gru, "rnn_tanh": _rnn_tanh, "rnn_relu": _rnn_relu,
 }  # fmt: skip

@@ -20,9 +20,8 @@ OPERATOR = "TFLM_DECODE"
 MOST_BITS = 7
 _HEAD = 16
 _LOOKUP, _HEAD_VERSION, _LOOKUP_VERSION, _STRIDE = 0, 1, 1, 0
-_READERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-_WEIGHT = 1
-"""Which input of these operators it is."""
+_READERS = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "DEQUANTIZE": 0}
+"""Operators that read weights, and which of their inputs these are."""
 _OVERHEAD = 220
 """Bytes that an operator and its tensors take in the file: what packing must save to be worth it."""
 
@@ -80,14 +79,15 @@ def pack_weights(graph: FlatGraph) -> tuple[Packed, ...]:
     place = 0
     while place < len(graph.operators):
         operator = graph.operators[place]
-        weight = int(operator.inputs[_WEIGHT]) if graph.code(operator) in _READERS else -1
+        which = _READERS.get(graph.code(operator))
+        weight = -1 if which is None else int(operator.inputs[which])
         if weight in known or (weight >= 0 and _is_worth_it(graph, weight)):
             first = weight not in known
             if first:
                 known[weight] = _encoded(graph, weight, tables, found)
             output = weight if first else graph.without_data(weight)
             graph.insert_custom(place, OPERATOR, known[weight], (output,))
-            operator.inputs[_WEIGHT] = output
+            operator.inputs[which] = output
             place += 1
         place += 1
     return tuple(found)

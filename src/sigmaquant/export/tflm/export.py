@@ -15,7 +15,7 @@ from sigmaquant.errors import ArtifactError, ExportError
 from sigmaquant.export.litert.emission import refusal
 from sigmaquant.export.litert.export import Drawing, check_writable
 from sigmaquant.export.litert.flatbuffer import FlatGraph
-from sigmaquant.export.tflm import lookup
+from sigmaquant.export.tflm import lookup, recurrent
 from sigmaquant.export.tflm.decode import Packed, pack_weights
 from sigmaquant.export.tflm.form import tflm_form
 from sigmaquant.export.tflm.runner import TflmRunner
@@ -24,7 +24,7 @@ from sigmaquant.lowering.model import IntegerModel
 from sigmaquant.operators import Operator
 from sigmaquant.runs.atomic import write_bytes_atomic
 
-FAMILIES = (lookup,)
+FAMILIES = (lookup, recurrent)
 """The modules that know operators which this runtime takes in another way than LiteRT."""
 _NODE = re.compile(r"Node (\S+) \(number (\d+)f?\)")
 _CODE = re.compile(r"builtin opcode '(\w+)'")
@@ -154,7 +154,7 @@ def _refused(said: str, graph: FlatGraph) -> ExportError:
 def _layers(model: IntegerModel, packed: tuple[Packed, ...]) -> tuple[TflmLayer, ...]:
     by_name = {item.name: item for item in packed}
     rows: dict[str, TflmLayer] = {}
-    for operator in model.weighted:
+    for operator in model.weights:
         found = by_name.get(f"{operator.layer}.weight")
         bits, stored = (8, math.prod(operator.codes.shape)) if found is None else (found.bits, found.stored_bytes)
         rows[operator.layer] = TflmLayer(operator.layer, operator.bits, bits, stored)

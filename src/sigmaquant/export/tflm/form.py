@@ -23,7 +23,7 @@ from sigmaquant.export.litert.sums import in_32_bits, term_scales
 from sigmaquant.export.litert.taps import Taps
 from sigmaquant.export.litert.values import HIGHEST
 from sigmaquant.lowering.model import IntegerModel
-from sigmaquant.operators import Average, Convolution, Edge, Linear, Lookup, Operator, Product, Sum, compute
+from sigmaquant.operators import Average, Convolution, Edge, Linear, Lookup, Operator, Product, Recurrent, Sum, compute
 from sigmaquant.operators.fixed_point import factor
 from sigmaquant.operators.node import Reference, centred, written
 
@@ -201,3 +201,13 @@ def _places(size: int, wanted: int, align_corners: bool) -> tuple[Tensor, Tensor
     lower = torch.div(at, _PLACE, rounding_mode="trunc").clamp(min=0)
     upper = torch.div(at + _PLACE - 1, _PLACE, rounding_mode="trunc").clamp(max=size - 1)
     return lower, upper, at - _PLACE * lower
+
+
+@dataclass(frozen=True)
+class MicroRecurrent(Recurrent):
+    """A layer whose matrices are read as whole numbers: the runtime reads no floats from a scale for each row."""
+
+
+@of_micro.register
+def _(operator: Recurrent, edges: Edges) -> Operator:
+    return MicroRecurrent(**vars(operator))
