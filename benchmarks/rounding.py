@@ -4,13 +4,15 @@
 
 First the rounding of single layers, whose inputs are correlated as those of trained networks are: the ratio of times,
 the share of equal weights, and what both leave of the error that they are to make small. Then a post-training run of a
-ResNet-18 (He's initialisation, ten classes) on so many images, from the traced network to the result. Everything is in
+ResNet-18 (He's initialisation, ten classes) on so many images, from the traced network to the result and to files. In
 CPU seconds, since a shared machine inflates wall time.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 import sigmaquant
 from sigmaquant import Budget
+from sigmaquant.exporting import export_run
 from sigmaquant.quant.rounding import BLOCK, _compensated
 
 
@@ -88,6 +91,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="height and width of the images")
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--run-only", action="store_true")
+    parser.add_argument(
+        "--export", default="onnx", help="files to write and verify after the run: onnx,litert,c,packed"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if not args.run_only:
@@ -95,19 +101,32 @@ def main() -> None:
     torch.manual_seed(0)
     network = resnet18(10).eval()
     images, labels = torch.randn(args.images, 3, args.size, args.size), torch.arange(args.images) % 10
-    result, seconds = timed(
-        lambda: sigmaquant.quantize(
-            network,
-            (images, labels),
-            validation_data=(images, labels),
-            budget=Budget(size="8x", size_counts="weights"),
-            post_training=True,
+    with tempfile.TemporaryDirectory() as folder:
+        result, seconds = timed(
+            lambda: sigmaquant.quantize(
+                network,
+                (images, labels),
+                validation_data=(images, labels),
+                budget=Budget(size="8x", size_counts="weights"),
+                post_training=True,
+                run_dir=folder,
+            )
         )
-    )
-    count = sum(p.numel() for p in network.parameters()) / 1e6
-    print(
-        f"ResNet-18, {count:.1f} M weights, {args.images} images of {args.size}: {seconds:.1f} CPU s, {result.status}"
-    )
+        count = sum(p.numel() for p in network.parameters()) / 1e6
+        title = f"ResNet-18, {count:.1f} M weights, {args.images} images of {args.size}"
+        print(f"{title}: {seconds:.1f} CPU s, {result.status}")
+        for kind in filter(None, args.export.split(",")):
+            before = children()
+            (verdict,), seconds = timed(lambda: export_run(network, folder, (images, labels), to=(kind,)))  # noqa: B023
+            print(
+                f"{kind}: written and verified in {seconds + children() - before:.1f} CPU s, passed: {verdict.passed}"
+            )
+
+
+def children() -> float:
+    """CPU seconds of processes that were started and have ended."""
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 if __name__ == "__main__":
