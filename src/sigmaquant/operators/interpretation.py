@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from sigmaquant.exported.nodes import arguments, operator, writes, yields_tensor
 from sigmaquant.operators.floats import FloatProducer, carried, ending, float_producer
-from sigmaquant.operators.layers import parse_functional, parse_module
+from sigmaquant.operators.layer_calls import parse_functional, parse_module
 from sigmaquant.operators.lookup import Elementwise, parse_elementwise
 from sigmaquant.operators.meaning import Meaning, constant_value, is_live, parse_function
 from sigmaquant.operators.movement import WEIGHT_MOVES

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from sigmaquant.exported.nodes import operator
+from sigmaquant.exported.shapes import count, length
 from sigmaquant.operators.edge import Edge
 from sigmaquant.operators.fixed_point import Factor, factor
 from sigmaquant.operators.meaning import (
@@ -28,6 +29,7 @@ from sigmaquant.operators.meaning import (
 )
 from sigmaquant.operators.movement import Returned, Step, Steps, moved
 from sigmaquant.operators.node import Operator, Reference, centred, compute, written
+from sigmaquant.operators.products import Operand, Product, dims, multiplies, nodes
 
 
 @dataclass(frozen=True)
@@ -160,3 +162,54 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
 
 
 in_float("baddbmm", producer="attention")
+
+
+# -- products --------------------------------------------------------------------------------------------------------
+
+_MATMULS = {
+    "matmul": ("self", "other", None), "mm": ("self", "mat2", None), "bmm": ("self", "mat2", None),
+    "mv": ("self", "vec", None), "dot": ("self", "tensor", None), "addmm": ("mat1", "mat2", "self"),
+    "baddbmm": ("batch1", "batch2", "self"), "addbmm": ("batch1", "batch2", "self"), "addmv": ("mat", "vec", "self"),
+}  # fmt: skip
+"""Names of both operands, and of what is added."""
+
+
+@multiplies(*_MATMULS)
+def _(node: fx.Node, bound: Mapping[str, Any]) -> tuple[Product, ...]:
+    left_name, right_name, bias_name = _MATMULS[operator(node)]
+    left, right = bound[left_name], bound[right_name]
+    # a vector has one axis, which is summed over
+    first = Operand(left, (dims(left) - 1,), max(dims(left) - 2, 0))
+    second = Operand(right, (max(dims(right) - 2, 0),), dims(right) - 1)
+    macs = count(node) * length(left, -1)
+    if operator(node) == "addbmm":
+        macs *= length(left, 0)
+    bias = () if bias_name is None else nodes(bound[bias_name])
+    return (Product(node, (left, right), (first, second), bias, macs),)
+
+
+@multiplies("einsum")
+def _(node: fx.Node, bound: Mapping[str, Any]) -> tuple[Product, ...]:
+    equation, tensors = str(bound["equation"]).replace(" ", ""), tuple(bound["tensors"])
+    if len(tensors) != 2 or "->" not in equation or "." in equation:
+        return ()
+    inputs, output = equation.split("->")
+    labels = inputs.split(",")
+    sizes: dict[str, int] = {}
+    for letters, tensor in zip(labels, tensors, strict=True):
+        for axis, letter in enumerate(letters):
+            sizes[letter] = max(sizes.get(letter, 1), length(tensor, axis))
+    operands = []
+    for letters, other, tensor in zip(labels, reversed(labels), tensors, strict=True):
+        summed = tuple(axis for axis, letter in enumerate(letters) if letter not in output)
+        own = [axis for axis, letter in enumerate(letters) if letter in output and letter not in other]
+        operands.append(Operand(tensor, summed, own[-1] if own else 0))
+    return (Product(node, tensors, tuple(operands), macs=math.prod(sizes.values())),)
+
+
+@multiplies("scaled_dot_product_attention")
+def _(node: fx.Node, bound: Mapping[str, Any]) -> tuple[Product, ...]:
+    query, value = bound["query"], bound["value"]
+    # q [..., L, E] with k [..., S, E], then the [..., L, S] result with v [..., S, Ev]
+    macs = count(query) * length(value, -2) + count(node) * length(value, -2)
+    return (Product(node, (query, bound["key"], value), (), macs=macs),)

@@ -9,7 +9,7 @@ the weights and one rounding of each sum.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal, Protocol
@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 
 from sigmaquant.errors import LoweringError
 from sigmaquant.exported.nodes import arguments, operator
+from sigmaquant.exported.shapes import count, length
 from sigmaquant.numerics import activation_range
 from sigmaquant.operators.edge import Edge, encode
 from sigmaquant.operators.fixed_point import Factor, factor
@@ -32,10 +33,12 @@ from sigmaquant.operators.meaning import (
     Value,
     constant_value,
     extent,
+    in_float,
     is_codes,
     is_live,
 )
 from sigmaquant.operators.node import Operator, Reference, compute
+from sigmaquant.operators.products import Operand, Product, dims, multiplies
 
 Kind = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
 GATES: dict[str, int] = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
@@ -513,3 +516,27 @@ def _fraction_bits(
             "binary places. Calibrate on data like those of use, or scale its input down."
         )
     return fraction
+
+
+# -- products --------------------------------------------------------------------------------------------------------
+
+RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+CELLS = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+
+
+@multiplies(*RECURRENT, *CELLS)
+def _(node: fx.Node, bound: Mapping[str, Any]) -> tuple[Product, ...]:
+    if "params" in bound:
+        source, parameters = bound["input" if "input" in bound else "data"], list(bound["params"])
+    else:
+        source, parameters = bound["input"], [bound[key] for key in ("w_ih", "w_hh", "b_ih", "b_hh") if bound[key]]
+    steps = count(source) // max(1, length(source, -1))
+    matrices = [parameter for parameter in parameters if dims(parameter) == 2]
+    biases = tuple(parameter for parameter in parameters if dims(parameter) == 1)
+    return tuple(
+        Product(node, (source,), (Operand(matrix, (1,), 0),), biases, steps * count(matrix), recurrent=True)
+        for matrix in matrices
+    )
+
+
+in_float(*RECURRENT, *CELLS, producer="recurrent")
