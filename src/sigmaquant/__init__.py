@@ -1,18 +1,43 @@
 """SigmaQuant fits a trained neural network into an edge device: a bitwidth for every layer, within a budget."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from sigmaquant._version import __version__
-from sigmaquant.api import quantize
-from sigmaquant.budget import Budget, Cost
-from sigmaquant.errors import SigmaQuantError
-from sigmaquant.frontends.models import load_model
-from sigmaquant.graph import trace
-from sigmaquant.hardware.profile import HardwareProfile, load_profile
-from sigmaquant.loading import evaluate_run, load_quantized
-from sigmaquant.plan import BitwidthPlan
-from sigmaquant.results import QuantizationResult
-from sigmaquant.search.settings import Settings
-from sigmaquant.sweeping import Sweep, sweep
-from sigmaquant.tasks import Task
+
+if TYPE_CHECKING:
+    from sigmaquant.api import quantize
+    from sigmaquant.budget import Budget, Cost
+    from sigmaquant.errors import SigmaQuantError
+    from sigmaquant.frontends.models import load_model
+    from sigmaquant.graph import trace
+    from sigmaquant.hardware.profile import HardwareProfile, load_profile
+    from sigmaquant.loading import evaluate_run, load_quantized
+    from sigmaquant.plan import BitwidthPlan
+    from sigmaquant.results import QuantizationResult
+    from sigmaquant.search.settings import Settings
+    from sigmaquant.sweeping import Sweep, sweep
+    from sigmaquant.tasks import Task
+
+_HOMES = {
+    "BitwidthPlan": "plan",
+    "Budget": "budget",
+    "Cost": "budget",
+    "HardwareProfile": "hardware.profile",
+    "QuantizationResult": "results",
+    "Settings": "search.settings",
+    "SigmaQuantError": "errors",
+    "Sweep": "sweeping",
+    "Task": "tasks",
+    "evaluate_run": "loading",
+    "load_model": "frontends.models",
+    "load_profile": "hardware.profile",
+    "load_quantized": "loading",
+    "quantize": "api",
+    "sweep": "sweeping",
+    "trace": "graph",
+}
+"""Where each name is from; a module is imported when one of its names is first asked for."""
 
 __all__ = [
     "BitwidthPlan",
@@ -33,3 +58,14 @@ __all__ = [
     "sweep",
     "trace",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -222,6 +222,16 @@ def format_count(count: float) -> str:
     return f"{count:.0f}"
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """A number with its noun.
+
+    Example:
+        >>> counted(1, "layer"), counted(2, "layer"), counted(2, "bias", "biases")
+        ('1 layer', '2 layers', '2 biases')
+    """
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
 def format_seconds(seconds: float) -> str:
     """A duration for people.
 

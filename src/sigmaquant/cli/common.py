@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from sigmaquant.errors import SigmaQuantError, StorageError
+from sigmaquant.terminal.grid import Grid
 
 MODEL_HELP = "path/file.py:factory, net.onnx, net.keras, net.h5, timm:NAME, torchvision:NAME or hf:FOLDER"
 DATA_HELP = "a factory, imagefolder:DIR, cifar10:DIR, cifar100:DIR, audiofolder:DIR or FILE.npz"
@@ -109,22 +109,27 @@ def _writing_to_stdout() -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise  # the reader has seen enough: the command line's library ends quietly
+    except (BrokenPipeError, StorageError):
+        raise  # of the first, whose reader has seen enough, nothing is said
     except OSError as error:
         raise StorageError(f"standard output cannot be written: {(error.strerror or str(error)).lower()}.") from error
 
 
-def print_parts(*parts: Table | str) -> None:
-    """Tables on stdout, wide where it is no terminal.
+def print_parts(*parts: Grid | str) -> None:
+    """Tables and lines on stdout: as wide as the terminal or as COLUMNS says, or else 160 characters.
 
     Raises:
         StorageError: it leads to a file on a full disk, or the like.
     """
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    wide = None if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal() else 160
+    console = Console(width=wide, markup=False, highlight=False, emoji=False)
     with _writing_to_stdout():
         for part in parts:
-            console.print(part)
+            if isinstance(part, str):
+                console.print(part)
+                continue
+            for shown in part.shown(console.width, console.encoding):
+                console.print(shown)
 
 
 def print_line(text: str) -> None:
@@ -134,7 +139,7 @@ def print_line(text: str) -> None:
         StorageError: as `print_parts`.
     """
     with _writing_to_stdout():
-        Console().print(text, soft_wrap=True)
+        print(text)
 
 
 def print_json(document: Any) -> None:
@@ -144,4 +149,4 @@ def print_json(document: Any) -> None:
         StorageError: as `print_parts`.
     """
     with _writing_to_stdout():
-        typer.echo(json.dumps(document, indent=2, default=str))
+        print(json.dumps(document, indent=2, default=str))

@@ -146,8 +146,8 @@ class Settings:
             ("search_examples", 1),
             ("weight_decay", 0),
         ):
-            if not least <= getattr(self, name) < 2**63:
-                raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be at least {least} and below 2^63.")
+            if not least <= getattr(self, name) < 2**63:  # which also holds of infinity in the files of a run
+                raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be finite and at least {least}.")
         minutes = () if self.search_minutes is None else ("search_minutes",)
         for name in ("lr", "cycle_lr", "scale_lr", "temperature", *minutes):
             if not 0 < getattr(self, name) < math.inf:
