@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from sigmaquant.quant import QuantizedNetwork
 from sigmaquant.report import checkpoint_digest, refresh_report
 from sigmaquant.runs import NullProgress, Progress, RunFiles, task
 from sigmaquant.runs.atomic import storage_error, write_text_atomic
+from sigmaquant.runs.scratch import ScratchFolder
 from sigmaquant.tasks import OneOutput, Task, as_task
 
 log = logging.getLogger("sigmaquant")
@@ -88,15 +88,15 @@ def export_run(
     paths = {name: folder / TARGETS[name].file for name in names}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as staging:  # all of them, or none
+        with ScratchFolder(folder, ".writing-") as staging:  # all of them, or none
             for name in names:
                 held = options.held(subject.reference.model)
-                TARGETS[name].write(subject.network, held, Path(staging) / TARGETS[name].file, options)
-            digests = {name: digest_of(Path(staging) / TARGETS[name].file) for name in names}
+                TARGETS[name].write(subject.network, held, staging / TARGETS[name].file, options)
+            digests = {name: digest_of(staging / TARGETS[name].file) for name in names}
             for path in paths.values():
                 if path.is_dir():
                     shutil.rmtree(path)
-                (Path(staging) / path.name).replace(path)
+                (staging / path.name).replace(path)
     except StorageError:
         raise
     except OSError as error:

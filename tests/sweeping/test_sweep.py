@@ -335,3 +335,14 @@ def test_command_line(tmp_path: Path) -> None:
 def test_command_line_needs_one_list(tmp_path: Path, limits: tuple[str, ...]) -> None:
     start = ("sweep", command.MODEL, "--train", command.TRAIN, "--quiet", "--post-training")
     command.refused(command.main(*start, *limits, "--out", tmp_path / "s"))
+
+
+def test_a_resumed_sweep_writes_the_reports_it_lacks(tmp_path: Path) -> None:
+    tiny_sweep(tmp_path / "s", SIZES[:2])
+    pages = [tmp_path / "s" / "size-6x" / name for name in ("report.html", "report_steps.csv")]
+    for page in (*pages, tmp_path / "s" / "report.html"):
+        page.unlink()
+    pages[0].with_name(".report.html.999999999-0.tmp").write_text("half")
+    tiny_sweep(tmp_path / "s", SIZES[:2], resume=True)
+    assert all(page.exists() for page in (*pages, tmp_path / "s" / "report.html"))
+    assert not list((tmp_path / "s").rglob("*.tmp"))

@@ -99,7 +99,8 @@ def interruptible(out: Path | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        remedy = "" if out is None else f" Continue with the same command and --resume; the run is in {out}."
+        again = "Continue with the same command and --resume, in place of --overwrite if that was given"
+        remedy = "" if out is None else f" {again}; the run is in {out}."
         typer.secho(f"stopped.{remedy}", err=True)
         raise typer.Exit(130) from None
 

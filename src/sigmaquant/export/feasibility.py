@@ -6,10 +6,8 @@ exporter's own, whatever an operator's arguments are, and costs no data.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sigmaquant.errors import ExportError, LoweringError, MissingExtraError, near_matches
 from sigmaquant.export.targets import TARGETS, ExportOptions
@@ -17,6 +15,7 @@ from sigmaquant.graph.layers import FloatPlace, QuantGraph
 from sigmaquant.lowering import lower
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import prepare, set_plan_
+from sigmaquant.runs.scratch import ScratchFolder
 
 _SCALE = 0.05
 _SHOWN = 5
@@ -67,9 +66,9 @@ def feasibilities(
         return tuple(map(Feasibility, wanted))  # these grids do not fit the weights; those of data may
     found = []
     for name in wanted:
-        with tempfile.TemporaryDirectory(prefix="sigmaquant-") as folder:
+        with ScratchFolder() as folder:
             try:
-                TARGETS[name].write(network, chosen.held(model), Path(folder) / TARGETS[name].file, chosen)
+                TARGETS[name].write(network, chosen.held(model), folder / TARGETS[name].file, chosen)
             except (ExportError, LoweringError, MissingExtraError) as error:
                 found.append(Feasibility(name, str(error)))
             else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from sigmaquant.measurement.micro import build, micro_models
 from sigmaquant.measurement.runner import CommandRunner
 from sigmaquant.runs import NullProgress, Progress, task
 from sigmaquant.runs.atomic import storage_error, write_text_atomic
+from sigmaquant.runs.scratch import ScratchFolder
 
 Write = Callable[[IntegerModel, Path], None]
 
@@ -65,7 +65,7 @@ def measure_device(
         raise MeasurementError(f"repeats is {repeats}; every model is measured at least once.")
     with ExitStack() as stack:
         if models is None:
-            models = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sigmaquant-")))
+            models = stack.enter_context(ScratchFolder())
         try:
             models.mkdir(parents=True, exist_ok=True)
         except OSError as error:

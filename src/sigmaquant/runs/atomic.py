@@ -71,6 +71,33 @@ def remove_leftovers(folder: Path, pattern: re.Pattern[str]) -> None:
                 entry.unlink()
 
 
+def remove_stale(target: Path) -> None:
+    """Remove what processes that are gone were writing to take the name of `target`."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.(old-)?(\d{{1,9}})-\d+{re.escape(TEMPORARY_SUFFIX)}")
+    with contextlib.suppress(OSError):
+        for entry in target.parent.iterdir():
+            found = name.fullmatch(entry.name)
+            if found is None or _alive(int(found[2])):
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    entry.unlink()
+
+
+def _alive(process: int) -> bool:
+    if os.name == "nt":  # there, signal 0 would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
 def write_all(descriptor: int, data: bytes) -> None:
     """Write every byte; the system may take fewer at a time."""
     view = memoryview(data)
@@ -116,6 +143,7 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
             finally:
                 os.close(descriptor)
             temporary.replace(target)
+            remove_stale(target)
         except BaseException:  # an interrupt from the keyboard leaves nothing behind either
             with contextlib.suppress(OSError):
                 temporary.unlink()

@@ -250,6 +250,7 @@ def _kept_statistics(path: Path) -> Statistics:
 def _finish(runs: Runs) -> Sweep:
     """The frontier, and the combined report."""
     runs.write_frontier()
+    runs.complete_reports()
     points, directory = runs.points(), runs.directory
     report: Path | None = None
     if points:

@@ -7,7 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from sigmaquant.report import refresh_report
 from sigmaquant.report.document import Result
+from sigmaquant.report.write import NAME, number_files
 from sigmaquant.runs import Progress, RunFiles
 from sigmaquant.runs.atomic import write_text_atomic
 from sigmaquant.runs.documents import parse
@@ -135,6 +137,13 @@ class Runs:
         one_line = len(self.requests.swept) == 1 and not any(self.named[p.run].strategy for p in found)
         bend = knee([p.cost for p in found], scores) if one_line else None
         return tuple(replace(p, on_front=i in on_front, knee=i == bend) for i, p in enumerate(found))
+
+    def complete_reports(self) -> None:
+        """Write the report of every finished run that was killed before it came to that."""
+        for run in self.finished:
+            path = self.files(run).path
+            if not all(file.exists() for file in (path / NAME, *number_files(path / NAME, 1).values())):
+                refresh_report(path)
 
     def write_frontier(self) -> None:
         """Replace ``frontier.csv``."""

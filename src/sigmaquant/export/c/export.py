@@ -28,7 +28,7 @@ from sigmaquant.export.c.translate import argument
 from sigmaquant.json_text import read_json
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
 from sigmaquant.operators import Matrix, Operator, Recurrent, Weighted
-from sigmaquant.runs.atomic import TEMPORARY_SUFFIX, storage_error
+from sigmaquant.runs.atomic import TEMPORARY_SUFFIX, remove_stale, storage_error
 
 _counter = itertools.count()
 _LAYER_TABLES = ("bias", "mantissa", "shift")
@@ -220,6 +220,7 @@ def _write_folder(target: Path, files: dict[str, str]) -> None:
                 if old.exists():
                     old.rename(target)
                 raise
+            remove_stale(target)
         finally:
             for left in (fresh, old):
                 with contextlib.suppress(OSError):

@@ -8,7 +8,6 @@ import re
 import shutil
 import struct
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -25,6 +24,7 @@ from sigmaquant.export.c.report import FILE, FORMAT
 from sigmaquant.export.c.translate import argument
 from sigmaquant.json_text import read_json
 from sigmaquant.operators import Edge, decode
+from sigmaquant.runs.scratch import ScratchFolder
 
 _COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = ("-std=c99", "-O2")
@@ -71,7 +71,7 @@ class CRunner:
         self._read = [edge for edge in self._inputs if not edge.is_float]
         self._written = [edge for edge in self._outputs if not edge.is_float]
         self._compiler, self._flags = compiler or _found_compiler(), flags
-        self._build = tempfile.TemporaryDirectory(prefix="sigmaquant-")
+        self._build = ScratchFolder()
         self._sources = self._copied()
         self._program = self._compiled("run")
         self._check_constants()
@@ -88,7 +88,7 @@ class CRunner:
 
     def _copied(self) -> Path:
         """The listed files, as they were when their digests were looked at."""
-        copy = Path(self._build.name) / "folder"
+        copy = self._build.path / "folder"
         copy.mkdir()
         if f"{self._name}.c" not in self._files or not re.fullmatch(r"[A-Za-z_]\w*", self._name):
             raise ArtifactError(f"{self._folder / FILE} is damaged: it does not list {self._name}.c.")
@@ -106,7 +106,7 @@ class CRunner:
         return copy
 
     def _compiled(self, name: str, *options: str) -> Path:
-        build = Path(self._build.name)
+        build = self._build.path
         program, driver = build / name, build / "driver.c"
         if shutil.which(self._compiler) is None:
             raise ExportError(f"there is no compiler {self._compiler!r} here. Install it, or name another one.")

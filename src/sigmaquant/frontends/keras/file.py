@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 
 from sigmaquant.errors import MissingExtraError, ModelFileError
 from sigmaquant.json_text import read_json
+from sigmaquant.runs.scratch import ScratchFolder
 
 _CONTAINERS = ("Functional", "Model", "Sequential")
 _WITHOUT_GROUPS = ("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D")
@@ -59,8 +59,8 @@ def open_keras(path: Path, known: frozenset[str]) -> Any:
         raise ModelFileError(f"there is no file {path}.")
     config = _config(path)
     _refuse_unknown(path, config, known)
-    with tempfile.TemporaryDirectory() as folder:
-        readable = _without_old_options(path, config, Path(folder))
+    with ScratchFolder() as folder:
+        readable = _without_old_options(path, config, folder)
         try:
             return keras.saving.load_model(str(readable), compile=False)
         except Exception as error:

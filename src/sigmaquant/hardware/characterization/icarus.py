@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +16,7 @@ from sigmaquant.hardware.characterization.measurement import MappedUnit
 from sigmaquant.hardware.characterization.netlist import CLOCK, ONE, ZERO
 from sigmaquant.hardware.characterization.testbench import Stimulus, TestBench
 from sigmaquant.hardware.characterization.waveforms import WaveformSimulator
+from sigmaquant.runs.scratch import ScratchFolder
 
 _TIMEOUT_S = 600
 _TESTBENCH = """
@@ -214,8 +213,7 @@ def _boolean(source: str) -> str:
 
 
 def _simulate(text: str, vectors: Sequence[str]) -> list[str]:
-    with tempfile.TemporaryDirectory(prefix="sigmaquant-") as name:
-        folder = Path(name)
+    with ScratchFolder() as folder:
         (folder / "all.v").write_text(text, encoding="utf-8")
         (folder / "vectors.hex").write_text("\n".join(vectors) + "\n", encoding="utf-8")
         output = ""

@@ -6,14 +6,13 @@ import importlib.util
 import json
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from sigmaquant.errors import CharacterizationError, MissingExtraError
 from sigmaquant.hardware.characterization.cells import Cell
 from sigmaquant.hardware.characterization.liberty import Library
 from sigmaquant.hardware.characterization.mac_units import ACCUMULATOR_BITS, LANES, MacUnit, verilog
+from sigmaquant.runs.scratch import ScratchFolder
 
 _TIMEOUT_S = 900
 _RUNNER = """
@@ -134,8 +133,7 @@ def _clock_gate(cell: Cell | None) -> str:
 
 
 def _run_yosys(script: str, files: dict[str, str], top: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="sigmaquant-") as name:
-        folder = Path(name)
+    with ScratchFolder() as folder:
         for file, text in (files | {"script.ys": script, "run.py": _RUNNER}).items():
             (folder / file).write_text(text, encoding="utf-8")
         try:
