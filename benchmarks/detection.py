@@ -106,7 +106,7 @@ def main() -> None:
         train,
         test_data=validation,
         task=task,
-        budget=f"{32 / args.bits - 0.5 * (args.bits < 8) - 0.6:.2f}x",
+        budget=f"{0.7 * 32 / args.bits:.2f}x",
         strategy="uniform",
         bitwidths=(args.bits,),
         batch_size=16,

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from sigmaquant._version import __version__
 from sigmaquant.budget import Budget
 from sigmaquant.control import Contender, between, run_control, run_next_wider, weigh
-from sigmaquant.data import DataSource, as_source, split
+from sigmaquant.data import DataSource, Keys, Structure, as_source, split
 from sigmaquant.data.batch import describe_inputs
 from sigmaquant.errors import DataError, SigmaQuantError, UnreachableBudgetError, near_matches
 from sigmaquant.graph import QuantGraph, trace
-from sigmaquant.graph.inputs import read_arguments
+from sigmaquant.graph.inputs import map_tensors, read_arguments
 from sigmaquant.graph.reading import precision_note, read_copy
 from sigmaquant.hardware.profile import HardwareProfile, load_profile, shipped_profiles
 from sigmaquant.hardware.profiled import ProfiledCosts
-from sigmaquant.loading import weights_digest
+from sigmaquant.loading import keys_of, weights_digest
 from sigmaquant.outputs import outputs_note
 from sigmaquant.quant.coverage import coverage
 from sigmaquant.report import LayersDocument, describe_layers, refresh_report
@@ -78,7 +78,8 @@ class Job:
         self.task.check()
         self._check_loss()
         self.device = choose_device(device, self.settings.bf16)
-        self.data, self.notes = gather_data(train_data, validation_data, test_data, self.settings)
+        keys = keys_of(model, self.task)
+        self.data, self.notes = gather_data(train_data, validation_data, test_data, self.settings, keys)
         if loss is not None and not self.settings.trains:
             self.notes += ("the loss was not used: nothing is trained",)
         elif loss is not None and self.settings.distill == 1:
@@ -89,7 +90,7 @@ class Job:
         returned = nodes.process_outputs(nodes.output_node().args[0])  # in the containers of the user
         chosen = type(self.task).outputs is not Task.outputs or self.task.output is not None
         own = None if chosen else outputs_note(returned)
-        self.notes += tuple(note for note in (precision_note(model), own) if note)
+        self.notes += tuple(note for note in (precision_note(model), own, _left_out(self.data.train)) if note)
         self.costs = ProfiledCosts(self.graph, profile)
         self.config: dict[str, Any] = {
             "settings": self.settings.to_dict(),
@@ -276,14 +277,16 @@ def make_settings(settings: Settings | None, options: Mapping[str, Any]) -> Sett
     return replace(settings or Settings(), **options)
 
 
-def gather_data(train: Any, validation: Any, test: Any, settings: Settings) -> tuple[Data, tuple[str, ...]]:
-    """The three data sets, and what to tell the user about them.
+def gather_data(
+    train: Any, validation: Any, test: Any, settings: Settings, keys: Keys | None = None
+) -> tuple[Data, tuple[str, ...]]:
+    """The three data sets, and what to tell the user about them; keys as for `as_source`.
 
     Raises:
         DataError: data are missing, empty or mis-shaped.
     """
     size = settings.batch_size
-    source = as_source(train, batch_size=size, name="training data")
+    source = as_source(train, batch_size=size, name="training data", keys=keys)
     notes: tuple[str, ...] = ()
     if validation is None:
         source, held_out = split(source, fraction=settings.validation_fraction, seed=settings.seed)
@@ -292,8 +295,8 @@ def gather_data(train: Any, validation: Any, test: Any, settings: Settings) -> t
             f"{source.examples} are left for training",
         )
     else:
-        held_out = as_source(validation, batch_size=size, name="validation data")
-    tested = None if test is None else as_source(test, batch_size=size, name="test data")
+        held_out = as_source(validation, batch_size=size, name="validation data", keys=keys)
+    tested = None if test is None else as_source(test, batch_size=size, name="test data", keys=keys)
     return Data(source, held_out, tested), notes
 
 
@@ -309,27 +312,38 @@ def trace_copy(model: nn.Module, data: Data, device: Device) -> QuantGraph:
     for source in (data.validation, data.test):
         if source is not None:
             _fitting_example(twin, source, note)
-    graph = trace(twin.to(device.name), tuple(x.to(device.name) for x in example))
+    graph = trace(twin.to(device.name), map_tensors(example, lambda x: x.to(device.name)))
     device.put_module(graph.module)  # its memory format is the program's choice: the model itself may not run in it
     return graph
 
 
-def _fitting_example(model: nn.Module, data: DataSource, note: str | None) -> tuple[Tensor, ...]:
+def _fitting_example(model: nn.Module, data: DataSource, note: str | None) -> Structure:
     """Two examples on the CPU, which the model has been run on."""
-    example = data.example()
-    inputs = example if isinstance(example, tuple) else (example,)
-    small = tuple(x[:2].cpu() for x in inputs)  # the data may lie on another device
+    small = map_tensors(data.example_structure(), lambda x: x[:2].cpu())  # the data may lie on another device
     try:
         with torch.no_grad():
             given = read_arguments(model, small)
             model(*given.args, **given.kwargs)
     except Exception as error:
         raise DataError(
-            f"the model cannot run on the {data.name}: a batch of {describe_inputs(small)} gives "
+            f"the model cannot run on the {data.name}: a batch of {_described(small)} gives "
             f"{type(error).__name__}: {str(error).partition(chr(10))[0]}. "
             f"Check the data's shape, dtype and preprocessing.{f' Mind: {note}.' if note else ''}"
         ) from error
     return small
+
+
+def _left_out(train: DataSource) -> str | None:
+    if not train.left_out:
+        return None
+    names = ", ".join(map(repr, train.left_out))
+    return f"of the {train.name}'s entries, {names} are no arguments of the model and were left out"
+
+
+def _described(inputs: Structure) -> str:
+    if isinstance(inputs, Mapping):
+        return ", ".join(f"{key}: {_described(item)}" for key, item in inputs.items())
+    return describe_inputs((inputs,)) if isinstance(inputs, Tensor) else ", ".join(map(_described, inputs))
 
 
 def _told(outliers: int, train: DataSource) -> str:

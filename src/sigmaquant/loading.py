@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigmaquant.data import as_source
+from sigmaquant.data import Keys, as_source
 from sigmaquant.errors import CheckpointError, MetricError
 from sigmaquant.graph import trace
 from sigmaquant.graph.copying import copied
-from sigmaquant.graph.inputs import ExampleInputs, map_tensors
+from sigmaquant.graph.inputs import ExampleInputs, argument_names, map_tensors
 from sigmaquant.graph.reading import readable
 from sigmaquant.quant import QuantizedNetwork, prepare, restore_plan_
 from sigmaquant.runs import RunFiles
@@ -79,6 +79,12 @@ def batch_size_of(config: Mapping[str, Any]) -> int:
     """
     size: int = config.get("settings", {}).get("batch_size", Settings.batch_size)
     return size
+
+
+def keys_of(model: nn.Module, task: Task) -> Keys:
+    """What the entries of batches that are mappings mean: the model's arguments, and the task's targets."""
+    names, others = argument_names(model)
+    return Keys(tuple(name for name in names if name != task.target), others, task.target)
 
 
 def task_of(config: Mapping[str, Any], task: Task | str | None = None, metric: Metric | str | None = None) -> Task:
@@ -148,9 +154,9 @@ def evaluate_run(
     own, other = config.get("metric", "top1"), chosen.metric_name
     if other != own:
         log.warning("the run was scored by %r, not by %r: do not compare the two", own, other)
-    source = as_source(data, batch_size=batch_size_of(config), name="evaluation data")
-    example = source.example()
-    small = tuple(x[:2] for x in (example if isinstance(example, tuple) else (example,)))
+    keys = keys_of(model, chosen)
+    source = as_source(data, batch_size=batch_size_of(config), name="evaluation data", keys=keys)
+    small = map_tensors(source.example_structure(), lambda x: x[:2])
     network = load_quantized(model, small, run)
     if config.get("float_sha256") not in (None, weights_digest(model)):
         log.warning("the float model's weights are not those that the run in %s began with", run)

@@ -11,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import jaccard_score, r2_score
 
-from sigmaquant.errors import DataError, MetricError, SigmaQuantError
+import command
+from sigmaquant import evaluate_run, quantize
+from sigmaquant.errors import DataError, MetricError, RunDirectoryError, SigmaQuantError
+from sigmaquant.runs import RunFiles
 from sigmaquant.tasks import (
     TASKS,
     Classification,
@@ -218,3 +221,68 @@ def test_a_known_task_comes_back_from_its_identity():
     assert known_task(identity(Segmentation(ignored=3))).ignored == (3,)
     for task in (Scaled(1.0), as_task(metric=lambda outputs, targets: 1.0), as_task("segmentation", lambda o, t: 1.0)):
         assert known_task(identity(task)) is None
+
+
+def test_a_run_is_not_resumed_with_another_task(tmp_path):
+    data = (drawn(40, 6), (drawn(40, 6).sum(1) > 0).long())
+    model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+    options = {"budget": "2x", "post_training": True, "run_dir": tmp_path}
+    quantize(model, data, task=Agreeing(0.5), **options)
+    again = quantize(model, data, task=Agreeing(0.5), resume=True, **options)
+    assert again.met
+    for other in (Agreeing(0.25), Classification(), None):
+        with pytest.raises(RunDirectoryError, match=r"has another configuration: '(task|metric)"):
+            quantize(model, data, task=other, resume=True, **options)
+    with pytest.raises(MetricError, match="the run's task is 'Agreeing', made of functions that are not part of it"):
+        evaluate_run(model, data, tmp_path)
+    assert 0 < evaluate_run(model, data, tmp_path, task=Agreeing(0.5))["float"] <= 0.5
+
+
+class Agreeing(Task):
+    metric_name = "agreeing"
+
+    def __init__(self, weight):
+        self.weight = weight
+
+    def metric(self, outputs, targets):
+        return self.weight * float((outputs.argmax(1) == targets).double().mean())
+
+
+def test_a_task_is_named_on_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import torch, sigmaquant\n"
+        "from torch import nn\n"
+        "torch.manual_seed(0)\n"
+        "net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1)).eval()\n"
+        "x = torch.randn(20, 1, 6, 6)\n"
+        "data = (x, net(x).argmax(1))\n"
+        "def decode(returned):\n"
+        "    return [(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0))] * len(returned)\n"
+        "class Mine(sigmaquant.tasks.Segmentation):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(ignored=2)\n",
+        encoding="utf-8",
+    )
+    common = ("mine.py:net", "--train", "mine.py:data", "--size", "2x", "--post-training", "--quiet", "--out")
+    for number, task in enumerate(("segmentation?ignored=2", "mine.py:Mine")):
+        outcome = command.main("quantize", *common, f"run{number}", "--task", task)
+        assert outcome.code == 0, outcome.err
+    config = RunFiles(tmp_path / "run0").read_config()
+    assert (config["metric"], config["task"]["options"]["ignored"]) == ("mIoU", [2])
+    outcome = command.main("evaluate", "run0", "--model", "mine.py:net", "--data", "mine.py:data")
+    assert outcome.code == 0, outcome.err
+    assert "mIoU" in outcome.out
+    outcome = command.main("verify", "run1", "--model", "mine.py:net", "--data", "mine.py:data")
+    assert "holds no exported file" in outcome.err
+    outcome = command.main("export", "run1", "--model", "mine.py:net", "--data", "mine.py:data", "--to", "packed", "-q")
+    assert outcome.code == 0, outcome.err
+    for task, message in (
+        ("detection", "missing 1 required positional argument: 'decode'"),
+        ("segment", "there is no task 'segment'. Did you mean 'segmentation'"),
+        ("detection?decode=mine.py:nothing", "has no 'nothing'"),
+        ("mine.py:x", "the task is Tensor. Pass a name"),
+    ):
+        outcome = command.main("quantize", *common, "run9", "--task", task)
+        assert outcome.code == 2
+        assert message in outcome.err

@@ -37,11 +37,13 @@ from sigmaquant.frontends.data import load_data
 from sigmaquant.frontends.factories import load_metric, load_task
 from sigmaquant.frontends.inputs import load_inputs
 from sigmaquant.frontends.models import load_model
+from sigmaquant.graph.inputs import ExampleInputs
 from sigmaquant.hardware.profile import load_profile
 from sigmaquant.inspection import inspect_model
-from sigmaquant.loading import batch_size_of, evaluate_run, task_of
+from sigmaquant.loading import batch_size_of, evaluate_run, keys_of, task_of
 from sigmaquant.runs import RunFiles, make_progress
 from sigmaquant.statistics import SigmaVariant
+from sigmaquant.tasks import as_task
 
 
 def quantize_command(
@@ -150,8 +152,9 @@ def inspect_command(
     with stdout_is_ours(json_output):
         network = load_model(model, weights)
         if data is not None:
-            example = as_source(load_data(data, "test", "the data"), batch_size=2, name="data").example()
-            inputs = example if isinstance(example, tuple) else (example,)
+            keys = keys_of(network, as_task())
+            source = as_source(load_data(data, "test", "the data"), batch_size=2, name="data", keys=keys)
+            inputs: ExampleInputs = source.example_structure()
         else:
             inputs = (_zeros(str(input_shape)),)
         profile = None if hardware is None else load_profile(hardware)

@@ -11,6 +11,7 @@ from sigmaquant.data.indexed import DatasetSource, TensorSource
 from sigmaquant.data.npz import npz_arrays
 from sigmaquant.data.sources import DataSource
 from sigmaquant.data.streams import StreamSource
+from sigmaquant.data.structure import Keys, Structure
 
 __all__ = [
     "Batch",
@@ -20,8 +21,10 @@ __all__ = [
     "DatasetSource",
     "ImageOptions",
     "Inputs",
+    "Keys",
     "Normalize",
     "StreamSource",
+    "Structure",
     "TensorSource",
     "as_source",
     "audiofolder_source",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from sigmaquant.data.structure import Keys, Structure, leaves, mapped, read_structure
+from sigmaquant.data.tensors import PAIR, as_tensor, describe, is_array
 from sigmaquant.errors import DataError
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -17,67 +18,14 @@ Inputs = Tensor | tuple[Tensor, ...]
 Batch = tuple[Inputs, Tensor]
 """Inputs and targets ``[batch, …]``."""
 
+ANY_KEYS = Keys()
+
 _INPUT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int64, torch.bool)
-_PAIR = "Every batch must be a pair (inputs, targets)."
-
-
-def describe(value: object) -> str:
-    """A value's type and, for arrays, its shape; for messages."""
-    shape = getattr(value, "shape", None)
-    return type(value).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")
 
 
 def describe_inputs(inputs: Iterable[Tensor]) -> str:
     """Shape and type of each of a model's inputs; for messages."""
     return ", ".join(f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in inputs)
-
-
-def is_array(value: object) -> bool:
-    """Whether it is a tensor or a NumPy array."""
-    return isinstance(value, Tensor | np.ndarray)
-
-
-def as_tensor(value: Any, where: str) -> Tensor:
-    """A tensor of the same values; NumPy memory is shared where it can be. Float64 becomes float32.
-
-    Raises:
-        DataError: no numbers.
-    """
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "fiub":
-            raise DataError(f"{where} has the dtype {value.dtype}, which holds no numbers. Give numbers or tensors.")
-        if value.dtype.kind == "u" and value.dtype.itemsize > 1:
-            value = value.astype(np.int64)
-        if not (value.dtype.isnative and value.flags.writeable and value.flags.c_contiguous):
-            value = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
-        value = torch.from_numpy(value)
-    if not isinstance(value, Tensor):
-        raise DataError(f"{where} is a {describe(value)}, not a tensor or NumPy array. {_PAIR}")
-    if value.layout != torch.strided:
-        raise DataError(f"{where} is a {str(value.layout).removeprefix('torch.')} tensor. Give its to_dense().")
-    return value.float() if value.dtype == torch.float64 else value
-
-
-def as_inputs(value: Any, where: str) -> Inputs:
-    """A tensor, or a tuple of them for a model with several arguments.
-
-    Raises:
-        DataError: anything else, or no batch dimension, or batch dimensions that differ.
-    """
-    if isinstance(value, dict):
-        raise DataError(
-            f"{where}: the inputs are a dictionary with the keys {list(value)[:5]}. Give them as a tuple in the order "
-            "of the arguments of the model's forward."
-        )
-    if isinstance(value, tuple | list) and value:
-        tensors = tuple(as_tensor(item, f"{where}: input {index}") for index, item in enumerate(value))
-    else:
-        tensors = (as_tensor(value, f"{where}: the input"),)
-    if any(tensor.ndim == 0 for tensor in tensors):
-        raise DataError(f"{where}: an input has no batch dimension. Give batches of shape [batch, …].")
-    if len({len(tensor) for tensor in tensors}) > 1:
-        raise DataError(f"{where}: the inputs have {[len(t) for t in tensors]} examples. They must have equally many.")
-    return tensors if isinstance(value, tuple | list) else tensors[0]
 
 
 def as_targets(value: Any, where: str) -> Tensor:
@@ -104,21 +52,23 @@ def as_targets(value: Any, where: str) -> Tensor:
     return tensor.long() if narrow else tensor
 
 
-def examples_in(inputs: Inputs) -> int:
+def examples_in(inputs: Structure) -> int:
     """Number of examples in a batch."""
-    return len(inputs if isinstance(inputs, Tensor) else inputs[0])
+    return len(next(leaves(inputs)))
 
 
-def as_batch(value: Any, where: str) -> Batch:
-    """A pair as a batch of tensors.
+def as_batch(value: Any, where: str, keys: Keys = ANY_KEYS) -> tuple[Structure, Tensor]:
+    """A pair, or a mapping, as inputs and targets: tensors, the inputs in tuples and dicts as they come.
 
     Raises:
-        DataError: not a pair, or without examples, or inputs and targets of different length.
+        DataError: neither, or without examples, or inputs and targets of different length.
     """
+    if isinstance(value, Mapping):
+        value = keys.split(value, where)
     if not isinstance(value, tuple | list) or len(value) != 2:
-        items = f" of {len(value)} items" if isinstance(value, tuple | list | dict) else ""
-        raise DataError(f"{where} is a {describe(value)}{items}, not a pair. {_PAIR}")
-    inputs, targets = as_inputs(value[0], where), as_targets(value[1], where)
+        items = f" of {len(value)} items" if isinstance(value, tuple | list) else ""
+        raise DataError(f"{where} is a {describe(value)}{items}, not a pair. {PAIR}")
+    inputs, targets = read_structure(value[0], where), as_targets(value[1], where)
     count = examples_in(inputs)
     if count == 0:
         raise DataError(f"{where} has no examples.")
@@ -129,20 +79,18 @@ def as_batch(value: Any, where: str) -> Batch:
     return inputs, targets
 
 
-def in_float32(inputs: Inputs) -> Inputs:
+def in_float32(inputs: Structure) -> Structure:
     """The inputs, the floating ones as float32, which is what networks are read in."""
-    if isinstance(inputs, Tensor):
-        return inputs.float() if inputs.is_floating_point() else inputs
-    return tuple(x.float() if x.is_floating_point() else x for x in inputs)
+    return mapped(inputs, lambda x: x.float() if x.is_floating_point() else x)
 
 
-def check_inputs(inputs: Inputs, where: str) -> None:
+def check_inputs(inputs: Structure, where: str) -> None:
     """Raise for what no model can be trained on.
 
     Raises:
         DataError: a dtype that layers do not take, or NaN or infinite values.
     """
-    for tensor in (inputs,) if isinstance(inputs, Tensor) else inputs:
+    for tensor in leaves(inputs):
         if tensor.dtype not in _INPUT_TYPES:
             raise DataError(
                 f"{where}: the inputs are {str(tensor.dtype).removeprefix('torch.')}, which layers do not take. "
@@ -157,14 +105,14 @@ def check_inputs(inputs: Inputs, where: str) -> None:
             )
 
 
-def example_shapes(inputs: Inputs) -> tuple[tuple[int, ...], ...]:
+def example_shapes(inputs: Structure) -> tuple[tuple[int, ...], ...]:
     """Shape of one example of every input."""
-    return tuple(tuple(tensor.shape[1:]) for tensor in ((inputs,) if isinstance(inputs, Tensor) else inputs))
+    return tuple(tuple(tensor.shape[1:]) for tensor in leaves(inputs))
 
 
-def gather(inputs: Inputs, index: Tensor) -> Inputs:
+def gather(inputs: Structure, index: Tensor) -> Structure:
     """The examples at `index`, in that order, wherever they lie."""
-    return rows(inputs, index) if isinstance(inputs, Tensor) else tuple(rows(tensor, index) for tensor in inputs)
+    return mapped(inputs, lambda tensor: rows(tensor, index))
 
 
 def rows(tensor: Tensor, index: Tensor) -> Tensor:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from sigmaquant.data.batch import check_inputs, describe, is_array
+from sigmaquant.data.batch import ANY_KEYS, check_inputs
 from sigmaquant.data.indexed import DatasetSource, IndexedSource, TensorSource
 from sigmaquant.data.rng import order_generator
 from sigmaquant.data.sources import Augment, DataSource, Transform
 from sigmaquant.data.streams import StreamSource
+from sigmaquant.data.structure import Keys, all_arrays, leaves, ordered
+from sigmaquant.data.tensors import describe, is_array
 from sigmaquant.errors import DataError
 
 _ACCEPTED = "Pass a pair (inputs, targets) of tensors or arrays, a torch Dataset, a DataLoader, or a list of batches."
@@ -21,7 +24,7 @@ def _is_pair(data: Any) -> bool:
     """Whether it is ``(inputs, targets)`` rather than two batches, each of which would be a pair itself."""
     if not isinstance(data, tuple | list) or len(data) != 2 or not is_array(data[1]):
         return False
-    return is_array(data[0]) or (isinstance(data[0], tuple | list) and all(is_array(item) for item in data[0]))
+    return all_arrays(data[0])
 
 
 def as_source(
@@ -31,6 +34,7 @@ def as_source(
     name: str | None = None,
     augment: Augment | None = None,
     transform: Transform | None = None,
+    keys: Keys | None = None,
 ) -> DataSource:
     """The data as a `DataSource`; its first batch is read and checked at once.
 
@@ -41,14 +45,16 @@ def as_source(
 
             - a pair ``(inputs, targets)`` of tensors or NumPy arrays ``[n, …]``; ``inputs`` may be a tuple of them
               for a model with several arguments,
-            - a torch ``Dataset`` of ``(input, target)`` pairs,
-            - a ``DataLoader``, or a list or any other re-iterable of ``(inputs, targets)`` batches, which keep their
-              own batch size,
+            - a mapping of tensors or arrays ``[n, …]``: the model's arguments by their names, and the targets,
+            - a torch ``Dataset`` of ``(input, target)`` pairs or of such mappings,
+            - a ``DataLoader``, or a list or any other re-iterable of ``(inputs, targets)`` batches or mappings, which
+              keep their own batch size; inputs may be tuples or mappings,
             - a `DataSource`, which is given back with its own batch size and with what else is asked for.
         batch_size: examples in a batch.
         name: for messages, such as ``"training data"``; None: a `DataSource`'s own, else ``"data"``.
         augment: takes the inputs of a batch and a `torch.Generator`; applied only when shuffling, for training.
         transform: takes the inputs of a batch; applied always, after `augment`.
+        keys: what the entries of mappings mean; None: the targets are under ``"labels"``, all else are inputs.
 
     Raises:
         DataError: no data, data of another form, inputs and targets that do not match, a dtype that layers do not take,
@@ -64,7 +70,9 @@ def as_source(
     options: dict[str, Any] = {"batch_size": batch_size, "name": name, "augment": augment, "transform": transform}
     source: DataSource
     if isinstance(data, DataSource):
-        source = data.with_options(name=name, augment=augment, transform=transform)
+        source = data.with_options(name=name, augment=augment, transform=transform, keys=keys)
+    elif isinstance(data, Mapping):
+        source = TensorSource(*(keys or ANY_KEYS).split(data, f"the {name}"), **options)
     elif _is_pair(data):
         source = TensorSource(data[0], data[1], **options)
     elif isinstance(data, TensorDataset) and len(data.tensors) == 2:
@@ -77,10 +85,11 @@ def as_source(
         source = DatasetSource(data, **options)
     elif is_array(data):
         raise DataError(f"the {name} is one {describe(data)}, without targets. {_ACCEPTED}")
-    elif isinstance(data, dict | str | bytes) or not hasattr(data, "__iter__"):
+    elif isinstance(data, str | bytes) or not hasattr(data, "__iter__"):
         raise DataError(f"the {name} is a {describe(data)}. {_ACCEPTED}")
     else:
         source = StreamSource(data, **options)
+    source = source.with_options(keys=keys)
     source.example()
     if isinstance(source, TensorSource) and source.transform is None:
         _check_all(source)
@@ -89,8 +98,7 @@ def as_source(
 
 def _check_all(source: TensorSource, most: int = 2**26) -> None:
     """Check every example where that takes a moment only; one NaN in the middle would show as a NaN loss much later."""
-    inputs = source.inputs if isinstance(source.inputs, tuple) else (source.inputs,)
-    for tensor in inputs:
+    for tensor in leaves(ordered(source.inputs, source.keys)):
         if tensor.numel() <= most:
             check_inputs(tensor, f"the {source.name}")
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from sigmaquant.data.batch import Batch, as_batch, examples_in, gather, rows
+from sigmaquant.data.batch import as_batch, examples_in, gather, rows
 from sigmaquant.data.rng import OwnRandomness, order_generator
 from sigmaquant.data.sources import Augment, DataSource, Transform
+from sigmaquant.data.structure import mapped
 from sigmaquant.errors import DataError, SigmaQuantError
 
 
@@ -62,7 +63,7 @@ class TensorSource(IndexedSource):
     """Inputs and targets in memory: a batch is one `index_select`.
 
     Args:
-        inputs: ``[n, …]``, or several of them.
+        inputs: ``[n, …]``, or several of them in tuples or mappings.
         targets: ``[n, …]``.
         name: see `DataSource`, as the rest.
     """
@@ -100,12 +101,11 @@ class TensorSource(IndexedSource):
         """The first `count` examples (all, if there are fewer), without a copy."""
         count = self._checked_count(count)
         other = self.with_options()
-        inputs = self.inputs
-        other.inputs = inputs[:count] if isinstance(inputs, Tensor) else tuple(tensor[:count] for tensor in inputs)
+        other.inputs = mapped(self.inputs, lambda tensor: tensor[:count])
         other.targets = self.targets[:count]
         return other
 
-    def _batches(self, shuffle: bool, seed: int) -> Iterator[Batch]:
+    def _batches(self, shuffle: bool, seed: int) -> Iterator[Any]:
         for index in self._indices(shuffle, seed):
             yield gather(self.inputs, index), rows(self.targets, index)
 
@@ -150,13 +150,13 @@ class DatasetSource(IndexedSource):
             with randomness():
                 examples = [self._read(number) for number in self._index[index].tolist()]
             for number, example in zip(self._index[index].tolist(), examples, strict=True):
-                if not isinstance(example, tuple | list) or len(example) != 2:
+                if not isinstance(example, Mapping) and (not isinstance(example, tuple | list) or len(example) != 2):
                     raise DataError(
                         f"example {number} of the {self.name} is a {type(example).__name__}, not a pair "
-                        "(input, target). Wrap the data set so that it gives pairs."
+                        "(input, target) or a mapping. Wrap the data set so that it gives pairs."
                     )
             try:
-                yield default_collate([tuple(example) for example in examples])
+                yield default_collate([_collatable(example) for example in examples])
             except (RuntimeError, TypeError, ValueError, KeyError) as error:
                 raise DataError(
                     f"examples of the {self.name} cannot be put into one batch ({error}). Give them one shape and "
@@ -172,3 +172,19 @@ class DatasetSource(IndexedSource):
             raise DataError(
                 f"example {number} of the {self.name} could not be read: {type(error).__name__}: {error}."
             ) from error
+
+
+def _collatable(example: Any) -> Any:
+    """An example whose lists of numbers, such as a tokenizer's, are arrays, and without what can be none."""
+    if not isinstance(example, Mapping):
+        return tuple(example)
+    found: dict[str, Any] = {}
+    for key, value in example.items():
+        if isinstance(value, list):
+            try:
+                value = torch.as_tensor(value)
+            except (TypeError, ValueError, RuntimeError):
+                continue  # texts, say
+        if value is not None:
+            found[str(key)] = value
+    return found

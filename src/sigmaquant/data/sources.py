@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 
-from sigmaquant.data.batch import Batch, Inputs, as_batch, check_inputs, example_shapes, in_float32
+from sigmaquant.data.batch import ANY_KEYS, Batch, Inputs, as_batch, check_inputs, example_shapes, in_float32
 from sigmaquant.data.rng import augment_generator
+from sigmaquant.data.structure import Keys, Structure, flat, ordered, outline, read_structure
 from sigmaquant.errors import DataError
 
 Augment = Callable[[Any, torch.Generator], Any]
-"""Random change of a batch's inputs: takes them and a generator, gives inputs of the same form."""
+"""Random change of a batch's inputs: takes them and a generator, gives inputs of the same form. A mapping comes as a
+dict, several inputs as a tuple."""
 
 Transform = Callable[[Any], Any]
 """Fixed change of a batch's inputs, such as a normalisation."""
@@ -30,6 +33,10 @@ class DataSource(ABC):
         batch_size: examples in a batch.
         augment: applied to the inputs of every batch when shuffling, and only then.
         transform: applied to the inputs of every batch, after `augment`.
+
+    Attributes:
+        keys: what the entries of batches that are mappings mean.
+        left_out: entries of the last batch that the model does not take.
     """
 
     def __init__(self, name: str, batch_size: int, augment: Augment | None, transform: Transform | None) -> None:
@@ -39,6 +46,8 @@ class DataSource(ABC):
         self.batch_size = batch_size
         self.augment = augment
         self.transform = transform
+        self.keys = ANY_KEYS
+        self.left_out: tuple[str, ...] = ()
 
     @property
     @abstractmethod
@@ -83,7 +92,8 @@ class DataSource(ABC):
     def batches(self, shuffle: bool = False, seed: int = 0) -> Iterator[Batch]:
         """One pass over the data, the same for the same arguments. Global random states are left alone.
 
-        Floating inputs come as float32, integers as they are.
+        Floating inputs come as float32, integers as they are; of several, in tuples or mappings, the tensors come in
+        the order of the model's arguments.
 
         Args:
             shuffle: another order (where the source can), and augmentation: for training.
@@ -92,24 +102,40 @@ class DataSource(ABC):
         Raises:
             DataError: no batches, a malformed batch, examples of several shapes, or NaN in one of the first batches.
         """
+        for structure, targets in self.structures(shuffle, seed):
+            yield flat(structure), targets
+
+    def structures(self, shuffle: bool = False, seed: int = 0) -> Iterator[tuple[Structure, Tensor]]:
+        """As `batches`, the inputs in the tuples and dicts that the model is called with.
+
+        Raises:
+            DataError: as `batches`.
+        """
         generator = augment_generator(seed)
         index, first = -1, None
         for index, raw in enumerate(self._batches(shuffle, seed)):
             where = f"the {self.name}, batch {index}"
-            inputs, targets = as_batch(raw, where)
+            inputs, targets = as_batch(raw, where, self.keys)
+            changed = False
             if shuffle and self.augment is not None:
-                inputs = self.augment(inputs, generator)
+                inputs, changed = self.augment(inputs, generator), True
             if self.transform is not None:
-                inputs = self.transform(inputs)
+                inputs, changed = self.transform(inputs), True
+            given = read_structure(inputs, where) if changed else inputs
+            inputs = ordered(given, self.keys)
+            if isinstance(given, Mapping):
+                self.left_out = tuple(sorted(set(given) - set(inputs)))
             inputs = in_float32(inputs)  # here, not in memory, where whole data sets may be kept as float16
             if index < _CHECKED_BATCHES:
                 check_inputs(inputs, where)
-            shapes = example_shapes(inputs)
-            first = first or shapes
-            if shapes != first:
+            shapes, form = example_shapes(inputs), outline(inputs)
+            first = first or (shapes, form)
+            if form != first[1]:
+                raise DataError(f"{where}: the inputs are {form}, in batch 0 {first[1]}. Give them in one form.")
+            if shapes != first[0]:
                 raise DataError(
                     f"{where}: an example has the shape {_listed(shapes)}, in batch 0 "
-                    f"{_listed(first)}. The network becomes a graph for one shape: crop, pad or resize to it."
+                    f"{_listed(first[0])}. The network becomes a graph for one shape: crop, pad or resize to it."
                 )
             yield inputs, targets
         if index < 0:
@@ -119,8 +145,12 @@ class DataSource(ABC):
             )
 
     def example(self) -> Inputs:
-        """The inputs of the first batch, without augmentation; for tracing the model."""
-        batches = self.batches()
+        """The inputs of the first batch, without augmentation."""
+        return flat(self.example_structure())
+
+    def example_structure(self) -> Structure:
+        """As `example`, in the tuples and dicts that the model is called with; for tracing it."""
+        batches = self.structures()
         try:
             return next(batches)[0]
         finally:
@@ -128,13 +158,19 @@ class DataSource(ABC):
                 batches.close()  # lets the workers of a DataLoader go
 
     def with_options(
-        self, *, name: str | None = None, augment: Augment | None = None, transform: Transform | None = None
+        self,
+        *,
+        name: str | None = None,
+        augment: Augment | None = None,
+        transform: Transform | None = None,
+        keys: Keys | None = None,
     ) -> Self:
-        """A copy over the same data with another name, augmentation or transform; None keeps what is there."""
+        """A copy over the same data with another name, augmentation, transform or keys; None keeps what is there."""
         other = copy.copy(self)
         other.name = self.name if name is None else name
         other.augment = self.augment if augment is None else augment
         other.transform = self.transform if transform is None else transform
+        other.keys = self.keys if keys is None else keys
         return other
 
     def _checked_count(self, count: int) -> int:

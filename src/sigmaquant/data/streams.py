@@ -13,6 +13,7 @@ from sigmaquant.data.batch import as_batch, examples_in
 from sigmaquant.data.indexed import TensorSource
 from sigmaquant.data.rng import OwnRandomness, order_generator
 from sigmaquant.data.sources import Augment, DataSource, Transform
+from sigmaquant.data.structure import Structure, leaves, mapped, ordered
 from sigmaquant.errors import DataError, SigmaQuantError
 
 _KEPT = (
@@ -79,7 +80,7 @@ class StreamSource(DataSource):
         """Number of examples of a list of batches or of a `DataLoader` over a sized sampler, else None."""
         loader = self.iterable
         if isinstance(loader, list | tuple):
-            return sum(examples_in(as_batch(item, f"the {self.name}")[0]) for item in loader)
+            return sum(examples_in(as_batch(item, f"the {self.name}", self.keys)[0]) for item in loader)
         if not isinstance(loader, DataLoader) or loader.batch_size is None or self.batch_count is None:
             return None
         if loader.drop_last:
@@ -144,7 +145,8 @@ class StreamSource(DataSource):
             DataError: the data have no such numbered parts.
         """
         if isinstance(self.iterable, Sequence):
-            batches = [as_batch(item, f"the {self.name}, batch {index}")[0] for index, item in enumerate(self.iterable)]
+            where = f"the {self.name}, batch"
+            batches = [as_batch(item, f"{where} {n}", self.keys)[0] for n, item in enumerate(self.iterable)]
             return torch.tensor([examples_in(batch) for batch in batches])
         return torch.ones(len(self._divisible().dataset), dtype=torch.int64)  # type: ignore[arg-type]
 
@@ -200,27 +202,27 @@ class StreamSource(DataSource):
             DataError: `count` is below one, or batches of different shapes.
         """
         left = self._checked_count(count)
-        inputs: list[tuple[Tensor, ...]] = []
+        inputs: list[Structure] = []
         targets: list[Tensor] = []
         for index, raw in enumerate(self._batches(False, 0)):
-            batch, target = as_batch(raw, f"the {self.name}, batch {index}")
-            inputs.append(tuple(item[:left] for item in ((batch,) if isinstance(batch, Tensor) else batch)))
+            batch, target = as_batch(raw, f"the {self.name}, batch {index}", self.keys)
+            inputs.append(mapped(ordered(batch, self.keys), lambda item, most=left: item[:most]))  # type: ignore[misc]
             targets.append(target[:left])
-            single = isinstance(batch, Tensor)
             left -= len(targets[-1])
             if left == 0:
                 break
         if not targets:
             raise DataError(f"the {self.name} is empty.")
         try:
-            columns = tuple(torch.cat(column) for column in zip(*inputs, strict=True))
+            columns = iter([torch.cat(column) for column in zip(*map(leaves, inputs), strict=True)])
         except (RuntimeError, ValueError) as error:
             raise DataError(f"batches of the {self.name} do not fit together: {error}") from None
-        return TensorSource(
-            columns[0] if single else columns,
+        taken = TensorSource(
+            mapped(inputs[0], lambda _: next(columns)),
             torch.cat(targets),
             name=self.name,
             batch_size=self.batch_size,
             augment=self.augment,
             transform=self.transform,
         )
+        return taken.with_options(keys=self.keys)

@@ -73,11 +73,13 @@ class Decisions:
         axes: for each output of the model the axis along which the largest decides; None: it is a value.
         rule: of the task, in place of these; None: it has none.
         scored: the output that counts; of several, the first of them.
+        required: the least share of examples that the task asks for; None: the file's kind says.
     """
 
     axes: tuple[int | None, ...]
     rule: Rule | None = None
     scored: int = 0
+    required: float | None = None
 
     @classmethod
     def of(
@@ -122,7 +124,7 @@ class Decisions:
                 part = parts[counted[place]]
                 axes[place] = part.axis % leaf.dim() if part.kind == "logits" else None
         rule = _TaskRule(task, form, model, held or model) if task.own_alike else None
-        return cls(tuple(axes), rule, min(counted, default=0))
+        return cls(tuple(axes), rule, min(counted, default=0), task.required if task.own_alike else None)
 
 
 class _TaskRule:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sigmaquant.errors import ArtifactError, CheckpointError, ExportError, ModelError, PlanError
 from sigmaquant.export.packed import export_packed, load_packed
 from sigmaquant.export.verification import Runner, Watch
+from sigmaquant.graph.inputs import ExampleInputs
 from sigmaquant.lowering import IntegerExecutor, IntegerModel, lower
 from sigmaquant.operators import Edge
 from sigmaquant.quant import QuantizedNetwork
@@ -82,13 +83,13 @@ class Source:
         example: its inputs, as for `sigmaquant.graph.trace`.
         edges: the integer model's inputs, in its order, which is that of the files.
         outputs: the integer model's outputs.
-        one: a single example of the float network's inputs, in its own order.
+        one: a single example of these inputs.
     """
 
     model: nn.Module
-    example: tuple[Tensor, ...]
+    example: ExampleInputs
     edges: tuple[Edge, ...]
-    one: tuple[Tensor, ...] = ()
+    one: ExampleInputs = ()
     outputs: tuple[Edge, ...] = ()
 
 

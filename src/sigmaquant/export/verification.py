@@ -51,7 +51,7 @@ class Verification:
         exact: whether every single code must be the reference's.
         integers: the integer model, which the file is compared with, beside the quantized network; None: not compared.
         sha256: of the file, or of a C folder's list of files, when it was written; None: not known.
-        codes: what its inner activations show; only looked at where `sha256` is not known.
+        codes: what its inner activations show; only looked at where `sha256` is not known, or the task is lenient.
         ram_bytes: memory that it needs where it is deployed: the arena of an interpreter, or arena, inputs and outputs
             of a C program; None: not known.
         problem: why it was not run, or does not run: it was changed, is damaged, or crashes; empty: nothing.

@@ -143,6 +143,8 @@ def _npz(path: Path, split: Split, options: Mapping[str, Option], what: str, bat
     inputs, targets = npz_arrays(path, split, *names)
     if not set(options) & set(_PREPARED):
         return inputs, targets
+    if isinstance(inputs, dict):
+        raise DataError(f"{what}: mean, std, scale and layout are for one input, and there are {', '.join(inputs)}.")
     channels = inputs.shape[-1] if options.get("layout") == "nhwc" else inputs.shape[1] if inputs.ndim > 1 else 0
     mean, std, scale, layout = _prepared(options, what, (0.0,) * channels, (1.0,) * channels, scale=1.0)
     if inputs.ndim != 4 or len(mean) != channels:

@@ -85,6 +85,14 @@ def read_arguments(model: nn.Module, example: object) -> Arguments:
     return found
 
 
+def argument_names(model: nn.Module) -> tuple[tuple[str, ...], bool]:
+    """The names that a model's forward takes, in their order, and whether it takes others as well."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    various = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    names = tuple(p.name for p in parameters if p.kind not in (*various, inspect.Parameter.POSITIONAL_ONLY))
+    return names, any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
 def name_keywords_(model: nn.Module, given: Arguments) -> None:
     """Let the signature of the model's forward name what its ``**kwargs`` are given; `torch.export` needs that.
 

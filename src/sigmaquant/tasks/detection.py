@@ -37,6 +37,8 @@ class Detection(Task):
         loss: ``(outputs, targets) -> scalar``; None: distil only.
         score: boxes that are at least so sure are compared in verification and shown in the report.
         overlap: IoU from which two boxes are the same in verification.
+        required: see `Task`. Single roundings, which grow through many layers, move some boxes across these limits:
+            files that are right in every operator differ by one to five percent of their boxes.
         compare: how each map is compared, ``"values"`` or ``"logits"`` (along axis 1), in their order; None: values.
         image: turns an input [channels, height, width] into RGB in 0..1 for the report; None: as it is where it lies
             there, else stretched to it.
@@ -57,7 +59,8 @@ class Detection(Task):
         metric: str = "ap50",
         loss: Callable[[Any, Tensor], Tensor] | None = None,
         score: float = 0.3,
-        overlap: float = 0.75,
+        overlap: float = 0.5,
+        required: float = 0.9,
         compare: Sequence[Kind] | None = None,
         image: Callable[[Tensor], Tensor] | None = None,
         classes: Sequence[str] | None = None,
@@ -72,7 +75,7 @@ class Detection(Task):
         if compare is not None and not set(compare) <= {"values", "logits"}:
             raise SigmaQuantError(f"maps are compared as values or logits, not as {', '.join(compare)}.")
         self.decode, self.kind, self.metric_name = decode, metric, _METRICS[metric]
-        self.score, self.overlap, self.output = score, overlap, output
+        self.score, self.overlap, self.required, self.output = score, overlap, required, output
         self.compare: tuple[Kind, ...] | None = None if compare is None else tuple(compare)
         self.image, self.pixels = image, pixels
         self.classes = None if classes is None else tuple(classes)

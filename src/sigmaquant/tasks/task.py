@@ -31,6 +31,8 @@ class Task:
         output: which of several outputs counts, a position, a key or a path such as ``"heads.0"``; None: the network's
             only output, its ``logits``, or the first.
         target: the key of the targets in batches that are mappings.
+        required: the least mean of `alike` over the examples of an exported file that is right; None: 0.999. Where
+            it is less, a file's activations are compared operator by operator as well.
     """
 
     name: str = ""
@@ -38,6 +40,7 @@ class Task:
     share: bool = False
     output: int | str | None = None
     target: str = "labels"
+    required: float | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
