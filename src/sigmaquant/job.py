@@ -148,6 +148,9 @@ class Job:
                 session = self.session(budget)
                 float_test = self.float_test
             log.info("float network: %.4f on the validation data", session.float_accuracy)
+            if session.equalization is not None:
+                notes = (*notes, session.equalization.sentence)
+                log.info(notes[-1])
             driver = Driver(session, recorder or NullRecorder(), progress, start=start)
             if driver.student.outliers:
                 notes = (*notes, _told(driver.student.outliers, self.data.train))

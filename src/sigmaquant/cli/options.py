@@ -85,6 +85,10 @@ Control = Annotated[
 AcceptControl = Annotated[
     bool, typer.Option("--accept-control", help="return that plan where it is as good within noise and no larger")
 ]
+Equalize = Annotated[
+    bool,
+    typer.Option("--equalize/--no-equalize", help="rescale channels exactly, where quantized outputs then move less"),
+]
 Export = Annotated[
     str,
     typer.Option(
@@ -142,6 +146,7 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
         "distill",
         "control",
         "accept_control",
+        "equalize",
         "start",
         "seed",
     )

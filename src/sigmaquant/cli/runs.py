@@ -91,6 +91,7 @@ def quantize_command(
     loss: options.Loss = None,
     control: options.Control = False,
     accept_control: options.AcceptControl = False,
+    equalize: options.Equalize = DEFAULTS.equalize,
     export: options.Export = "",
     seed: options.Seed = DEFAULTS.seed,
     device: DeviceOption = "auto",

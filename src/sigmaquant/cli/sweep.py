@@ -82,6 +82,7 @@ def sweep_command(
     loss: options.Loss = None,
     control: options.Control = False,
     accept_control: options.AcceptControl = False,
+    equalize: options.Equalize = DEFAULTS.equalize,
     seed: options.Seed = DEFAULTS.seed,
     device: DeviceOption = "auto",
     json_output: JsonOption = False,

@@ -120,7 +120,7 @@ class ProfiledCosts:
         self._graph, self._profile = graph, profile
         self._ideal = IdealCosts(graph)
         self._buffers = activation_buffers(graph)
-        self._digits: dict[tuple[str, int, bool], DigitStatistics] = {}
+        self._digits: dict[tuple[str, int, bool, int], DigitStatistics] = {}
         rule = None if profile.compute is None else profile.compute.cycles
         # A mid-rise code needs one bit more, and is never zero: units that are paid by bit or digit do not want it.
         self.midrise_up_to = 2 if rule is None or rule.rule == "constant" else 0
@@ -273,7 +273,7 @@ class ProfiledCosts:
     ) -> DigitStatistics:
         if codes is not None:
             return digit_statistics(codes, encoding, bits + midrise, rule)
-        key = name, bits, midrise
+        key = name, bits, midrise, self._graph.weight(name)._version  # weights may be rescaled
         if key not in self._digits:
             self._digits[key] = weight_digits(self._graph, name, bits, encoding, rule, midrise)
         return self._digits[key]

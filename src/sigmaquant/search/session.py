@@ -28,14 +28,18 @@ from sigmaquant.search.state import Progression
 from sigmaquant.search.uniform import uniform_at
 from sigmaquant.statistics import ESTIMATED, Drawn, QuantizedWeights, draw_until_stable, sensitivity
 from sigmaquant.tasks import Task, all_finite
+from sigmaquant.training.calibration import without_outliers
 from sigmaquant.training.devices import Device
+from sigmaquant.training.equalization import Equalization, equalize_, examples_for
 from sigmaquant.training.losses import Distillation
 from sigmaquant.training.qat import Recipe
-from sigmaquant.training.student import Judge, Student
+from sigmaquant.training.student import Judge, Student, stream
 from sigmaquant.training.teacher import make_teacher
 from sigmaquant.units import AccuracyTarget
 
 log = logging.getLogger("sigmaquant")
+
+_EQUALIZATION_EXAMPLES = 256
 
 
 @dataclass
@@ -136,6 +140,7 @@ class Session:
                 "Check its BatchNorm statistics, and the data's preprocessing for extreme values."
             )
         self.float_accuracy = self.judge.float_accuracy
+        self.equalization = self._equalize() if settings.equalize else None
         if settings.final_epochs and not settings.post_training:
             _ = self.train_examples  # likewise, and not after the search
         self.recipe = Recipe(
@@ -229,6 +234,17 @@ class Session:
         if self.settings.objective != "auto":
             return self.settings.objective
         return "feasible" if self.limits.accuracy_floor is not None else "accurate"
+
+    def _equalize(self) -> Equalization | None:
+        """Rescale the float network's channels where that helps; what it computes stays as it is."""
+        examples = examples_for(self.graph, min(self.settings.calibration_examples, _EQUALIZATION_EXAMPLES))
+        if self.data.train.repeats and self.data.train.examples is not None:
+            examples = min(examples, self.data.train.examples)
+        seed = self.seed("calibration")
+        batches = [self.device.put(x) for x, _ in stream(self.data.train, examples, seed)]
+        kept, _ = without_outliers(batches)
+        plan = self.plan(dict.fromkeys(self.graph.layer, 8))
+        return equalize_(self.graph, plan, kept, self.device, self.task, seed)
 
     def student(self) -> Student:
         """A fresh quantized copy of the float model."""

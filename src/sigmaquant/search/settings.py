@@ -31,6 +31,8 @@ class Settings:
         bitwidths: allowed weight bitwidths, any of 2..8.
         activation_bits: bitwidth of every activation.
         activation_pin: other bitwidths for some activations, by name.
+        equalize: rescale channels exactly before anything is quantized, where the outputs then move less
+            (`sigmaquant.training.equalization`).
         midrise_up_to: weights of at most so many bits lie on a mid-rise grid, without a zero but with one level more
             (`BitwidthPlan.midrise_up_to`), 0..7; None: 2, or 0 on hardware whose cost depends on the weights' digits,
             where zeros are what is cheap.
@@ -83,6 +85,7 @@ class Settings:
     start: Beginning = "best"
     bitwidths: tuple[int, ...] = (2, 4, 6, 8)
     activation_bits: int = 8
+    equalize: bool = True
     midrise_up_to: int | None = None
     activation_pin: Mapping[str, int] = field(default_factory=dict)
     pin: Mapping[str, int] = field(default_factory=dict)

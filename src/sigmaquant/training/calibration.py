@@ -57,8 +57,7 @@ def choose_observer(
 ) -> type[Observer]:
     """The way to choose ranges that moves the float network's outputs less, its activations quantized and nothing else.
 
-    The distance is that of an example's outputs, its mean over the examples without the largest twentieth, so that one
-    bad example does not decide.
+    One bad example does not decide, see `movement`.
 
     Args:
         graph: of the float network.
@@ -87,8 +86,13 @@ def choose_observer(
         found = run()
         if not same_form(found, reference):
             return MseObserver
-        each = task.distance(found, reference).sort().values
-        moved[observer] = float(each[: max(1, round((1 - _TRIMMED) * len(each)))].mean())
+        moved[observer] = movement(found, reference, task)
     best = min(moved, key=lambda observer: moved[observer])  # the first of equals
     _log.info("activation ranges: %s", ", ".join(f"{kind.__name__} {value:.4g}" for kind, value in moved.items()))
     return best
+
+
+def movement(found: Outputs, reference: Outputs, task: Task) -> float:
+    """How far outputs have moved: the task's distance, its mean over the examples without the largest twentieth."""
+    each = task.distance(found, reference).sort().values
+    return float(each[: max(1, round((1 - _TRIMMED) * len(each)))].mean())
