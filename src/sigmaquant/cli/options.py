@@ -51,6 +51,9 @@ ObjectiveKind = Annotated[
 ]
 Bitwidths = Annotated[str, typer.Option(help="allowed weight bitwidths")]
 ActivationBits = Annotated[int, typer.Option(help="bitwidth of every activation")]
+ActivationBitwidths = Annotated[
+    str, typer.Option(help="widths that activations may have, chosen by tensor where a limit depends on them: 4,5,6,8")
+]
 MidriseUpTo = Annotated[
     int | None, typer.Option(help="weights of at most so many bits have no zero but one level more, 0..7")
 ]
@@ -154,6 +157,11 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
     return Settings(
         **{name: options[name] for name in same},
         bitwidths=whole_numbers(options["bitwidths"], "--bitwidths"),
+        activation_bitwidths=(
+            whole_numbers(options["activation_bitwidths"], "--activation-bitwidths")
+            if options["activation_bitwidths"]
+            else ()
+        ),
         pin={name: one_bitwidth(value, "--pin") for name, value in pins.items()},
         allowed={name: whole_numbers(value, "--allow") for name, value in allowed.items()},
         objective=cast(Objective, options["objective"].value),

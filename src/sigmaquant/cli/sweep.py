@@ -62,6 +62,7 @@ def sweep_command(
     objective: options.ObjectiveKind = options.ObjectiveOption.auto,
     bitwidths: options.Bitwidths = "2,4,6,8",
     activation_bits: options.ActivationBits = DEFAULTS.activation_bits,
+    activation_bitwidths: options.ActivationBitwidths = "",
     midrise_up_to: options.MidriseUpTo = DEFAULTS.midrise_up_to,
     pin: options.Pin = None,
     allow: options.Allow = None,

@@ -49,11 +49,34 @@ def _by_layer(graph: QuantGraph, table: Mapping[str, _Value], what: str) -> dict
     return found
 
 
-def activation_bits(graph: QuantGraph, settings: Settings) -> dict[str, int]:
-    """Bitwidth of every activation.
+def activation_choices(graph: QuantGraph, settings: Settings) -> dict[str, tuple[int, ...]]:
+    """Allowed bitwidths of every activation, ascending.
+
+    The inputs and the last activation before each output keep `Settings.activation_bits` where nothing else is asked.
 
     Raises:
         UnknownLayerError: a pin names no activation.
     """
     check_names(settings.activation_pin, graph.activation_names, "the activation pin")
-    return {**dict.fromkeys(graph.activation_names, settings.activation_bits), **settings.activation_pin}
+    kept = (settings.activation_bits,)
+    choices = dict.fromkeys(graph.activation_names, settings.activation_bitwidths or kept)
+    choices.update(dict.fromkeys(_ends(graph), kept))
+    choices.update({name: (bits,) for name, bits in settings.activation_pin.items()})
+    return choices
+
+
+def _ends(graph: QuantGraph) -> set[str]:
+    """The activations that are inputs, and the last ones on every way to an output."""
+    places = {spec.node: spec for spec in graph.activations}
+    found = {spec.name for spec in graph.activations if spec.producer == "input"}
+    stack, seen = list(graph.module.graph.output_node().all_input_nodes), set()
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.name in places:
+            found.add(places[node.name].name)
+        else:
+            stack.extend(node.all_input_nodes)
+    return found

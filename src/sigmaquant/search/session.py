@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,15 +21,23 @@ from sigmaquant.errors import BudgetError, ModelError, UnreachableBudgetError
 from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.hardware.costs import CostModel
 from sigmaquant.plan import BitwidthPlan
-from sigmaquant.search.choices import activation_bits, layer_choices
+from sigmaquant.search.activation_widths import choose_activation_widths
+from sigmaquant.search.choices import activation_choices, layer_choices
 from sigmaquant.search.problem import Bits, SearchProblem, Sensitivity
 from sigmaquant.search.reach import check_reachable, format_cost
 from sigmaquant.search.settings import Settings
 from sigmaquant.search.state import Progression
 from sigmaquant.search.uniform import uniform_at
-from sigmaquant.statistics import ESTIMATED, Drawn, QuantizedWeights, draw_until_stable, sensitivity
+from sigmaquant.statistics import (
+    ESTIMATED,
+    Drawn,
+    QuantizedWeights,
+    activation_sensitivities,
+    draw_until_stable,
+    sensitivity,
+)
 from sigmaquant.tasks import Task, all_finite
-from sigmaquant.training.calibration import without_outliers
+from sigmaquant.training.calibration import choose_observer, without_outliers
 from sigmaquant.training.devices import Device
 from sigmaquant.training.equalization import Equalization, equalize_, examples_for
 from sigmaquant.training.losses import Distillation
@@ -39,7 +48,7 @@ from sigmaquant.units import AccuracyTarget
 
 log = logging.getLogger("sigmaquant")
 
-_EQUALIZATION_EXAMPLES = 256
+_FEW_EXAMPLES = 256
 
 
 @dataclass
@@ -122,7 +131,8 @@ class Session:
         self.statistics = statistics or Statistics()
         self.costs, self.task, self.device = costs, task, device
         self.choices = layer_choices(graph, settings)
-        self.activations = activation_bits(graph, settings)
+        self.activation_choices = activation_choices(graph, settings)
+        self.activations = self._activations_at(0)
         chosen = settings.midrise_up_to
         self.midrise_up_to: int = costs.midrise_up_to if chosen is None else chosen
         self.reference: Cost = costs.reference()
@@ -175,6 +185,7 @@ class Session:
         """
         twin = copy.copy(self)
         vars(twin)["search_judge"] = self.search_judge  # a cached property: one for all budgets
+        twin.activations = self._activations_at(0)
         twin.check(budget)
         twin._limit(budget)
         return twin
@@ -182,6 +193,7 @@ class Session:
     def _limit(self, budget: Budget) -> None:
         self.budget = budget
         self.limits: Limits = self._resolved(budget, self.float_accuracy)
+        self.activations = self._chosen_activations()
         self.problem: SearchProblem = self._problem(self.limits)
         check_reachable(self.problem)
 
@@ -237,14 +249,53 @@ class Session:
 
     def _equalize(self) -> Equalization | None:
         """Rescale the float network's channels where that helps; what it computes stays as it is."""
-        examples = examples_for(self.graph, min(self.settings.calibration_examples, _EQUALIZATION_EXAMPLES))
+        plan = self.plan(dict.fromkeys(self.graph.layer, 8))
+        batches, seed = self._few_inputs(), self.seed("calibration")
+        return equalize_(self.graph, plan, batches, self.device, self.task, seed)
+
+    def _few_inputs(self) -> list[Any]:
+        """Calibration inputs for what is measured of the float network, fewer of a large one."""
+        examples = examples_for(self.graph, min(self.settings.calibration_examples, _FEW_EXAMPLES))
         if self.data.train.repeats and self.data.train.examples is not None:
             examples = min(examples, self.data.train.examples)
-        seed = self.seed("calibration")
-        batches = [self.device.put(x) for x, _ in stream(self.data.train, examples, seed)]
-        kept, _ = without_outliers(batches)
-        plan = self.plan(dict.fromkeys(self.graph.layer, 8))
-        return equalize_(self.graph, plan, kept, self.device, self.task, seed)
+        batches = [self.device.put(x) for x, _ in stream(self.data.train, examples, self.seed("calibration"))]
+        return without_outliers(batches)[0]
+
+    def _activations_at(self, place: int) -> dict[str, int]:
+        """Every activation at its lowest (0) or highest (-1) allowed width."""
+        return {name: allowed[place] for name, allowed in self.activation_choices.items()}
+
+    @cached_property
+    def activation_harm(self) -> Mapping[str, Mapping[int, float]]:
+        """What each activation's grid does to the float network's outputs, by width (`activation_sensitivities`)."""
+        batches, seed = self._few_inputs(), self.seed("activations")
+        widths = sorted({bits for allowed in self.activation_choices.values() for bits in allowed})
+        middle = {name: allowed[len(allowed) // 2] for name, allowed in self.activation_choices.items()}
+        plan = replace(self.plan(dict.fromkeys(self.graph.layer, 8)), activations=middle)
+        observer = choose_observer(self.graph, plan, batches, self.device, self.task, seed)
+        inputs = ((x, None) for x in batches)
+        with self.device.random_state(seed):
+            return activation_sensitivities(self.graph, widths, inputs, seed=seed, task=self.task, observer=observer)
+
+    def _chosen_activations(self) -> dict[str, int]:
+        """Widths of the activations: the highest, unless a limited cost depends on them."""
+        highest, lowest = self._activations_at(-1), self._activations_at(0)
+        weights = {name: allowed[-1] for name, allowed in self.choices.items()}
+        plans = [replace(self.plan(weights), activations=table) for table in (lowest, highest)]
+        cheap, dear = (self.limits.ratios(self.costs.cost(plan)) for plan in plans)
+        if cheap == dear:
+            return highest
+        table, per_weight = self.sensitivity(self.graph)
+        if per_weight:  # a divergence of weights cannot be weighed against the outputs'
+            twin = copy.copy(self)
+            twin.settings, twin.statistics = replace(self.settings, sensitivity="curvature"), Statistics()
+            table, _ = twin.sensitivity(self.graph)
+        found = choose_activation_widths(
+            self.costs.cost, self.limits, plans[1], self.choices, self.activation_choices, table, self.activation_harm
+        )
+        count = Counter(found.activations.values())
+        log.info("activations: %s", ", ".join(f"{n} of {bits} bits" for bits, n in sorted(count.items())))
+        return dict(found.activations)
 
     def student(self) -> Student:
         """A fresh quantized copy of the float model."""

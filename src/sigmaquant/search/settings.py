@@ -30,6 +30,9 @@ class Settings:
             change. ``"sigma"``: at clusters of sigma alone, as the published method.
         bitwidths: allowed weight bitwidths, any of 2..8.
         activation_bits: bitwidth of every activation.
+        activation_bitwidths: widths that activations may have, any of 2..8, where a limited cost depends on them: they
+            are chosen by tensor (`sigmaquant.search.activation_widths`). Inputs and what the outputs are made of keep
+            `activation_bits`. Empty: every activation does.
         activation_pin: other bitwidths for some activations, by name.
         equalize: rescale channels exactly before anything is quantized, where the outputs then move less
             (`sigmaquant.training.equalization`).
@@ -86,6 +89,7 @@ class Settings:
     bitwidths: tuple[int, ...] = (2, 4, 6, 8)
     activation_bits: int = 8
     equalize: bool = True
+    activation_bitwidths: tuple[int, ...] = ()
     midrise_up_to: int | None = None
     activation_pin: Mapping[str, int] = field(default_factory=dict)
     pin: Mapping[str, int] = field(default_factory=dict)
@@ -127,6 +131,8 @@ class Settings:
         if not bitwidths:
             raise SigmaQuantError(f"bitwidths is empty. Give at least one of {BITWIDTHS[0]}..{BITWIDTHS[-1]}.")
         object.__setattr__(self, "bitwidths", bitwidths)
+        widths = _bitwidths(self.activation_bitwidths, "activation_bitwidths")
+        object.__setattr__(self, "activation_bitwidths", widths)
         for name in ("pin", "activation_pin"):  # new tables: a plan's own cannot be copied, let alone changed
             pins = {layer: check_bitwidth(bits, f"{name} of {layer!r}") for layer, bits in getattr(self, name).items()}
             object.__setattr__(self, name, pins)

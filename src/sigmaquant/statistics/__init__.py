@@ -1,5 +1,6 @@
 """What the search ranks layers by: σ, the divergence of quantized weights, and sensitivities of the output."""
 
+from sigmaquant.statistics.activations import activation_sensitivities
 from sigmaquant.statistics.batches import Batch
 from sigmaquant.statistics.divergence import Sensitivity, divergences, weight_divergence
 from sigmaquant.statistics.drawing import Drawn, draw_until_stable
@@ -19,6 +20,7 @@ __all__ = [
     "Sensitivity",
     "SensitivityFunction",
     "SigmaVariant",
+    "activation_sensitivities",
     "divergences",
     "draw_until_stable",
     "fisher_sensitivities",

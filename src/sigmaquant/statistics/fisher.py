@@ -104,11 +104,11 @@ def fisher_sensitivities(
     norm = 0.0
     module = with_gradients_throughout(graph.module)
     with evaluation(module), torch.enable_grad():
-        read, factors = _with_factors(module, read_batches(graph, batches), task, loss)
+        read, factors = with_factors(module, read_batches(graph, batches), task, loss)
         for batch in read:
             for example in batch.split(micro_batch):
                 result = float_outputs(functional_call(module, named, example.inputs), task)
-                samples, weight = _scalars(result, example, loss, task, factors, draws, generator)
+                samples, weight = scalars(result, example, loss, task, factors, draws, generator)
                 norm += weight
                 for index, sample in enumerate(samples):
                     gradients: Sequence[Tensor | None] = torch.autograd.grad(
@@ -135,7 +135,7 @@ def fisher_sensitivities(
     return FisherSensitivities(diagonal, projected)
 
 
-def _with_factors(
+def with_factors(
     module: nn.Module, batches: Iterator[Example], task: Task, loss: Loss | None
 ) -> tuple[Iterable[Example], Sequence[float] | None]:
     """The batches, and where several outputs are added up, the factor of each: their norms have to be known before."""
@@ -161,7 +161,7 @@ def _norms(module: nn.Module, batch: Example, task: Task) -> tuple[Sequence[Part
     return parts, [part.norm(x) for part, x in zip(parts, leaves(reference), strict=True)]
 
 
-def _scalars(
+def scalars(
     outputs: Outputs,
     example: Example,
     loss: Loss | None,
@@ -193,11 +193,11 @@ def _scalars(
     if factors is None:  # a single output
         (part,), (x,), (own,) = parts, tensors, signs
         return [part.signed(x, sign) for sign in own], part.halves * part.norm(x)
-    scalars = []
+    found = []
     for draw in range(draws):
         terms = zip(parts, tensors, signs, factors, strict=True)
-        scalars.append(torch.stack([f * part.signed(x, s[draw]) for part, x, s, f in terms]).sum())
-    return scalars, 0.0  # the factors are the normaliser
+        found.append(torch.stack([f * part.signed(x, s[draw]) for part, x, s, f in terms]).sum())
+    return found, 0.0  # the factors are the normaliser
 
 
 def _of_distance(task: Task, outputs: Outputs, signs: Sequence[Tensor]) -> Tensor:
