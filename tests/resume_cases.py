@@ -25,6 +25,14 @@ CASES: dict[str, dict[str, Any]] = {
     "three limits": {"budget": Budget(size="9x", bops="40x", accuracy="-1 %"), "test_data": tiny.test_data()},
     # a step for each upgrade
     "greedy": {"budget": Budget(size="9x"), "strategy": "greedy", "post_training": True, "rounding": "nearest"},
+    # a step for each block that is reconstructed
+    "reconstruction": {
+        "budget": Budget(size="9x"),
+        "strategy": "uniform",
+        "bitwidths": (2, 3, 4),
+        "post_training": True,
+        "reconstruction_steps": 10,
+    },
 }
 
 

@@ -20,7 +20,7 @@ FLOORS = (
     {"operators"},
     {"data", "runs", "graph", "outputs"},
     {"quant", "tasks"},
-    {"statistics", "training", "hardware"},
+    {"statistics", "training", "hardware", "reconstruction"},
     {"search"},
     {"lowering"},
     {"export"},

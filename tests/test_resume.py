@@ -103,7 +103,12 @@ def test_the_cases_go_through_every_stage(unbroken: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize(
     ("case", "moment", "kills"),
-    [("accuracy", "after state", 6), ("three limits", "after line", 4), ("greedy", "after state", 3)],
+    [
+        ("accuracy", "after state", 6),
+        ("three limits", "after line", 4),
+        ("greedy", "after state", 3),
+        ("reconstruction", "after state", 1),
+    ],
 )
 def test_killed_again_and_again(
     processes: Any, unbroken: dict[str, Path], tmp_path: Path, case: str, moment: str, kills: int

@@ -62,6 +62,12 @@ Allow = Annotated[list[str] | None, typer.Option(help="allowed bitwidths of a la
 Sigma = Annotated[str, typer.Option(help="raw, folded or normalised")]
 SensitivityName = Annotated[str, typer.Option(help="divergence, output_kl, fisher or curvature")]
 PostTraining = Annotated[bool, typer.Option("--post-training", help="no training at all")]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        help="time for everything; what the search leaves of it goes into learning the rounding, block by block"
+    ),
+]
 Epochs = Annotated[float, typer.Option(help="passes over the training data after the search")]
 CycleExamples = Annotated[int, typer.Option(help="training examples of one search cycle")]
 MaxCycles = Annotated[int, typer.Option(help="most moves of phase 2")]
@@ -141,6 +147,7 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
         "sensitivity",
         "max_cycles",
         "search_minutes",
+        "minutes",
         "cycle_examples",
         "post_training",
         "batch_size",

@@ -69,6 +69,7 @@ def sweep_command(
     sigma: options.Sigma = DEFAULTS.sigma,
     sensitivity: options.SensitivityName = DEFAULTS.sensitivity,
     post_training: options.PostTraining = False,
+    minutes: options.Minutes = DEFAULTS.minutes,
     epochs: options.Epochs = DEFAULTS.final_epochs,
     cycle_examples: options.CycleExamples = DEFAULTS.cycle_examples,
     max_cycles: options.MaxCycles = DEFAULTS.max_cycles,

@@ -9,7 +9,7 @@ from sigmaquant.quant.network import (
     restore_plan_,
     set_plan_,
 )
-from sigmaquant.quant.rounding import compensate_rounding_, input_moments
+from sigmaquant.quant.rounding import compensate_rounding_, input_moments, settle_weights_
 
 __all__ = [
     "QuantizedNetwork",
@@ -23,4 +23,5 @@ __all__ = [
     "reestimate_batch_norm_",
     "restore_plan_",
     "set_plan_",
+    "settle_weights_",
 ]

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigmaquant.numerics import round_to_codes_, weight_qmax
+from sigmaquant.numerics import dequantize_weight, round_to_codes_, weight_qmax
 from sigmaquant.quant.network import QuantizedNetwork
 
 _SAMPLES = 16384
@@ -26,7 +26,7 @@ BLOCK = 64
 
 
 @torch.no_grad()
-def compensate_rounding_(network: QuantizedNetwork, batches: Iterable[Any]) -> tuple[str, ...]:
+def compensate_rounding_(network: QuantizedNetwork, batches: Iterable[Any], settle: bool = True) -> tuple[str, ...]:
     """Replace weights by others on their grid that change the layer's outputs less.
 
     All layers see the inputs that the network has with every weight rounded to nearest.
@@ -34,6 +34,8 @@ def compensate_rounding_(network: QuantizedNetwork, batches: Iterable[Any]) -> t
     Args:
         network: at its plan and calibrated.
         batches: inputs only, each a tensor or a tuple of tensors; a few hundred examples.
+        settle: False leaves each weight where it was when it was rounded: the codes are the same, and it is still known
+            which ones were close.
 
     Returns:
         Names of the layers that were rounded so; tied, transposed, 3-d, embedding and functional weights are not.
@@ -47,7 +49,7 @@ def compensate_rounding_(network: QuantizedNetwork, batches: Iterable[Any]) -> t
         rows = weight.detach().float().reshape(groups, weight.shape[0] // groups, -1)
         scales = quantizer.scale.detach().reshape(groups, -1)
         grid = weight_qmax(quantizer.bits, quantizer.midrise), quantizer.midrise
-        weight.copy_(_compensated(rows, scales, moment, *grid).reshape(weight.shape))
+        weight.copy_(_compensated(rows, scales, moment, *grid, settle=settle).reshape(weight.shape))
     return tuple(moments)
 
 
@@ -65,6 +67,15 @@ def input_moments(network: QuantizedNetwork, batches: Iterable[Any]) -> dict[str
             network(*(batch if isinstance(batch, tuple | list) else (batch,)))
         network.train(training)
     return moments
+
+
+@torch.no_grad()
+def settle_weights_(network: QuantizedNetwork) -> None:
+    """Put every weight where its codes say that it is: on its grid. The codes stay as they are."""
+    for name, quantizer in network.weight_quantizers.items():
+        if quantizer.bits is not None:
+            codes = network.codes(name)
+            network.weight(name).copy_(dequantize_weight(codes, quantizer.scale, quantizer.axis))
 
 
 @contextmanager
@@ -123,7 +134,15 @@ def _windows(x: Tensor, kernel: list[int], stride: list[int], dilation: list[int
     return x.as_strided((*x.shape[:2], *places, *kernel), steps, x.storage_offset())
 
 
-def _compensated(rows: Tensor, scales: Tensor, moment: Tensor, qmax: int, midrise: bool, block: int = BLOCK) -> Tensor:
+def _compensated(
+    rows: Tensor,
+    scales: Tensor,
+    moment: Tensor,
+    qmax: int,
+    midrise: bool,
+    block: int = BLOCK,
+    settle: bool = True,
+) -> Tensor:
     """Rows on their grid, such that ``(w - w^)' moment (w - w^)`` is small for every row.
 
     Columns are rounded in the order of falling input power; what one rounds off, the later ones take over. Those of the
@@ -137,6 +156,7 @@ def _compensated(rows: Tensor, scales: Tensor, moment: Tensor, qmax: int, midris
         qmax: largest code.
         midrise: which grid.
         block: columns of a block.
+        settle: False returns what was rounded, at most half a step outside of the grid.
     """
     power = moment.diagonal(dim1=1, dim2=2)
     order = power.argsort(dim=1, descending=True, stable=True)
@@ -152,14 +172,18 @@ def _compensated(rows: Tensor, scales: Tensor, moment: Tensor, qmax: int, midris
         for i in range(len(present)):
             rounded = round_to_codes_(present[i] / scales, qmax, midrise).mul_(scales)
             torch.div(present[i] - rounded, inner[i, i, :, None], out=errors[i])
-            present[i].copy_(rounded)
+            if settle:
+                present[i].copy_(rounded)
             present[i + 1 :].addcmul_(inner[i, i + 1 :, :, None], errors[i], value=-1)
         result[:, :, part] = present.permute(1, 2, 0)
         left[:, :, later].baddbmm_(errors.permute(1, 2, 0), factor[:, part, later], alpha=-1)
     rounded = torch.empty_like(rows).scatter_(2, columns, result)
+    if not settle:
+        reach = (qmax + (1.0 if midrise else 0.5)) * scales[:, :, None]
+        rounded = torch.minimum(torch.maximum(rounded, -reach), reach)
     if bool(usable.all()):
         return rounded
-    nearest = round_to_codes_(rows / scales[:, :, None], qmax, midrise) * scales[:, :, None]
+    nearest = round_to_codes_(rows / scales[:, :, None], qmax, midrise) * scales[:, :, None] if settle else rows
     return torch.where(usable[:, None, None], rounded, nearest)
 
 

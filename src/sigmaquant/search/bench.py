@@ -118,7 +118,7 @@ class Bench:
         """Record a complete step: first the line, then the state that makes it count."""
         state = self.state
         state.trained_examples = self.student.trained_examples
-        state.seconds = time.perf_counter() - self._begun
+        state.seconds = self.seconds
         known = self.session.statistics
         state.sensitivity, state.sensitivity_examples = known.sensitivity, known.sensitivity_examples
         state.sensitivity_agreement = known.sensitivity_agreement
@@ -128,6 +128,11 @@ class Bench:
         tensors = {f"now.{key}": value for key, value in self.student.tensors().items()}
         tensors.update({f"best.{key}": value for key, value in self.kept.items()})
         self.recorder.save_state(state.step, tensors, state.to_dict())
+
+    @property
+    def seconds(self) -> float:
+        """Wall time so far, of all sessions of the run."""
+        return time.perf_counter() - self._begun
 
     @property
     def held_to(self) -> Limits:

@@ -9,6 +9,7 @@ from sigmaquant.errors import DivergedError
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.runs.progress import task
 from sigmaquant.search.bench import Bench
+from sigmaquant.search.reconstructing import reconstruct
 from sigmaquant.search.state import Standing
 
 _log = logging.getLogger("sigmaquant")
@@ -25,7 +26,9 @@ def train_stage(bench: Bench, extra_examples: int = 0) -> None:
     """
     state = bench.state
     if state.segment == 0 and not bench.student.trained_examples:
-        _start_well(bench)
+        if state.reconstruction is None:
+            _start_well(bench)
+        reconstruct(bench)
     segments, per_segment = _segments(bench, extra_examples)
     with task(bench.progress, "final training", max(1, segments * per_segment)):
         bench.progress.advance(state.segment * per_segment)
@@ -102,7 +105,7 @@ def _start_well(bench: Bench) -> None:
 
 def _compensated(bench: Bench, plan: BitwidthPlan) -> Standing:
     """The student, which is at this plan, rounded with error compensation."""
-    bench.student.compensate()
+    bench.student.compensate(settle=not bench.settings.reconstructs)
     bench.progress.advance()
     return bench.judged_at(plan, bench.session.search_judge)
 

@@ -57,6 +57,11 @@ class Settings:
         rounding: ``"compensated"`` rounds the searched plan's weights such that the layers' outputs change least
             (`sigmaquant.quant.compensate_rounding_`), where that brings the outputs closer to the float network's;
             ``"nearest"`` leaves the float weights as they are. Only for weights that no search cycle has trained.
+        minutes: time for everything, by which reconstruction is measured out: what the search leaves of it. Of the
+            computing that it takes one thread, or a GPU alone: other programs make it longer. None: no reconstruction.
+        reconstruction_steps: so many steps for every block in place of a time; the result then does not depend on the
+            machine's speed.
+        reconstruction_examples: most training examples that a reconstruction looks at; their labels are not used.
         batch_size: training and evaluation examples in a batch, where the data have no batches of their own.
         lr: peak learning rate of the final training.
         cycle_lr: peak learning rate of the search cycles.
@@ -105,6 +110,9 @@ class Settings:
     final_epochs: float = 2.0
     post_training: bool = False
     rounding: Rounding = "compensated"
+    minutes: float | None = None
+    reconstruction_steps: int | None = None
+    reconstruction_examples: int = 512
     batch_size: int = 128
     lr: float = 0.02
     cycle_lr: float = 0.01
@@ -153,12 +161,14 @@ class Settings:
             ("calibration_examples", 1),
             ("batch_norm_examples", 1),
             ("search_examples", 1),
+            ("reconstruction_examples", 1),
             ("weight_decay", 0),
         ):
             if not least <= getattr(self, name) < 2**63:  # which also holds of infinity in the files of a run
                 raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be finite and at least {least}.")
-        minutes = () if self.search_minutes is None else ("search_minutes",)
-        for name in ("lr", "cycle_lr", "scale_lr", "temperature", *minutes):
+        optional = ("search_minutes", "minutes", "reconstruction_steps")
+        given = [name for name in optional if getattr(self, name) is not None]
+        for name in ("lr", "cycle_lr", "scale_lr", "temperature", *given):
             if not 0 < getattr(self, name) < math.inf:
                 raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be finite and above zero.")
         if not 0 <= self.seed < 2**63:
@@ -178,6 +188,11 @@ class Settings:
             if getattr(self, name) not in known:
                 value = str(getattr(self, name))
                 raise SigmaQuantError(f"there is no {name} {value!r}. {near_matches(value, known)}")
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether the rounding is learned block by block."""
+        return self.minutes is not None or self.reconstruction_steps is not None
 
     @property
     def trains(self) -> bool:

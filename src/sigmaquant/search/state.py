@@ -64,6 +64,25 @@ class Standing:
 
 
 @dataclass
+class Reconstructed:
+    """How far a reconstruction is.
+
+    Attributes:
+        batches: that it looks at.
+        steps: of each block.
+        done: blocks that are behind.
+        before: the network's mean distance on the examples that it does not look at, before.
+        learned: whether the result is the reconstructed network; None: not decided yet.
+    """
+
+    batches: int
+    steps: list[int]
+    done: int
+    before: float
+    learned: bool | None = None
+
+
+@dataclass
 class Progression:
     """What of a run is saved after every step besides tensors.
 
@@ -85,6 +104,7 @@ class Progression:
         best: judgement of what is kept of the final training, on all validation data; None before its first segment.
         best_segment: the segment that it is of; 0: it is from before the training.
         best_examples: training examples that it has seen.
+        reconstruction: how far it is; None: not begun.
         rate: factor of the learning rates; below 1 after a training that collapsed.
         discarded_examples: training examples of trainings that were thrown away.
         trained_examples: training examples seen so far by the network that is at hand.
@@ -112,6 +132,7 @@ class Progression:
     best: Judgement | None = None
     best_segment: int = 0
     best_examples: int = 0
+    reconstruction: Reconstructed | None = None
     rate: float = 1.0
     discarded_examples: int = 0
     trained_examples: int = 0

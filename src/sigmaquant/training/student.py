@@ -220,12 +220,16 @@ class Student:
         with self.device.random_state(self.seed):
             calibrate_(self.network, self._share(0.25), self._observer)
 
-    def compensate(self) -> None:
-        """Round the weights with error compensation, then find ranges and statistics anew; for untrained weights."""
+    def compensate(self, settle: bool = True) -> None:
+        """Round the weights with error compensation, then find ranges and statistics anew; for untrained weights.
+
+        Args:
+            settle: see `sigmaquant.quant.rounding.compensate_rounding_`.
+        """
         # Rounding sees inputs of these batches, which their own statistics normalise best.
         with self.device.random_state(self.seed):
             reestimate_batch_norm_(self.network, self._share(0.5))
-            compensate_rounding_(self.network, self._share(0.25))
+            compensate_rounding_(self.network, self._share(0.25), settle)
         self.recalibrate()
 
     def input_moments(self) -> dict[str, Tensor]:
@@ -233,6 +237,11 @@ class Student:
         with self.device.random_state(self.seed):
             reestimate_batch_norm_(self.network, self._share(0.5))
             return input_moments(self.network, self._share(0.25))
+
+    @property
+    def calibration(self) -> list[Any]:
+        """The calibration batches, inputs only, on the device."""
+        return list(self._calibration)
 
     def _share(self, share: float) -> list[Any]:
         """The first calibration batches: so large a share of the examples asked for, all where there are no more."""

@@ -1,0 +1,76 @@
+"""How many steps each block is learned for: a time becomes numbers of steps once, which a resumed run keeps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+_EVEN = 0.3
+"""Share of the time that is dealt out by a step's cost alone, the rest by cost and error."""
+_MOST_STEPS = 4000
+_PASSES = 0.25
+"""Largest share of the time for the passes over the examples that are no steps."""
+LEAST_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What one step of a block takes, and how far off the block is to begin with.
+
+    Attributes:
+        seconds: of a step.
+        distance: of its outputs from the float network's; 0 where it has no layers.
+    """
+
+    seconds: float
+    distance: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What is done in a reconstruction.
+
+    Attributes:
+        batches: that are looked at.
+        steps: of each block.
+    """
+
+    batches: int
+    steps: tuple[int, ...]
+
+
+def deal(profiles: Sequence[Profile], seconds: float, batches: int) -> Schedule:
+    """Steps for all blocks, in a given time; none where it does not suffice.
+
+    The time of a block goes with the square root of its error, since twice the steps help less than twice as much.
+
+    Args:
+        profiles: of the blocks, in order.
+        seconds: for everything, the passes over the examples included.
+        batches: at most.
+    """
+    step = sum(profile.seconds for profile in profiles)  # one of every block; a pass over a batch takes as long
+    if not step > 0 or not math.isfinite(seconds):
+        return Schedule(batches, (0,) * len(profiles))
+    used = min(batches, max(LEAST_BATCHES, int(_PASSES * seconds / step)))
+    left = seconds - used * step
+    weights = [p.seconds * math.sqrt(p.distance) if math.isfinite(p.distance) else 0.0 for p in profiles]
+    even, uneven = step, sum(weights)
+    steps = []
+    for profile, weight in zip(profiles, weights, strict=True):
+        share = _EVEN * profile.seconds / even + ((1 - _EVEN) * weight / uneven if uneven else 0.0)
+        possible = left * share / profile.seconds if weight and left > 0 else 0.0
+        steps.append(min(_MOST_STEPS, int(possible)))
+    return Schedule(used, tuple(steps))
+
+
+def clock(device: str) -> float:
+    """Seconds of computing: on a CPU the process's own, by thread, which other programs do not lengthen."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time() / torch.get_num_threads()
