@@ -44,6 +44,7 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
         self._images, self._batch, self._network = images, batch, network
         boxes, classes, crowds = ([torch.as_tensor(row[part]) for row in truth] for part in (0, 1, 2))
         self.targets = box_targets(boxes, classes, crowds)
+        self.names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self._images)
@@ -64,16 +65,17 @@ def network_and_data(folder: Path, most: int | None = None) -> tuple[nn.Module, 
     network.load_state_dict(load_file(str(folder / "weights" / "fastestdet_coco.safetensors")), strict=False)
     parts = [load_coco.load(split) for split in ("train", "val")]
     train, validation = (Images(x[:most], y[:most], load_coco.batch, network) for x, y in parts)
+    validation.names = tuple(json.loads((load_coco.HERE / "val.json").read_text(encoding="utf-8"))["classes"])
     return network, train, validation
 
 
-def task_of(network: Any) -> Detection:
+def task_of(network: Any, names: tuple[str, ...] = ()) -> Detection:
     """Decoding by the network's own rule, then non-maximum suppression; colours the other way round."""
 
     def decode(maps: Any) -> list[Boxes]:
         return [suppressed(Boxes(*one)) for one in zip(*network.decode(maps), strict=True)]
 
-    return Detection(decode, image=lambda x: x.flip(0))
+    return Detection(decode, image=lambda x: x.flip(0), classes=names or None)
 
 
 def described(verdict: Verification) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=310, help="validation images on which files are verified")
     args = parser.parse_args()
     network, train, validation = network_and_data(args.folder)
-    task = task_of(network)
+    task = task_of(network, validation.names)
     options = {"post_training": True} if args.epochs == 0 else {"final_epochs": args.epochs, "cycle_examples": 0}
     begun = time.process_time()
     result = sigmaquant.quantize(
