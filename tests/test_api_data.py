@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import tiny
 from sigmaquant import Budget, evaluate_run, load_quantized, quantize
-from sigmaquant.data import as_source
+from sigmaquant.data import Keys, as_source
 from sigmaquant.errors import DataError, MetricError
-from sigmaquant.exporting import _inputs
+from sigmaquant.exporting import read_inputs
 from sigmaquant.job import trace_copy
 from sigmaquant.search.session import Data
 from sigmaquant.training.devices import choose_device
@@ -276,6 +276,6 @@ def test_what_is_traced_and_verified_on_the_cpu_is_moved_there() -> None:
     source = as_source(data)
     trace_copy(model, Data(source, source), choose_device("cpu"))
     assert seen[0] is Tensor
-    example, batches, found = _inputs(data, None)
+    example, batches, found = read_inputs(data, Keys(), None)
     flat = [tensor for batch in batches for tensor in batch]
     assert {type(tensor) for tensor in (*example, *flat, found)} == {Tensor}

@@ -15,6 +15,7 @@ from sigmaquant.export.feasibility import check_feasible
 from sigmaquant.exporting import export_run
 from sigmaquant.hardware.profile import HardwareProfile
 from sigmaquant.job import Job, make_settings
+from sigmaquant.nested.files import export_plans
 from sigmaquant.nested.run import named_budgets, plan_settings, run_plans
 from sigmaquant.results import QuantizationResult
 from sigmaquant.runs import Progress
@@ -112,18 +113,16 @@ def quantize(
     if export:
         if run_dir is None:
             raise ExportError("files are exported from a run directory. Give run_dir.")
-        if plans is not None:
-            raise ExportError("files of several plans are written when the run is done. Leave export out.")
         check_feasible(job.graph, export)
     if budgets is not None:
-        return run_plans(job, budgets, run_dir=run_dir, resume=resume, overwrite=overwrite, progress=progress)
-    assert budget is not None, "one of the two is given"
-    result = job.run(budget, run_dir=run_dir, resume=resume, overwrite=overwrite, progress=progress)
+        result = run_plans(job, budgets, run_dir=run_dir, resume=resume, overwrite=overwrite, progress=progress)
+    else:
+        assert budget is not None, "one of the two is given"
+        result = job.run(budget, run_dir=run_dir, resume=resume, overwrite=overwrite, progress=progress)
     if export:
         held_out = validation_data if validation_data is not None else train_data
         data = test_data if test_data is not None else held_out
-        verdicts = export_run(
-            model, str(run_dir), data, to=export, task=job.task, examples=_EXAMPLES, progress=progress
-        )
+        write = export_run if budgets is None else export_plans
+        verdicts = write(model, str(run_dir), data, to=export, task=job.task, examples=_EXAMPLES, progress=progress)
         result = replace(result, files=verdicts)
     return result

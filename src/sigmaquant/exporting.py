@@ -107,7 +107,7 @@ def export_run(
         raise storage_error(folder, error, "The export is not complete.") from error
     written = {name: Written(options, digest) for name, digest in digests.items()}
     verdicts, document = _verified(paths, subject, folder, Path(run), written, progress)
-    _keep(document, folder, Path(run))
+    keep(document, folder, Path(run))
     return verdicts
 
 
@@ -141,7 +141,7 @@ def verify_run(
     subject = _loaded(model, run, data, examples, folder, options, task)
     verdicts, document = _verified(paths, subject, folder, run, written, progress)
     try:
-        _keep(document, folder, run)
+        keep(document, folder, run)
     except StorageError as error:  # a read-only disk, say: the verdict is what was asked for
         log.warning("the verdict is not kept: %s", error)
     return verdicts
@@ -174,7 +174,7 @@ def digest_of(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class _Subject:
+class Subject:
     """A run's network, what its files are compared with, what they need to run, and how right the integers are."""
 
     network: QuantizedNetwork
@@ -199,16 +199,40 @@ def _loaded(
     folder: Path,
     options: Mapping[str, ExportOptions],
     task: Task | str | None,
-) -> _Subject:
+) -> Subject:
     """What is exported or verified.
 
     Raises:
         ExportError: the integers, or a form of them that a kind of file holds, are not the network's.
     """
-    own = _task_of(run, task)
-    inputs, batches, targets = _inputs(data, keys_of(model, own), examples)
+    own = task_of_run(run, task)
+    given = read_inputs(data, keys_of(model, own), examples)
     model = read_copy(model).cpu().eval()  # the user's stays as it is
-    network = load_quantized(model, inputs, run)
+    return subject_of(model, load_quantized(model, given[0], run), given, own, folder, options)
+
+
+def subject_of(
+    model: nn.Module,
+    network: QuantizedNetwork,
+    given: GivenInputs,
+    own: Task,
+    folder: Path,
+    options: Mapping[str, ExportOptions],
+) -> Subject:
+    """What is exported or verified of a quantized network.
+
+    Args:
+        model: the float network, a copy.
+        network: its quantized network.
+        given: from `read_inputs`.
+        own: the task that its outputs are for.
+        folder: whose files are no longer verified where the integers are wrong.
+        options: how each kind of file is written.
+
+    Raises:
+        ExportError: the integers, or a form of them that a kind of file holds, are not the network's.
+    """
+    inputs, batches, targets = given
     lowered = lower(network)
     check = FidelityCheck(network, lowered)
     parting = check.run(batches)
@@ -235,10 +259,10 @@ def _loaded(
     one = map_tensors(inputs, lambda x: x[:1])
     source = Source(model, inputs, edges, one, outputs)
     unended = Decisions.of(*seen, held=lowered.without_endings())
-    return _Subject(network, reference, source, integers, unended)
+    return Subject(network, reference, source, integers, unended)
 
 
-def _task_of(run: str | Path, task: Task | str | None) -> Task:
+def task_of_run(run: str | Path, task: Task | str | None) -> Task:
     """The task that is asked for, or the run's; where that is not known, one output or all by their values."""
     if task is not None:
         return as_task(task)
@@ -278,7 +302,11 @@ def _read_written(folder: Path, names: Iterable[str]) -> dict[str, Written]:
     return written
 
 
-def _inputs(data: Any, keys: Keys, examples: int | None) -> tuple[Structure, list[tuple[Tensor, ...]], Tensor | None]:
+GivenInputs = tuple[Structure, list[tuple[Tensor, ...]], Tensor | None]
+"""An example, all inputs, and the first batch's targets."""
+
+
+def read_inputs(data: Any, keys: Keys, examples: int | None) -> GivenInputs:
     """An example as the model takes it, all inputs, each a tuple of tensors, and the first batch's targets if known.
 
     Raises:
@@ -319,7 +347,7 @@ def _artifacts(path: Path) -> tuple[Path, dict[str, Path]]:
 
 def _verified(
     paths: dict[str, Path],
-    subject: _Subject,
+    subject: Subject,
     folder: Path,
     run: Path,
     written: Mapping[str, Written],
@@ -332,14 +360,14 @@ def _verified(
     assert plan is not None, "a loaded network has one"
     ideal = IdealCosts(subject.network.graph).cost(plan).total_bytes
     with torch.no_grad():
-        float_ms = _float_ms(source)
+        float_ms = float_latency_ms(source)
     agreement = integers.agreement
     log.info("integers beside the quantized network: decided alike %.4f", agreement.decisions)
     verdicts = []
     with task(progress, "verifying", len(paths)):
         for name, path in paths.items():
             own = subject.of(name, written[name].options)
-            verdict = replace(_verify(name, path, *own, written[name], ideal, float_ms), integers=integers)
+            verdict = replace(verify_file(name, path, *own, written[name], ideal, float_ms), integers=integers)
             alike = 0.0 if verdict.agreement is None else verdict.agreement.decisions
             log.info("%s: decided alike %.4f %s", path, alike, "" if verdict.passed else "FAILED")
             verdicts.append(verdict)
@@ -350,20 +378,20 @@ def _verified(
         "checkpoint_sha256": digest,
         "integers": asdict(integers),
         "artifacts": [
-            *(_record(verdict, written[verdict.target].options) for verdict in verdicts),
+            *(record_of(verdict, written[verdict.target].options) for verdict in verdicts),
             *_others(folder, paths, digest),
         ],
     }
     return tuple(verdicts), document
 
 
-def _float_ms(source: Source) -> float:
+def float_latency_ms(source: Source) -> float:
     """Time of one example in the float network."""
     given = read_arguments(source.model, source.one)
     return latency_ms(lambda *args: source.model(*args, **given.kwargs), given.args)
 
 
-def _keep(document: Mapping[str, Any], folder: Path, run: Path) -> None:
+def keep(document: Mapping[str, Any], folder: Path, run: Path) -> None:
     """Write the verdicts, and show them in the run's report.
 
     Raises:
@@ -374,7 +402,7 @@ def _keep(document: Mapping[str, Any], folder: Path, run: Path) -> None:
         refresh_report(run)
 
 
-def _record(verdict: Verification, options: ExportOptions) -> dict[str, Any]:
+def record_of(verdict: Verification, options: ExportOptions) -> dict[str, Any]:
     """An artifact's verdict as it is kept; what is said of the integers stands once beside all of them."""
     record = {**verdict.to_dict(), "options": asdict(options)}
     del record["integers"]
@@ -397,7 +425,7 @@ def _others(folder: Path, verified: Mapping[str, Path], digest: str | None) -> l
     ]
 
 
-def _verify(
+def verify_file(
     name: str,
     path: Path,
     reference: Reference,
@@ -405,8 +433,22 @@ def _verify(
     written: Written,
     ideal_bytes: int,
     float_ms: float,
+    kind: Target | None = None,
 ) -> Verification:
-    target, asked = TARGETS[name], reference.decisions.required
+    """The verdict on a file.
+
+    Args:
+        name: of its kind.
+        path: where it is.
+        reference: what it is compared with.
+        source: what it needs to run.
+        written: how it was written.
+        ideal_bytes: of the plan.
+        float_ms: one example in the float network.
+        kind: its kind, where that is not `TARGETS`' own.
+    """
+    target = kind or TARGETS[name]
+    asked = reference.decisions.required
     verdict = Verification(
         target=name,
         path=path,

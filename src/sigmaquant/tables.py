@@ -276,14 +276,14 @@ def _device_tables(report: ModelReport) -> list[Grid]:
 
 def verifications(verdicts: Sequence[Verification]) -> Grid:
     """Every exported file: whether it computes what the reference does, its bytes and its speed."""
-    integers = verdicts[0].integers if verdicts else None
+    compared = {verdict.plan: verdict.integers for verdict in verdicts if verdict.integers is not None}
     memory = any(verdict.ram_bytes is not None for verdict in verdicts)
     rows: list[tuple[str, ...]] = []
-    if integers is not None:
+    for plan, integers in compared.items():
         ours = integers.agreement
         rows.append(
             (
-                "(integers beside the network)",
+                f"(integers beside the network{f', {plan}' if plan else ''})",
                 "verified",
                 f"{100 * ours.decisions:.2f} %",
                 "–",
@@ -297,7 +297,7 @@ def verifications(verdicts: Sequence[Verification]) -> Grid:
         failed = "FAILED" if verdict.problem else f"FAILED (needs {verdict.demand})"
         rows.append(
             (
-                str(verdict.path),
+                f"{verdict.path}{f' ({verdict.plan})' if verdict.plan else ''}",
                 "verified" if verdict.passed else failed,
                 "–" if found is None else f"{100 * found.decisions:.2f} %",
                 "–" if deployed is None else f"{100 * deployed.decisions:.2f} %",
@@ -315,7 +315,7 @@ def verifications(verdicts: Sequence[Verification]) -> Grid:
     examples = next((v.agreement.examples for v in verdicts if v.agreement is not None), None)
     if examples is not None:
         lines.append(f"{examples} examples against the integer reference")
-    if integers is not None:
+    for integers in list(compared.values())[:1]:
         lines.append(
             f"{integers.operators} of its operators give what the quantized network rounds, to "
             f"{integers.largest_beyond:.3f} steps on {integers.examples} examples; outputs are "

@@ -9,7 +9,17 @@ import pytest
 from command import main, quantize, refused
 from sigmaquant.export.nested import read_plans
 
-PLANS = ("--plans", "5x, 8x", "--size-counts", "weights", "--post-training", "--strategy", "ilp")
+PLANS = (
+    "--plans",
+    "5x, 8x",
+    "--size-counts",
+    "weights",
+    "--post-training",
+    "--strategy",
+    "ilp",
+    "--sensitivity",
+    "divergence",
+)
 
 
 def test_plans_are_rows_of_the_result(tmp_path):

@@ -26,7 +26,7 @@ SIZES = [Budget(size=size, size_counts="weights") for size in ("5x", "8x", "14x"
 
 def run(plans=None, **options) -> QuantizationResult:
     options = {"validation_data": tiny.validation_data(), "test_data": tiny.test_data(), **tiny.QUICK, **options}
-    options = {"post_training": True, "strategy": "ilp", **options}
+    options = {"post_training": True, "strategy": "ilp", "sensitivity": "divergence", **options}
     return quantize(tiny.trained(), tiny.train_data(), plans=SIZES if plans is None else plans, **options)
 
 

@@ -26,6 +26,7 @@ from sigmaquant.exporting import export_run, verify_run
 from sigmaquant.frontends.data import load_data
 from sigmaquant.frontends.factories import load_task
 from sigmaquant.frontends.models import load_model
+from sigmaquant.nested.files import export_plans, run_with_plans, verify_plans
 from sigmaquant.runs import make_progress
 
 DataOption = Annotated[str, typer.Option(help=f"data to verify on (their test part): {DATA_HELP}")]
@@ -71,7 +72,8 @@ def export_command(
     """Write files that run, and verify each on data. Exit code 1: a file does not compute what it should."""
     options = ExportOptions(onnx_form=onnx_form.value, inputs=inputs.value, pack=pack, name=name, logits=logits)
     with stdout_is_ours(json_output):
-        verdicts = export_run(
+        write = export_plans if run_with_plans(run) else export_run
+        verdicts = write(
             load_model(model, weights),
             run,
             load_data(data, "test", "the data"),
@@ -97,7 +99,8 @@ def verify_command(
 ) -> None:
     """Run exported files against the integer reference. Exit code 1: one does not compute what it should."""
     with stdout_is_ours(json_output):
-        verdicts = verify_run(
+        check = verify_plans if run_with_plans(path) else verify_run
+        verdicts = check(
             load_model(model, weights),
             path,
             load_data(data, "test", "the data"),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor, nn
 
 from sigmaquant.errors import ArtifactError, CheckpointError, ExportError, ModelError, PlanError
+from sigmaquant.export.nested import export_nested, load_nested
 from sigmaquant.export.packed import export_packed, load_packed
 from sigmaquant.export.verification import Runner, Watch
 from sigmaquant.graph.inputs import ExampleInputs
@@ -180,10 +181,10 @@ def _write_c(network: QuantizedNetwork, model: IntegerModel, path: Path, options
     export_c(model, path, name=options.name)
 
 
-def _run_c(path: Path, source: Source) -> Runner:
+def _run_c(path: Path, source: Source, plan: int = 0) -> Runner:
     from sigmaquant.export.c import CRunner
 
-    runner = CRunner(path)
+    runner = CRunner(path, plan=plan)
     inputs, outputs = runner.edges
     if outputs and len(outputs) == len(source.outputs):  # behind a function in float, C has the grid of what it reads
         pairs = zip(outputs, source.outputs, runner.endings, strict=True)
@@ -206,15 +207,17 @@ def _watch_c(path: Path, source: Source, model: IntegerModel) -> Watch:
     return CRunner(path).watch
 
 
-def _executor(path: Path, source: Source) -> IntegerExecutor:
+def _executor(path: Path, source: Source, plan: int | None = None) -> IntegerExecutor:
     try:
+        if plan is not None:
+            return IntegerExecutor(lower(load_nested(source.model, source.example, path, plan)))
         return IntegerExecutor(lower(load_packed(source.model, source.example, path)))
     except (CheckpointError, PlanError, ModelError) as error:
         raise ArtifactError(str(error)) from error
 
 
-def _watch_packed(path: Path, source: Source, model: IntegerModel) -> Watch:
-    executor = _executor(path, source)
+def _watch_packed(path: Path, source: Source, model: IntegerModel, plan: int | None = None) -> Watch:
+    executor = _executor(path, source, plan)
 
     def watch(*x: Tensor) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -266,3 +269,55 @@ TARGETS: dict[str, Target] = {
     ),
 }
 """Every kind of file by name."""
+
+
+def plan_target(name: str, plan: int) -> Target:
+    """A kind of file as it holds one of several plans, 0 the largest.
+
+    The packed file and the C folder hold all of them; of other kinds there is a file for each.
+    """
+    target = TARGETS[name]
+    if name == "packed":
+        return replace(
+            target,
+            runner=lambda path, source: _executor(path, source, plan),
+            watch=lambda path, source, model: _watch_packed(path, source, model, plan),
+        )
+    if name == "c":
+        from sigmaquant.export.c import CRunner
+
+        return replace(
+            target,
+            runner=lambda path, source: _run_c(path, source, plan),
+            watch=lambda path, source, model: CRunner(path, plan=plan).watch,
+        )
+    file = Path(target.file)
+    return replace(target, file=f"{file.stem}_plan_{plan}{file.suffix}")
+
+
+def write_plans(
+    name: str,
+    networks: Mapping[str, QuantizedNetwork],
+    models: Mapping[str, IntegerModel],
+    folder: Path,
+    options: ExportOptions,
+) -> None:
+    """Write all plans of a network in one kind of file, or in one file each.
+
+    Args:
+        name: of the kind.
+        networks: by the plans' names, from the largest to the smallest.
+        models: likewise, what the files hold.
+        folder: for the files.
+        options: how they are written.
+    """
+    if name == "packed":
+        export_nested(networks, folder / TARGETS[name].file)
+    elif name == "c":
+        from sigmaquant.export.c import export_c_plans
+
+        export_c_plans(models, folder / TARGETS[name].file, name=options.name)
+    else:
+        for number, plan in enumerate(networks):
+            target = plan_target(name, number)
+            target.write(networks[plan], models[plan], folder / target.file, options)

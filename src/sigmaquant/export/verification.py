@@ -55,6 +55,7 @@ class Verification:
         ram_bytes: memory that it needs where it is deployed: the arena of an interpreter, or arena, inputs and outputs
             of a C program; None: not known.
         problem: why it was not run, or does not run: it was changed, is damaged, or crashes; empty: nothing.
+        plan: which one of several plans of the network was run; empty: there is one.
     """
 
     target: str
@@ -73,6 +74,7 @@ class Verification:
     codes: CodesFound | None = None
     ram_bytes: int | None = None
     problem: str = ""
+    plan: str = ""
 
     @property
     def passed(self) -> bool:

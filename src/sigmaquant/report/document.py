@@ -231,6 +231,7 @@ class Artifact(_Read):
     first_difference: str = ""
     notes: tuple[str, ...] = ()
     problem: str = ""
+    plan: str = ""
     stale: bool = False
 
 

@@ -201,7 +201,10 @@ def _artifacts(
             "whether the files' integers compute what the quantized network does: `sigmaquant verify` compares them"
         )
     files_shown = tuple(
-        item.model_copy(update={"path": Path(item.path).name, "stale": stale}) for item in found.artifacts
+        item.model_copy(
+            update={"path": Path(item.path).name + (f" ({item.plan})" if item.plan else ""), "stale": stale}
+        )
+        for item in found.artifacts
     )
     return files_shown, None if stale else found.integers
 

@@ -52,7 +52,7 @@ def test_rows_come_back(kernels, bits, midrise, data):
     unpack = getattr(kernels, f"sq_unpack_{'odd_' if midrise else ''}{bits}")
     for row, expected in zip(packed, codes, strict=True):
         found = np.full(8 * (length // 2 + 1), 999, dtype=np.int16)
-        unpack(row.tobytes(), found.ctypes.data_as(ctypes.c_void_p), ctypes.c_int32(length))
+        unpack(None, row.tobytes(), found.ctypes.data_as(ctypes.c_void_p), ctypes.c_int32(length))
         pairs = found.reshape(-1, 4, 2)  # of four interleaved rows
         own, others = pairs[:, 0].reshape(-1), pairs[:, 1:]
         assert own.tolist() == [*expected.tolist(), *[999] * (len(own) - length)]  # and nothing behind the end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sigmaquant.export.c.layout import View
 from sigmaquant.export.c.names import Names, comment
+from sigmaquant.export.c.planes import Planes
 from sigmaquant.export.c.program import Placed, Program, Step, completed
 from sigmaquant.export.c.report import CGrid, CReport
 
@@ -48,13 +49,13 @@ def header(report: CReport) -> str:
             f"#define {macro}_ZERO_POINT ({grid.zero_point})",
         ]
     lines += ["", f"{run_signature(report)};", "", "/* For convenience; the network itself computes no floats. */"]
-    lines += [f"{signature};" for signature, _, _ in _float_functions(report)]
+    lines += [f"{signature};" for signature, _, _ in float_functions(report)]
     if report.has_endings:
         lines += [
             "",
             "/* What the network returns, in place of dequantized outputs, which are what these functions read: in",
             f" * {name}_endings.c, which needs the C library's <math.h> (link with -lm). */",
-            *(f"{signature};" for signature, _ in _ending_functions(report)),
+            *(f"{signature};" for signature, _ in ending_functions(report)),
         ]
     return "\n".join([*lines, "", "#endif", ""])
 
@@ -73,11 +74,11 @@ def about_places(report: CReport) -> list[str]:
     return lines
 
 
-def weights_header(report: CReport, program: Program) -> str:
+def weights_header(name: str, program: Program, planes: Sequence[Planes] = ()) -> str:
     """``<name>_weights.h``."""
-    guard = f"{report.name.upper()}_WEIGHTS_H"
+    guard = f"{name.upper()}_WEIGHTS_H"
     lines = [
-        f"/* Constants of {report.name}. */",
+        f"/* Constants of {name}. */",
         f"#ifndef {guard}",
         f"#define {guard}",
         "",
@@ -85,26 +86,42 @@ def weights_header(report: CReport, program: Program) -> str:
         "",
     ]
     lines += [f"extern const {_TYPES[t.values.dtype.name]} {t.name}[{t.values.size}];" for t in program.tables]
+    lines += [f"extern const uint8_t *const {found.name}[{len(found.tables)}];" for found in planes]
     return "\n".join([*lines, "", "#endif", ""])
 
 
-def weights_source(report: CReport, program: Program) -> str:
+def weights_source(name: str, program: Program, planes: Sequence[Planes] = ()) -> str:
     """``<name>_weights.c``."""
-    parts = [f'/* Constants of {report.name}, for flash. */\n#include "{report.name}_weights.h"\n']
+    parts = [f'/* Constants of {name}, for flash. */\n#include "{name}_weights.h"\n']
     for table in program.tables:
         head = f"const {_TYPES[table.values.dtype.name]} {table.name}[{table.values.size}] = {{\n"
         parts.append(f"{head}{_values(table.values)}\n}};\n")
+    for found in planes:
+        places = ", ".join(
+            f"{table} + {offset}" if offset else table
+            for table, offset in zip(found.tables, found.offsets, strict=True)
+        )
+        text = textwrap.fill(places, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+        parts.append(f"const uint8_t *const {found.name}[{len(found.tables)}] = {{\n{text},\n}};\n")
     return "\n".join(parts)
 
 
-def source(report: CReport, program: Program, placed: Placed) -> str:
-    """``<name>.c``."""
-    name = report.name
+def source(report: CReport, program: Program, placed: Placed, of: str = "") -> str:
+    """``<name>.c``.
+
+    Args:
+        report: what it needs.
+        program: its calls.
+        placed: its memory.
+        of: the network whose plan this is, which has the constants and the arena; empty: the network itself.
+    """
+    name, weights = report.name, of or report.name
+    shared = f'#include "{of}_arena.h"\n' if of else ""
     parts = [
         f"/* {name}, call by call. SQ_SEPARATE gives every buffer memory of its own, for address sanitizers;\n"
         " * SQ_CHECK (sq.h) destroys buffers outside of their lifetimes. */\n"
-        f'#include "{name}.h"\n\n#include "sq.h"\n#include "{name}_weights.h"\n',
-        _memory(program, placed),
+        f'#include "{name}.h"\n\n#include "sq.h"\n{shared}#include "{weights}_weights.h"\n',
+        _memory(program, placed, of),
     ]
     names, calls, known = Names(), [], dict[str, str]()
     ends, numbers = completed(program), {edge: number for number, edge in enumerate(program.edges)}
@@ -121,7 +138,7 @@ def source(report: CReport, program: Program, placed: Placed) -> str:
         ]
         calls.append(_call(step, number, constant, seen, program, placed))
     parts.append(f"{run_signature(report)}\n{{\n" + "\n".join(calls) + "\n}\n")
-    for signature, kernel, grid in _float_functions(report):
+    for signature, kernel, grid in float_functions(report):
         low, high = _codes_range(grid)
         init = f"{{{grid.count}, {_float(grid.scale)}, {grid.zero_point}, {low}, {high}}}"
         arguments = "values, codes" if kernel == "sq_quantize" else "codes, values"
@@ -136,7 +153,7 @@ def endings_source(report: CReport) -> str:
     parts = [
         f'/* Float functions behind the outputs of {report.name}. */\n#include "{report.name}.h"\n\n#include "sq.h"\n'
     ]
-    for signature, grid in _ending_functions(report):
+    for signature, grid in ending_functions(report):
         lines = []
         for number, item in enumerate(grid.endings):
             constant = f"lines_{number}"
@@ -151,23 +168,50 @@ def endings_source(report: CReport) -> str:
 # -- memory ------------------------------------------------------------------------------------------------------
 
 
-def _memory(program: Program, placed: Placed) -> str:
+def arena_header(name: str, arena_bytes: int) -> str:
+    """``<name>_arena.h``: the memory that all plans use, one at a time."""
+    guard = f"{name.upper()}_ARENA_H"
+    union = (
+        f"typedef union {{\n    int16_t halves[{max(1, arena_bytes // 2)}];\n    int32_t alignment;\n}} {name}_memory;"
+    )
+    return "\n".join(
+        [
+            f"/* Memory of {name}, which its plans share. */",
+            f"#ifndef {guard}",
+            f"#define {guard}",
+            "",
+            "#include <stdint.h>",
+            "",
+            union,
+            f"extern {name}_memory {name}_arena;",
+            "",
+            "#endif",
+            "",
+        ]
+    )
+
+
+def _memory(program: Program, placed: Placed, of: str = "") -> str:
     """Macros for every buffer: a place in the arena, or an array of its own."""
-    arena, separate = [], []
+    arena: list[str] = []
+    separate: list[str] = []
+    union_name = f"{of}_arena" if of else "arena"
     for index, offset in enumerate(placed.offsets):
         if offset is not None:
-            arena.append(f"#define BUFFER_{index} ((int8_t *)&arena.halves[{offset // 2}])")
+            arena.append(f"#define BUFFER_{index} ((int8_t *)&{union_name}.halves[{offset // 2}])")
             separate.append(f"static int8_t buffer_{index}[{program.sizes[index]}];")
             separate.append(f"#define BUFFER_{index} buffer_{index}")
     for index, offset in enumerate(placed.scratch):
         if offset is not None:
-            arena.append(f"#define SCRATCH_{index} (&arena.halves[{offset // 2}])")
+            arena.append(f"#define SCRATCH_{index} (&{union_name}.halves[{offset // 2}])")
             separate.append(f"static int16_t scratch_{index}[{placed.steps[index].scratch_bytes // 2}];")
             separate.append(f"#define SCRATCH_{index} scratch_{index}")
     if not arena:
         return ""
     halves = f"{placed.arena_bytes // 2}"
     union = f"static union {{\n    int16_t halves[{halves}];\n    int32_t alignment;\n}} arena;"
+    if of:
+        union = f"/* {union_name}: see {of}_arena.h */"
     return "\n".join(["#ifdef SQ_SEPARATE", *separate, "#else", union, *arena, "#endif", ""])
 
 
@@ -212,7 +256,7 @@ def run_signature(report: CReport) -> str:
     return textwrap.fill(f"{head}{', '.join(inputs + outputs)})", _WIDTH, subsequent_indent=" " * len(head))
 
 
-def _float_functions(report: CReport) -> list[tuple[str, str, CGrid]]:
+def float_functions(report: CReport) -> list[tuple[str, str, CGrid]]:
     """Signatures of the float helpers, the kernel that each calls, and its grid."""
     found = []
     for grid in report.read:
@@ -224,7 +268,7 @@ def _float_functions(report: CReport) -> list[tuple[str, str, CGrid]]:
     return found
 
 
-def _ending_functions(report: CReport) -> list[tuple[str, CGrid]]:
+def ending_functions(report: CReport) -> list[tuple[str, CGrid]]:
     """Signatures of the functions behind outputs, and their grids."""
     return [(f"void {report.ending(grid)}(float *values)", grid) for grid in report.written if grid.endings]
 

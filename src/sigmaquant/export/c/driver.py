@@ -60,7 +60,7 @@ int main(int argc, char **argv)
 {
     const char *mode = (argc > 1) ? argv[1] : "";
     const int floats = (strcmp(mode, "floats") == 0) ? 1 : 0;
-    if (strcmp(mode, "grids") == 0) {
+$setup    if (strcmp(mode, "grids") == 0) {
 $grids
         return 0;
     }
@@ -76,7 +76,7 @@ $dequantize
 """)
 
 
-def driver_source(name: str, inputs: Sequence[str], outputs: Mapping[str, str]) -> str:
+def driver_source(name: str, inputs: Sequence[str], outputs: Mapping[str, str], plan: int | None = None) -> str:
     """The driver for a network of that name.
 
     Its argument is ``codes``, ``floats`` or ``grids``. It reads examples from the standard input, all inputs of one
@@ -86,8 +86,10 @@ def driver_source(name: str, inputs: Sequence[str], outputs: Mapping[str, str]) 
         name: prefix of the folder's symbols.
         inputs: C arguments.
         outputs: C arguments, each with the function of its floats; empty: there is none.
+        plan: which one of several runs; None: there is one.
     """
-    size = {place: f"{name.upper()}_{place.upper()}" for place in (*inputs, *outputs)}
+    macros = name.upper() if plan is None else f"{name.upper()}_PLAN_{plan}"
+    size = {place: f"{macros}_{place.upper()}" for place in (*inputs, *outputs)}
 
     def read(prefix: str) -> str:
         return " && ".join(f"(fread({prefix}{p}, sizeof {prefix}{p}, 1, stdin) == 1)" for p in inputs)
@@ -102,6 +104,7 @@ def driver_source(name: str, inputs: Sequence[str], outputs: Mapping[str, str]) 
 
     return _DRIVER.substitute(
         name=name,
+        setup="" if plan is None else f"    if ({name}_set_plan({plan}) != 1) {{\n        return 1;\n    }}\n",
         buffers="\n".join(
             f"static int8_t {p}[{at}_SIZE];\nstatic float real_{p}[{at}_SIZE];" for p, at in size.items()
         ),

@@ -22,8 +22,9 @@ from sigmaquant.export.c.folder import main_source, makefile, readme
 from sigmaquant.export.c.layout import View
 from sigmaquant.export.c.names import model_identifier
 from sigmaquant.export.c.operators import translate
+from sigmaquant.export.c.planes import SharedConstants
 from sigmaquant.export.c.program import Placed, Program, Step, place
-from sigmaquant.export.c.report import FILE, FORMAT, CActivation, CGrid, CLayer, CReport
+from sigmaquant.export.c.report import FILE, FORMAT, PLANS_FORMAT, CActivation, CGrid, CLayer, CReport
 from sigmaquant.export.c.translate import argument
 from sigmaquant.json_text import read_json
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
@@ -56,12 +57,12 @@ def export_c(model: IntegerModel, folder: str | Path, *, name: str = "model") ->
     """
     prefix = model_identifier(name)
     target = Path(os.path.realpath(folder))
-    _check_target(target)
+    check_target(target)
     integers, endings = in_integers(model)
     program = translate(integers, prefix)
     placed = place(program)
-    report = _report(integers, endings, Path(folder), prefix, program, placed)
-    _write_folder(target, _files(integers, report, program, placed))
+    report = report_of(integers, endings, Path(folder), prefix, program, placed)
+    write_folder(target, _files(integers, report, program, placed))
     return report
 
 
@@ -70,17 +71,17 @@ def _files(model: IntegerModel, report: CReport, program: Program, placed: Place
     name = report.name
     files = {
         f"{name}.c": code.source(report, program, placed),
-        f"{name}_weights.c": code.weights_source(report, program),
-        **_kernel_files({step.kernel for step in placed.steps}, report.has_endings),
+        f"{name}_weights.c": code.weights_source(name, program),
+        **kernel_files({step.kernel for step in placed.steps}, report.has_endings),
     }
     if report.has_endings:
         files[f"{name}_endings.c"] = code.endings_source(report)
     sources = sorted(file for file in files if file.endswith(".c"))
-    inputs, outputs = _example(model)
+    inputs, outputs = example_of(model)
     files = {
         **files,
         f"{name}.h": code.header(report),
-        f"{name}_weights.h": code.weights_header(report, program),
+        f"{name}_weights.h": code.weights_header(name, program),
         "main.c": main_source(report, inputs, outputs),
         "Makefile": makefile(report, sources),
         "README.md": readme(report),
@@ -89,7 +90,7 @@ def _files(model: IntegerModel, report: CReport, program: Program, placed: Place
     return {**files, FILE: report.to_json(digests)}
 
 
-def _kernel_files(kernels: set[str], endings: bool) -> dict[str, str]:
+def kernel_files(kernels: set[str], endings: bool, planes: bool = False) -> dict[str, str]:
     """The headers, and the files that define the kernels."""
     texts = {
         item.name: item.read_text("utf-8")
@@ -101,6 +102,8 @@ def _kernel_files(kernels: set[str], endings: bool) -> dict[str, str]:
         wanted.add("sq_unpack_8")
     if endings:
         wanted.add("sq_softmax")
+    if planes:
+        wanted.add("sq_unpack_planes")
     defined = {
         file: set(re.findall(r"^(?:void|int32_t) (sq_\w+)\(", text, re.MULTILINE))
         | set(re.findall(r"^SQ_UNPACK\((sq_\w+),", text, re.MULTILINE))
@@ -110,7 +113,7 @@ def _kernel_files(kernels: set[str], endings: bool) -> dict[str, str]:
     return {file: text for file, text in sorted(texts.items()) if file.endswith(".h") or defined[file] & wanted}
 
 
-def _example(model: IntegerModel) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def example_of(model: IntegerModel) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Codes of one random example, and the reference's result, of what is in integers."""
     generator = torch.Generator().manual_seed(0)
     inputs = []
@@ -126,22 +129,30 @@ def _example(model: IntegerModel) -> tuple[list[torch.Tensor], list[torch.Tensor
     return [codes for _, codes in kept[:count]], [codes for _, codes in kept[count:]]
 
 
-def _report(
-    model: IntegerModel, endings: Endings, folder: Path, name: str, program: Program, placed: Placed
+def report_of(
+    model: IntegerModel,
+    endings: Endings,
+    folder: Path,
+    name: str,
+    program: Program,
+    placed: Placed,
+    shared: SharedConstants | None = None,
 ) -> CReport:
+    """What a program needs; `shared` has the planes of several plans."""
     sizes = {table.name: table.values.nbytes for table in program.tables}
     operators = {operator.name: operator for operator in model.operators}
     layers: dict[str, CLayer] = {}
-    codes = set()
+    codes: set[str] = set()
     for step in placed.steps:
         for weight, fields, share in _weights(operators.get(step.operator), step):
-            codes.add(fields["codes"])
+            own = (str(fields["codes"]),) if shared is None else shared.tables_of(fields)
+            codes.update(own)
             before = layers.get(weight.name)
             layers[weight.name] = CLayer(
                 name=weight.name,
                 kernel=step.kernel,
                 bits=weight.bits,
-                weight_bytes=sizes[fields["codes"]],
+                weight_bytes=sum(sizes[table] for table in own),
                 table_bytes=sum(sizes[fields[key]] for key in _LAYER_TABLES),
                 scratch_bytes=max(step.scratch_bytes, before.scratch_bytes if before else 0),
                 macs=round(step.all_macs * share) + (before.macs if before else 0),
@@ -155,7 +166,7 @@ def _report(
         folder=folder,
         name=name,
         weight_bytes=sum(sizes[table] for table in codes),
-        table_bytes=sum(size for table, size in sizes.items() if table not in codes),
+        table_bytes=sum(sizes[table] for table in program.used if table not in codes),
         arena_bytes=placed.arena_bytes,
         input_bytes=sum(grid.count for grid in inputs if grid.place),
         output_bytes=sum(grid.count for grid in outputs if grid.place),
@@ -164,6 +175,13 @@ def _report(
         layers=tuple(layers.values()),
         activations=tuple(_activation(name, view) for name, view in program.edges.items()),
     )
+
+
+def code_tables(model: IntegerModel, placed: Placed, shared: SharedConstants) -> set[str]:
+    """Names of the tables of codes that a plan's program reads."""
+    operators = {operator.name: operator for operator in model.operators}
+    found = [fields for step in placed.steps for _, fields, _ in _weights(operators.get(step.operator), step)]
+    return {table for fields in found for table in shared.tables_of(fields)}
 
 
 def _weights(operator: Operator | None, step: Step) -> list[tuple[Weighted | Matrix, Mapping[str, Any], float]]:
@@ -191,18 +209,23 @@ def _grid(model: IntegerModel, name: str, place: str, endings: tuple[CEnding, ..
 # -- writing -----------------------------------------------------------------------------------------------------
 
 
-def _check_target(target: Path) -> None:
+def check_target(target: Path) -> None:
+    """Raise for a folder that holds something else than an export.
+
+    Raises:
+        ExportError: it does.
+    """
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     try:
-        written = read_json((target / FILE).read_bytes()).get("format") == FORMAT
+        written = read_json((target / FILE).read_bytes()).get("format") in (FORMAT, PLANS_FORMAT)
     except (OSError, ValueError, AttributeError):
         written = False
     if not written:
         raise ExportError(f"{target} exists and is no earlier C export. Choose another folder, or empty this one.")
 
 
-def _write_folder(target: Path, files: dict[str, str]) -> None:
+def write_folder(target: Path, files: dict[str, str]) -> None:
     """All files, in one instant: into a sibling folder, which then takes the name."""
     mark = f"{os.getpid()}-{next(_counter)}{TEMPORARY_SUFFIX}"
     fresh, old = target.with_name(f".{target.name}.{mark}"), target.with_name(f".{target.name}.old-{mark}")

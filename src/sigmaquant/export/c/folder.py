@@ -171,7 +171,7 @@ def main_source(report: CReport, inputs: list[Tensor], outputs: list[Tensor]) ->
     ins, outs = [grid.place for grid in report.read], [grid.place for grid in report.written]
     size = {place: _size(report, place) for place in ins + outs}
     examples = [
-        _array(f"example_{place}", size[place], t) for place, t in zip(ins + outs, inputs + outputs, strict=True)
+        codes_array(f"example_{place}", size[place], t) for place, t in zip(ins + outs, inputs + outputs, strict=True)
     ]
     return _MAIN.substitute(
         name=report.name,
@@ -249,7 +249,8 @@ def _arguments(report: CReport) -> list[str]:
     return [*lines, *([""] if about else []), *about]
 
 
-def _array(name: str, size: str, codes: Tensor) -> str:
+def codes_array(name: str, size: str, codes: Tensor) -> str:
+    """Constants of an example."""
     values = ", ".join(map(str, codes.reshape(-1).tolist()))
     assert math.prod(codes.shape) > 0, "edges have codes"
     text = textwrap.fill(values, 116, initial_indent="    ", subsequent_indent="    ")

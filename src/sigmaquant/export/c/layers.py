@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from sigmaquant.export.c.layout import Ints, Loop, View, channels_last, natural
 from sigmaquant.export.c.program import Scratch
-from sigmaquant.export.c.rows import pack_rows
 from sigmaquant.export.c.translate import Translation, emit, grid_fields
 from sigmaquant.operators import Convolution, Linear, Weighted
 
@@ -227,13 +226,9 @@ def depth_of(count: int) -> int:
 
 def _layer(operator: Weighted, to: Translation, rows: Codes) -> dict[str, Any]:
     """The fields of ``sq_layer``."""
-    packed = pack_rows(np.ascontiguousarray(rows), operator.bits, operator.midrise)
     factor = operator.factor
     return {
-        "codes": to.table(operator.layer, "codes", packed),
-        "unpack": f"sq_unpack_{'odd_' if operator.midrise else ''}{operator.bits}",
-        "bits": operator.bits,
-        "row_bytes": packed.shape[1],
+        **to.codes(operator.layer, rows, operator.bits, operator.midrise),
         "gain": operator.gain,
         "bias": to.table(operator.name, "bias", operator.bias),
         "mantissa": to.table(operator.name, "mantissa", factor.mantissa.astype(np.int32)),

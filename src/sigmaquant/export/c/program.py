@@ -119,6 +119,7 @@ class Program:
         steps: the calls.
         tables: constants.
         edges: where each activation that has a buffer of its own lies.
+        used: names of the constants that this program reads; `tables` may have those of other plans as well.
     """
 
     sizes: list[int] = field(default_factory=list)
@@ -126,6 +127,7 @@ class Program:
     steps: list[Step] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     edges: dict[str, View] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
     _known: dict[tuple[str, bytes], str] = field(default_factory=dict)
 
     def buffer(self, shape: Ints, strides: Ints | None = None, rows: int = 1, caller: str = "") -> View:
@@ -143,7 +145,12 @@ class Program:
         if content not in self._known:
             self._known[content] = name
             self.tables.append(Table(name, values))
+        self.used.add(self._known[content])
         return self._known[content]
+
+    def sharing(self) -> Program:
+        """A program without calls whose constants are those of this one as well."""
+        return Program(tables=self.tables, _known=self._known)
 
 
 def completed(program: Program) -> dict[int, list[str]]:

@@ -9,7 +9,6 @@ import numpy as np
 from sigmaquant.export.c.layers import PIECE, depth_of
 from sigmaquant.export.c.layout import natural
 from sigmaquant.export.c.program import Scratch
-from sigmaquant.export.c.rows import pack_rows
 from sigmaquant.export.c.translate import Translation, emit
 from sigmaquant.operators import Matrix, Recurrent
 from sigmaquant.operators.fixed_point import Factor
@@ -65,12 +64,8 @@ def _(operator: Recurrent, to: Translation) -> None:
 
 def _matrix(operator: Recurrent, matrix: Matrix, to: Translation, zero: int, grid: dict[str, int]) -> dict[str, Any]:
     """The fields of ``sq_layer``."""
-    packed = pack_rows(matrix.codes, matrix.bits, matrix.midrise)
     return {
-        "codes": to.table(matrix.layer, "codes", packed),
-        "unpack": f"sq_unpack_{'odd_' if matrix.midrise else ''}{matrix.bits}",
-        "bits": matrix.bits,
-        "row_bytes": packed.shape[1],
+        **to.codes(matrix.layer, matrix.codes, matrix.bits, matrix.midrise),
         "gain": matrix.gain,
         "bias": to.table(matrix.name, "bias", matrix.bias),
         "mantissa": to.table(matrix.name, "mantissa", matrix.factor.mantissa.astype(np.int32)),

@@ -13,6 +13,7 @@ from sigmaquant.export.c.names import ending_name
 
 FILE = "export.json"
 FORMAT = "sigmaquant.c"
+PLANS_FORMAT = "sigmaquant.c.plans"
 
 
 @dataclass(frozen=True)
@@ -165,3 +166,60 @@ def ram_bytes(folder: Path) -> int | None:
         return sum(int(document[part]) for part in ("arena_bytes", "input_bytes", "output_bytes"))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+@dataclass(frozen=True)
+class CPlan:
+    """One plan of a folder with several.
+
+    Attributes:
+        name: of the plan, such as ``"12x"``.
+        report: what it needs of a device; its bytes of weights are those of the planes that it reads.
+    """
+
+    name: str
+    report: CReport
+
+
+@dataclass(frozen=True)
+class CPlans:
+    """What was written of several plans.
+
+    Attributes:
+        folder: of the files.
+        name: prefix of the files and symbols.
+        weight_bytes: all planes in flash.
+        table_bytes: biases, factors, lookup tables and pointers to planes, of all plans.
+        arena_bytes: the arena that they share.
+        plans: from the largest to the smallest.
+    """
+
+    folder: Path
+    name: str
+    weight_bytes: int
+    table_bytes: int
+    arena_bytes: int
+    plans: tuple[CPlan, ...]
+
+    def to_json(self, digests: Mapping[str, str]) -> str:
+        """The report as a document, without the folder.
+
+        Args:
+            digests: SHA-256 of every other file of the folder, by name.
+        """
+        plans = []
+        for item in self.plans:
+            row = {"plan": item.name, **asdict(item.report)}
+            del row["folder"]
+            plans.append(row)
+        document = {
+            "format": PLANS_FORMAT,
+            "version": 1,
+            "name": self.name,
+            "weight_bytes": self.weight_bytes,
+            "table_bytes": self.table_bytes,
+            "arena_bytes": self.arena_bytes,
+            "plans": plans,
+            "files": dict(digests),
+        }
+        return json.dumps(document, indent=2) + "\n"

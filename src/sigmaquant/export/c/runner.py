@@ -20,7 +20,7 @@ from sigmaquant.errors import ArtifactError, ExportError
 from sigmaquant.export.c.driver import CODES, ENDED, FLOATS, GRID, driver_source
 from sigmaquant.export.c.endings import FUNCTIONS
 from sigmaquant.export.c.names import ending_name
-from sigmaquant.export.c.report import FILE, FORMAT
+from sigmaquant.export.c.report import FILE, FORMAT, PLANS_FORMAT
 from sigmaquant.export.c.translate import argument
 from sigmaquant.json_text import read_json
 from sigmaquant.operators import Edge, decode
@@ -48,6 +48,7 @@ class CRunner:
         folder: what `export_c` wrote.
         compiler: a command that takes gcc's options; None: ``cc``, ``gcc`` or ``clang``, the first that is there.
         flags: instead of ``-std=c99 -O2``.
+        plan: which one of a folder with several plans, 0 the largest.
 
     Raises:
         ArtifactError: no such export, files that are not the listed ones, code that does not compile, or constants in
@@ -55,9 +56,16 @@ class CRunner:
         ExportError: no such compiler.
     """
 
-    def __init__(self, folder: str | Path, *, compiler: str | None = None, flags: Sequence[str] = _FLAGS) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        compiler: str | None = None,
+        flags: Sequence[str] = _FLAGS,
+        plan: int = 0,
+    ) -> None:
         self._folder = Path(folder)
-        self._document = _document(self._folder)
+        self._document, self._plan = _document(self._folder, plan)
         try:
             self._name = str(self._document["name"])
             self._inputs = [_edge(item) for item in self._document["inputs"]]
@@ -124,7 +132,7 @@ class CRunner:
             place = argument("output", number, len(self._outputs))
             if not edge.is_float:
                 outputs[place] = ending_name(self._name, functions, place) if functions else ""
-        return driver_source(self._name, inputs, outputs)
+        return driver_source(self._name, inputs, outputs, self._plan)
 
     def _records(self, program: Path, mode: str, data: bytes) -> list[tuple[int, bytes]]:
         printed = _run([str(program), mode], data, f"running {self._folder}")
@@ -233,14 +241,21 @@ class CRunner:
         return torch.cat([x.detach().cpu().to(kind).reshape(count, -1) for x, _ in pairs], 1), is_codes
 
 
-def _document(folder: Path) -> dict[str, Any]:
+def _document(folder: Path, plan: int) -> tuple[dict[str, Any], int | None]:
+    """What the folder says of a plan, and the plan's number; None where there is but one."""
     try:
         document = read_json((folder / FILE).read_bytes())
     except (OSError, ValueError):
         document = None
+    if isinstance(document, dict) and document.get("format") == PLANS_FORMAT:
+        try:
+            own = document["plans"][plan]
+            return {**own, "name": document["name"], "files": document["files"]}, plan
+        except (KeyError, IndexError, TypeError) as error:
+            raise ArtifactError(f"{folder / FILE} has no plan {plan}, or is damaged: {error!r}.") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ArtifactError(f"{folder} is no C export: its {FILE} is missing or damaged.")
-    return document
+    return document, None
 
 
 def _edge(item: dict[str, Any]) -> Edge:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from sigmaquant.errors import ExportError
 from sigmaquant.export.c.layout import RANK, Ints, Loop, View, channels_last, loops, natural
 from sigmaquant.export.c.names import Names
+from sigmaquant.export.c.planes import SharedConstants
 from sigmaquant.export.c.program import Program, Scratch, Step
+from sigmaquant.export.c.rows import pack_rows
 from sigmaquant.lowering import IntegerModel
 from sigmaquant.operators import Edge, Operator
 from sigmaquant.operators.fixed_point import Factor
@@ -34,10 +36,14 @@ class Translation:
     Args:
         model: what is translated.
         prefix: of all symbols.
+        shared: constants that several plans share; None: this is the only one.
     """
 
-    def __init__(self, model: IntegerModel, prefix: str) -> None:
-        self.model, self.prefix, self.program, self._names = model, prefix, Program(), Names()
+    def __init__(self, model: IntegerModel, prefix: str, shared: SharedConstants | None = None) -> None:
+        self.model, self.prefix, self.shared = model, prefix, shared
+        self.program, self._names = Program(), Names()
+        if shared is not None:
+            self.program, self._names = shared.program(), shared.names
         self._values: dict[str, View] = {}
         for number, name in enumerate(model.inputs):
             edge = model.edges[name]
@@ -180,6 +186,21 @@ class Translation:
     def table(self, owner: str, kind: str, values: NDArray[Any]) -> str:
         """Constants; `owner` and `kind` make up their name."""
         return self.program.table(self._names.unique(f"{self.prefix}_{owner}_{kind}"), np.ascontiguousarray(values))
+
+    def codes(self, layer: str, rows: NDArray[np.int8], bits: int, midrise: bool) -> dict[str, Any]:
+        """The fields of ``sq_layer`` that say where a layer's codes are: packed rows, or planes of several plans."""
+        rows = np.ascontiguousarray(rows)
+        if self.shared is not None:
+            found = self.shared.codes(layer, rows, bits, self.table)
+            if found is not None:
+                return found
+        packed = pack_rows(rows, bits, midrise)
+        return {
+            "codes": self.table(layer, "codes", packed),
+            "unpack": f"sq_unpack_{'odd_' if midrise else ''}{bits}",
+            "bits": bits,
+            "row_bytes": packed.shape[1],
+        }
 
     # -- end -----------------------------------------------------------------------------------------------------
 

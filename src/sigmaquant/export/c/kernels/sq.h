@@ -33,31 +33,37 @@ void sq_watch(int32_t number, const int8_t *codes, int32_t count);
 #define SQ_ROWS 4
 #define SQ_SPREAD(i) ((i) / 2 * (2 * SQ_ROWS) + (i) % 2)
 
+typedef struct sq_layer sq_layer;
+
 /* Packed codes to int16; `count` of them, the first at the lowest bit of the first byte. They go to SQ_SPREAD. */
-typedef void (*sq_unpack)(const uint8_t *packed, int16_t *codes, int32_t count);
+typedef void (*sq_unpack)(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count);
 
 /* Two's complement of `bits` bits. */
-void sq_unpack_2(const uint8_t *packed, int16_t *codes, int32_t count);
-void sq_unpack_3(const uint8_t *packed, int16_t *codes, int32_t count);
-void sq_unpack_4(const uint8_t *packed, int16_t *codes, int32_t count);
-void sq_unpack_5(const uint8_t *packed, int16_t *codes, int32_t count);
-void sq_unpack_6(const uint8_t *packed, int16_t *codes, int32_t count);
-void sq_unpack_7(const uint8_t *packed, int16_t *codes, int32_t count);
-void sq_unpack_8(const uint8_t *packed, int16_t *codes, int32_t count);
+void sq_unpack_2(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count);
+void sq_unpack_3(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count);
+void sq_unpack_4(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count);
+void sq_unpack_5(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count);
+void sq_unpack_6(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count);
+void sq_unpack_7(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count);
+void sq_unpack_8(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count);
 
 /* Mid-rise: 2 * u - (2^bits - 1) for the unsigned u of `bits` bits. */
-void sq_unpack_odd_2(const uint8_t *packed, int16_t *codes, int32_t count);
-void sq_unpack_odd_3(const uint8_t *packed, int16_t *codes, int32_t count);
-void sq_unpack_odd_4(const uint8_t *packed, int16_t *codes, int32_t count);
-void sq_unpack_odd_5(const uint8_t *packed, int16_t *codes, int32_t count);
-void sq_unpack_odd_6(const uint8_t *packed, int16_t *codes, int32_t count);
-void sq_unpack_odd_7(const uint8_t *packed, int16_t *codes, int32_t count);
+void sq_unpack_odd_2(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count);
+void sq_unpack_odd_3(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count);
+void sq_unpack_odd_4(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count);
+void sq_unpack_odd_5(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count);
+void sq_unpack_odd_6(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count);
+void sq_unpack_odd_7(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count);
+
+/* Bit planes of codes that several plans share: the `planes` most significant ones, of which `packed` is the first. Up to
+ * 7 planes as mid-rise; of 8 planes u is u - 128 below 128 and u - 127 from there on. */
+void sq_unpack_planes(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count);
 
 /* What layers with weights share: clamp(out_zero + (sum * gain + bias[c]) * mantissa[c] * 2^-shift[c], low, high). */
-typedef struct {
-    const uint8_t *codes; /* packed rows, each begins at a byte */
+struct sq_layer {
+    const uint8_t *codes; /* packed rows, each begins at a byte; of planes those of the first one */
     sq_unpack unpack;
-    int32_t bits;
+    int32_t bits; /* from a code to the next in a row: 1 in a plane */
     int32_t row_bytes;
     int32_t gain;
     const int32_t *bias;
@@ -67,7 +73,9 @@ typedef struct {
     int32_t out_zero;
     int32_t low;
     int32_t high;
-} sq_layer;
+    const uint8_t *const *plane; /* of planes, each like `codes`; others have none */
+    int32_t planes;              /* how many of them are read */
+};
 
 /* Where a window of an input [height, width, channels] lies for each output position. */
 typedef struct {

@@ -252,7 +252,7 @@ void sq_depthwise(const sq_depthwise_params *params, const int8_t *x, int8_t *y,
         int8_t *const to = y + group.first;
         sq_scaling scalings[LANES];
         group.count = sq_min(LANES, w->channels - group.first);
-        layer->unpack(group.packed, codes, count);
+        layer->unpack(layer, group.packed, codes, count);
         if ((params->span > 0) && (prepare(layer, &group, codes, scratch, scalings) != 0)) {
             convolve_3x3(params, &group, scalings, from, to, scratch);
         } else {

@@ -250,7 +250,7 @@ static inline int32_t sq_depth(int32_t count)
 /* A packed row, or a piece of one, to its place among four (SQ_SPREAD), filled up with zeros. */
 static inline void sq_unpack_row(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count)
 {
-    layer->unpack(packed, codes, count);
+    layer->unpack(layer, packed, codes, count);
     for (int32_t i = count; i < sq_depth(count); i++) {
         codes[SQ_SPREAD(i)] = 0;
     }

@@ -24,25 +24,26 @@ static inline int16_t odd(const uint8_t *packed, int32_t index, int32_t bits)
     return (int16_t)(2 * field(packed, index, bits) - (((int32_t)1 << bits) - 1));
 }
 
-#define SQ_UNPACK(NAME, DECODE, BITS)                               \
-    void NAME(const uint8_t *packed, int16_t *codes, int32_t count) \
-    {                                                               \
-        int32_t left = count;                                       \
-        for (; left >= 8; left -= 8) {                              \
-            codes[SQ_SPREAD(0)] = DECODE(packed, 0, BITS);          \
-            codes[SQ_SPREAD(1)] = DECODE(packed, 1, BITS);          \
-            codes[SQ_SPREAD(2)] = DECODE(packed, 2, BITS);          \
-            codes[SQ_SPREAD(3)] = DECODE(packed, 3, BITS);          \
-            codes[SQ_SPREAD(4)] = DECODE(packed, 4, BITS);          \
-            codes[SQ_SPREAD(5)] = DECODE(packed, 5, BITS);          \
-            codes[SQ_SPREAD(6)] = DECODE(packed, 6, BITS);          \
-            codes[SQ_SPREAD(7)] = DECODE(packed, 7, BITS);          \
-            packed += (BITS);                                       \
-            codes += SQ_SPREAD(8);                                  \
-        }                                                           \
-        for (int32_t i = 0; i < left; i++) {                        \
-            codes[SQ_SPREAD(i)] = DECODE(packed, i, BITS);          \
-        }                                                           \
+#define SQ_UNPACK(NAME, DECODE, BITS)                                                      \
+    void NAME(const sq_layer *layer, const uint8_t *packed, int16_t *codes, int32_t count) \
+    {                                                                                      \
+        int32_t left = count;                                                              \
+        (void)layer;                                                                       \
+        for (; left >= 8; left -= 8) {                                                     \
+            codes[SQ_SPREAD(0)] = DECODE(packed, 0, BITS);                                 \
+            codes[SQ_SPREAD(1)] = DECODE(packed, 1, BITS);                                 \
+            codes[SQ_SPREAD(2)] = DECODE(packed, 2, BITS);                                 \
+            codes[SQ_SPREAD(3)] = DECODE(packed, 3, BITS);                                 \
+            codes[SQ_SPREAD(4)] = DECODE(packed, 4, BITS);                                 \
+            codes[SQ_SPREAD(5)] = DECODE(packed, 5, BITS);                                 \
+            codes[SQ_SPREAD(6)] = DECODE(packed, 6, BITS);                                 \
+            codes[SQ_SPREAD(7)] = DECODE(packed, 7, BITS);                                 \
+            packed += (BITS);                                                              \
+            codes += SQ_SPREAD(8);                                                         \
+        }                                                                                  \
+        for (int32_t i = 0; i < left; i++) {                                               \
+            codes[SQ_SPREAD(i)] = DECODE(packed, i, BITS);                                 \
+        }                                                                                  \
     }
 
 SQ_UNPACK(sq_unpack_2, even, 2)
