@@ -275,6 +275,8 @@ def test_inputs_of_recurrent_matrices():
     assert found == [("input", "input"), ("cell.gru", "recurrent")]
     assert graph.layer["cell.weight_ih"].inputs == ("input",)
     assert graph.layer["cell.weight_hh"].inputs == ("cell.gru",)
+    again = trace(graph.module, torch.zeros(2, 4))  # a graph is a model like any other, with the same layers
+    assert list(again.layer) == list(graph.layer)
 
 
 def test_results_of_operators_with_several_outputs():

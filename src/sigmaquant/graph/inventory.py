@@ -73,6 +73,7 @@ def take_inventory(
     flows: Mapping[fx.Node, ParameterFlow],
     tensors: Mapping[str, Tensor],
     names: Mapping[int, str],
+    held: Mapping[int, str],
 ) -> Inventory:
     """List the layers of a raised graph whose direct parameters are still ``get_attr`` nodes.
 
@@ -82,6 +83,7 @@ def take_inventory(
         flows: where each parameter's ``get_attr`` node goes.
         tensors: parameter or buffer behind each ``get_attr`` target.
         names: the user's name of each parameter, by identity.
+        held: by identity of the weight, the `ParameterLayer` that the model has for it already.
     """
     calls: dict[int, list[_Call]] = {}
     holders: dict[fx.Node, str] = {}
@@ -91,7 +93,7 @@ def take_inventory(
             calls.setdefault(id(module.weight), []).append(_module_call(node, module, kind))
     for source, flow in flows.items():
         weight = tensors[str(source.target)]
-        holder = _holder_name(names[id(weight)], raised)
+        holder = held.get(id(weight)) or _holder_name(names[id(weight)], raised)
         found = _direct_calls(weight, flow, holder)
         if found:
             calls.setdefault(id(weight), []).extend(found)

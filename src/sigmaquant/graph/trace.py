@@ -21,7 +21,7 @@ from sigmaquant.graph.folding import fold_constants_
 from sigmaquant.graph.inputs import ExampleInputs, read_arguments
 from sigmaquant.graph.inventory import install_parameter_layers_, take_inventory
 from sigmaquant.graph.layers import QuantGraph
-from sigmaquant.graph.parameters import constant_nodes, follow
+from sigmaquant.graph.parameters import ParameterLayer, constant_nodes, follow
 from sigmaquant.graph.raising import raise_modules_
 from sigmaquant.graph.reading import precision_note, readable
 from sigmaquant.graph.recurrent import write_out_recurrent_
@@ -85,13 +85,15 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> QuantGraph:
     tensors = _tensors(graph, exported, model)
     raised = raise_modules_(graph, model, tensors)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
+    # a graph that is read again has these already, under the names that their parameters had
+    held = {id(m.weight): name for name, m in model.named_modules() if isinstance(m, ParameterLayer)}
     constant = constant_nodes(graph)
     flows = {
         node: follow(node, constant)
         for node in graph.nodes
         if node.op == "get_attr" and id(tensors.get(str(node.target))) in names
     }
-    inventory = take_inventory(graph, raised, flows, tensors, names)
+    inventory = take_inventory(graph, raised, flows, tensors, names, held)
     if not inventory.layers:
         raise ModelError(_no_layer(model, float_regions(exported)))
     floats = float_parameters(model, inventory.layers, raised, flows, tensors)

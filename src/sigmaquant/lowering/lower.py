@@ -276,7 +276,8 @@ class _Lowering:
         if not isinstance(source, Edge):
             return None
         given = source if source.is_float else self._dequantized(source)
-        edge = self._edge(Edge(node.name, meaning.shape, FLOAT_BITS, rows=meaning.rows))
+        edge = Edge(node.name, meaning.shape, FLOAT_BITS, rows=meaning.rows, batch_axis=source.batch_axis)
+        edge = self._edge(edge)
         name = self._free(f"{self._owner(node)}.{meaning.function}")
         self._append(FloatFunction(name, (given.name,), edge.name, meaning.function, meaning.axis))
         return edge

@@ -59,19 +59,19 @@ def ending(node: fx.Node) -> Ending | None:
 
     All that reads it must be the network's output.
     """
-    name, found = operator(node), extent(node)
+    name, found = operator(node), extent(node, anywhere=True)
     if found is None or not all(user.op == "output" for user in node.users):
         return None
     if name not in ("softmax", "log_softmax", "sigmoid"):
         return None
     bound = arguments(node)
     source = bound.get("self")
-    if not is_live(source) or extent(source) != found or bound.get("dtype") not in (None, torch.float32):
+    if not is_live(source) or extent(source, anywhere=True) != found or bound.get("dtype") not in (None, torch.float32):
         return None
     if name == "sigmoid":
         return Ending((source,), found.rows, found.shape, name)
-    axis = int(bound["dim"]) % (len(found.shape) + 1)
-    return Ending((source,), found.rows, found.shape, name, axis - 1) if axis else None
+    axis = found.axis(bound["dim"])
+    return None if axis is None else Ending((source,), found.rows, found.shape, name, axis)
 
 
 @dataclass(frozen=True)

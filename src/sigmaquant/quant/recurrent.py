@@ -44,19 +44,28 @@ class _Rounded(torch.autograd.Function):
 
 
 class _OfGate(torch.autograd.Function):
-    """Sigmoid or hyperbolic tangent of a gate's 16 bits, from the integers' table."""
+    """Sigmoids and hyperbolic tangents of gates' 16 bits, from the integers' tables."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, table: Tensor, sigmoid: bool) -> Tensor:  # type: ignore[no-untyped-def]
-        y = table[(x * _GATE).round_().clamp_(_LOWEST, _HIGHEST).sub_(_LOWEST).to(torch.int64)]
-        ctx.save_for_backward(y)
-        ctx.sigmoid = sigmoid
+    def forward(ctx, x: Tensor, tables: Tensor, sigmoid: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        """Values of `x`'s shape.
+
+        Args:
+            ctx: of autograd.
+            x: gates.
+            tables: of sigmoid, then of the tangent.
+            sigmoid: 1 where the function of a gate is the sigmoid, else 0; broadcasts.
+        """
+        codes = (x * _GATE).round_().clamp_(_LOWEST, _HIGHEST).sub_(_LOWEST).to(torch.int64)
+        y = tables[codes.add_((1 - sigmoid).to(torch.int64) << 16)]
+        ctx.save_for_backward(y, sigmoid)
         return y
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
-        (y,) = ctx.saved_tensors
-        return grad * (y * (1 - y) if ctx.sigmoid else 1 - y * y), None, None
+        y, sigmoid = ctx.saved_tensors
+        # y (1 - y), or 1 - y y
+        return grad * (1 - sigmoid + sigmoid * y - y * y), None, None
 
 
 class QRecurrent(nn.Module):
@@ -76,7 +85,7 @@ class QRecurrent(nn.Module):
         self._grid = (grid,)  # it belongs to the network, not to this layer
         self._seen: Any = None
         self._largest = 0.0
-        self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._tables: dict[torch.device, Tensor] = {}
 
     @property
     def grid(self) -> ActivationQuantizer:
@@ -94,6 +103,13 @@ class QRecurrent(nn.Module):
             weights: of input and hidden state.
             biases: of these, or none.
         """
+        with torch.autocast(x.device.type, enabled=False):  # 16 bits of a gate are more than bfloat16 has
+            states = tuple(None if s is None else s.float() for s in states)
+            return self._run(x.float(), states, [w.float() for w in weights], biases)
+
+    def _run(
+        self, x: Tensor, states: Sequence[Tensor | None], weights: Sequence[Tensor], biases: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         units = weights[1].shape[1]
         zeros = x.new_zeros(len(x), units)
         start = [zeros if s is None else s.reshape(-1, units).expand(len(x), units) for s in states]
@@ -136,34 +152,33 @@ class QRecurrent(nn.Module):
 
     # -- steps: what they compute, and the state that goes on --------------------------------------------------------
 
-    def _sigmoid(self, x: Tensor, real: bool) -> Tensor:
-        return torch.sigmoid(x) if real else self._of_gate(x, 0)
-
-    def _tanh(self, x: Tensor, real: bool) -> Tensor:
-        return torch.tanh(x) if real else self._of_gate(x, 1)
-
-    def _of_gate(self, x: Tensor, function: int) -> Tensor:
+    def _functions(self, x: Tensor, sigmoid: Sequence[int], real: bool) -> tuple[Tensor, ...]:
+        """Of equal parts of the last axis: sigmoids where `sigmoid` has 1, else hyperbolic tangents."""
+        if real:
+            parts = x.chunk(len(sigmoid), -1)
+            return tuple(torch.sigmoid(p) if s else torch.tanh(p) for p, s in zip(parts, sigmoid, strict=True))
         if x.device not in self._tables:
-            pair = (gate_table("sigmoid"), gate_table("tanh"))
-            self._tables[x.device] = tuple(t.to(x.device, torch.float32) * 2.0**-UNIT_BITS for t in pair)  # type: ignore[assignment]
-        result: Tensor = _OfGate.apply(x, self._tables[x.device][function], not function)  # type: ignore[no-untyped-call]
-        return result
+            both = torch.cat([gate_table("sigmoid"), gate_table("tanh")])
+            self._tables[x.device] = both.to(x.device, torch.float32) * 2.0**-UNIT_BITS
+        which = torch.tensor(sigmoid, dtype=torch.float32, device=x.device)
+        which = which.repeat_interleave(x.shape[-1] // len(sigmoid))
+        result: Tensor = _OfGate.apply(x, self._tables[x.device], which)  # type: ignore[no-untyped-call]
+        return result.chunk(len(sigmoid), -1)
 
     def _lstm(self, x: Tensor, h: Tensor, cell: Tensor, real: bool) -> tuple[Tensor, Tensor]:
-        i, f, g, o = (x + h).chunk(4, -1)
-        i, f, o = (self._sigmoid(gate, real) for gate in (i, f, o))
-        cell = self._state(f * cell + i * self._tanh(g, real), real)
-        return o * self._tanh(cell, real), cell
+        i, f, g, o = self._functions(x + h, (1, 1, 0, 1), real)
+        cell = self._state(f * cell + i * g, real)
+        return o * self._functions(cell, (0,), real)[0], cell
 
     def _gru(self, x: Tensor, h: Tensor, state: Tensor, real: bool) -> tuple[Tensor, Tensor]:
-        (xr, xz, xn), (hr, hz, hn) = x.chunk(3, -1), h.chunk(3, -1)
-        r, z = self._sigmoid(xr + hr, real), self._sigmoid(xz + hz, real)
-        n = self._tanh(xn + r * hn, real)
+        units = state.shape[-1]
+        r, z = self._functions(x[:, : 2 * units] + h[:, : 2 * units], (1, 1), real)
+        (n,) = self._functions(x[:, 2 * units :] + r * h[:, 2 * units :], (0,), real)
         state = self._state((1 - z) * n + z * state, real)
         return state, state
 
     def _rnn_tanh(self, x: Tensor, h: Tensor, state: Tensor, real: bool) -> tuple[Tensor, Tensor]:
-        return self._tanh(x + h, real), state
+        return self._functions(x + h, (0,), real)[0], state
 
     def _rnn_relu(self, x: Tensor, h: Tensor, state: Tensor, real: bool) -> tuple[Tensor, Tensor]:
         return torch.relu(x + h), state
