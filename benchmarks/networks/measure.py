@@ -89,7 +89,7 @@ def measure(name: str, files: Iterable[str]) -> None:
         macs=macs,
         float_operators=dict(Counter(label.rpartition(": ")[2] for label in graph.float_operators)),
     )
-    integers(graph, calibration, examples, files, report)
+    integers(graph, calibration, examples, files, report, (model, inputs(2)))
 
 
 def flat(given: Any) -> tuple[Any, ...]:
@@ -110,8 +110,10 @@ def tensors(outputs: Any) -> list[Any]:
     return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
 
 
-def integers(graph: Any, calibration: list[Any], examples: Any, files: Iterable[str], report: Report) -> None:
-    """8 bits everywhere, then integers, then files."""
+def integers(
+    graph: Any, calibration: list[Any], examples: Any, files: Iterable[str], report: Report, source: tuple[Any, Any]
+) -> None:
+    """8 bits everywhere, then integers, then files; `source` is the model and what it is called with."""
     try:
         network = prepare(graph)
         activations = dict.fromkeys(graph.activation_names, 8)
@@ -130,7 +132,7 @@ def integers(graph: Any, calibration: list[Any], examples: Any, files: Iterable[
     report(integers={**left, **apart})
     found: Row = {}
     for target in files:
-        found[target] = written(target, network, model, flat(examples))
+        found[target] = written(target, network, model, flat(examples), source)
         report(files=found)
 
 
@@ -208,7 +210,7 @@ def local_steps(watch: Watch, model: IntegerModel, inputs: tuple[Tensor, ...]) -
     return largest
 
 
-def written(target: str, network: Any, model: Any, inputs: tuple[Any, ...]) -> Row:
+def written(target: str, network: Any, model: Any, inputs: tuple[Any, ...], own: tuple[Any, Any]) -> Row:
     """One kind of file: written, run, compared with the integers and with the network."""
     kind, options = TARGETS[target], ExportOptions()
     before = cpu_seconds()
@@ -218,10 +220,8 @@ def written(target: str, network: Any, model: Any, inputs: tuple[Any, ...]) -> R
             kind.write(network, model, path, options)
             form = model if kind.form is None else kind.form(model, options)
             reference = Reference(form, [inputs], "values")
-            float_graph = network.graph.module
             edges = tuple(tuple(model.edges[name] for name in names) for names in (model.inputs, model.outputs))
-            two, one = (tuple(x[:count] for x in inputs) for count in (2, 1))
-            source = Source(float_graph, two, edges[0], one, edges[1])
+            source = Source(*own, edges[0], tuple(x[:1] for x in inputs), edges[1])
             runner = kind.runner(path, source)
             agreement = reference.agreement(runner)
             local = None if kind.exact else local_steps(kind.watch(path, source, form), form, inputs)

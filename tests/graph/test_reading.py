@@ -146,7 +146,7 @@ def test_results_that_a_module_keeps_are_copied_as_constants() -> None:
     assert not torch.equal(twin(x), model(x)), "the copy has weights of its own"
     network = prepare(trace(model, EXAMPLE))
     assert torch.equal(network(x), model(x))
-    assert inspect_model(model, (EXAMPLE,), (4,)).layers[0].spec.name == "3.weight"
+    assert inspect_model(model, (EXAMPLE,), (4,)).layers[0].spec.name == "1"
 
 
 def test_what_cannot_be_copied_is_named() -> None:
@@ -174,3 +174,13 @@ def test_words_of_pythons_grammar_are_no_names_of_modules() -> None:
 
     with pytest.raises(ModelError, match=r"the model's 'heads\.class' is named by 'class', a word of Python's grammar"):
         trace(Heads(), torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+def test_weight_norm_is_read_as_the_weight_that_it_computes(norm) -> None:
+    model = nn.Sequential(norm(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    names = [name for name, _ in model.named_parameters()]
+    graph = trace(model, EXAMPLE)
+    assert list(graph.layer) == ["0", "2"]
+    assert torch.equal(graph.module(EXAMPLE), model(EXAMPLE))
+    assert [name for name, _ in model.named_parameters()] == names

@@ -77,6 +77,11 @@ def states(m: Any, x: Tensor) -> Tensor:
     return torch.cat([y[:, 0], h[0], c[0]], 1)
 
 
+def _normal(x: Tensor) -> Tensor:
+    centred = x - x.mean(1, keepdim=True)
+    return centred * torch.rsqrt(centred.pow(2).mean(1, keepdim=True) + 1e-5)
+
+
 INTEGER: dict[str, Body] = {
     # clipping
     "clamp_tensor": lambda m, x: torch.clamp(x, max=m.one),
@@ -262,6 +267,21 @@ INTEGER: dict[str, Body] = {
     "rms_norm": lambda m, x: F.rms_norm(x, (6,), m.by_column + 1.5, 1e-5),
     "group_norm": lambda m, x: F.group_norm(x, 2, m.by_channel.flatten(), m.by_channel.flatten() - 1),
     "instance_norm": lambda m, x: F.instance_norm(x),
+    "norm_by_hand": lambda m, x: (x - x.mean(1, True)) / torch.sqrt(x.var(1, keepdim=True) + 1e-5),
+    "norm_by_hand_affine": lambda m, x: m.by_channel * _normal(x) + m.by_channel,
+    "rms_norm_by_hand": lambda m, x: m.by_column * (x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-5)),
+    "softmax_where": lambda m, x: torch.where(m.mask, x * 3, -1e9).softmax(-1) * 2,
+    "softmax_bias_and_mask": lambda m, x: (x * 3 + (m.matrix[:, :1] + torch.where(m.mask, 0.0, -1e9))).softmax(-1) * 2,
+    "softmax_masked_twice": lambda m, x: (
+        (x.masked_fill(m.mask & m.mask.T, -1e9) + torch.where(m.mask & ~m.mask.T, -1e9, 0.0)).softmax(-1) * 2
+    ),
+    "baddbmm_masked": lambda m, x: torch.baddbmm(
+        torch.where(m.mask, 0.0, -1e9).expand(x.shape[0], 6, 6), x[:, 0], x[:, 1].transpose(1, 2)
+    ).softmax(-1)
+    * 2,
+    "cat_with_an_empty_part": lambda m, x: torch.cat([x, x[:, :0]], 1),
+    "cat_with_nothing": lambda m, x: torch.cat((torch.zeros(0), x), 2) * 2,
+    "layer_of_constants": lambda m, x: x + m.point(m.by_value),
     "softmax_inside": lambda m, x: m.point(x.softmax(1)),
     "softmax_last": lambda m, x: m.point((x * 4).softmax(-1)),
     "matmul": lambda m, x: x @ x.transpose(2, 3) * 0.3,
@@ -303,10 +323,9 @@ FLOAT: dict[str, tuple[Body, str]] = {
     "pad_with_one": (lambda m, x: F.pad(x, (1, 1), value=1.0), "pad"),
     "view_of_another_type": (lambda m, x: x.view(torch.int32).view(torch.float32), "view"),
     "quotient": (lambda m, x: x / (x.flip(1).abs() + 1), "div"),
-    "norm_by_hand": (lambda m, x: (x - x.mean(1, True)) / torch.sqrt(x.var(1, keepdim=True) + 1e-5), "div"),
+    "norm_by_deviation": (lambda m, x: (x - x.mean(1, True)) / (x.std(1, keepdim=True) + 1e-5), "div"),
     "live_mask": (lambda m, x: (x + x.flip(1) * 9).softmax(-1) @ x, "add"),
     "mean_in_double": (lambda m, x: x.mean((2, 3), dtype=torch.float64).float(), "mean"),
     "mean_of_the_batch": (lambda m, x: x - x.mean(0, keepdim=True), "mean"),
     "lstm_projected": (lambda m, x: m.lstm_projected(x.flatten(2))[0], "lstm"),
-    "zero_sized": (lambda m, x: torch.cat([x, x[:, :0]], 1), "slice"),
 }

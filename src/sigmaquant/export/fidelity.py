@@ -155,7 +155,7 @@ class FidelityCheck:
             edge = self.model.edges[operator.output]
             try:
                 result: Any = compute(operator, self.executor, *(values[name] for name in operator.inputs))
-                if edge.name in ratios and not edge.is_float:
+                if edge.name in ratios and edge.has_grid:
                     result = self._compared_codes(edge, result, ratios[edge.name])
                 elif edge.name in outputs:
                     self._compare_output(edge, result, outputs[edge.name])

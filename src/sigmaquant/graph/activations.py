@@ -54,14 +54,14 @@ class Placement:
         interpretation: what its nodes mean.
         quantized: the nodes that a quantizer follows, with the kind of their producer.
         floats: operators without an integer form, in order.
-        on_grid: nodes whose values lie on a grid.
+        on_grid: nodes whose values lie on a grid, and inputs of integers.
     """
 
     def __init__(self, module: fx.GraphModule) -> None:
         self.interpretation = Interpretation(module)
         self.quantized: dict[fx.Node, str] = {}
         self.floats: list[fx.Node] = []
-        self.on_grid: set[fx.Node] = set()
+        self.on_grid: set[fx.Node] = set(self.interpretation.integers)
         self._chains: dict[fx.Node, tuple[Meaning, ...]] = {}  # of producers that wait for their reader
         self._integer_chains: set[fx.Node] = set()
         for node in module.graph.nodes:
@@ -101,8 +101,10 @@ class Placement:
     def _produce(self, node: fx.Node, meaning: Meaning) -> None:
         chain: tuple[Meaning, ...] = (meaning,)
         whole = all(source in self.on_grid for source in meaning.sources)
-        if len(meaning.sources) == 1 and (waiting := self._chains.get(meaning.sources[0])) and meaning.extends(waiting):
-            chain, whole = (*waiting, meaning), meaning.sources[0] in self._integer_chains
+        first, *others = meaning.sources or (None,)
+        waiting = self._chains.get(first) if first is not None else None
+        if waiting and all(source in self.on_grid for source in others) and meaning.extends(waiting):
+            chain, whole = (*waiting, meaning), first in self._integer_chains
         if not meaning.integer or not whole:
             self.floats.append(node)
         if node in self.interpretation.inner or self._merges(node, chain):

@@ -1,4 +1,4 @@
-"""What an exported graph carries and a trainable one must not: assertions, inactive dropout, in-place operators."""
+"""What an exported graph carries and a trainable one must not: assertions, dropout, empty parts, in-place operators."""
 
 from __future__ import annotations
 
@@ -30,6 +30,25 @@ def drop_inactive_dropout_(graph: fx.Graph) -> None:
         if operator(node) in _DROPOUT and not arguments(node)["train"]:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+
+
+def drop_empty_parts_(graph: fx.Graph) -> None:
+    """Concatenate without the parts that hold nothing, such as a cache's before the first step."""
+    for node in list(graph.nodes):
+        if operator(node) not in ("cat", "concat", "concatenate"):
+            continue
+        parts, value = arguments(node)["tensors"], tensor_value(node)
+        values = [tensor_value(part) for part in parts]
+        kept = [part for part, held in zip(parts, values, strict=True) if held is None or 0 not in held.shape]
+        if not kept or len(kept) == len(parts) or value is None:
+            continue
+        alone = tensor_value(kept[0])
+        if len(kept) == 1 and alone is not None and alone.dtype == value.dtype:
+            node.replace_all_uses_with(kept[0])
+            graph.erase_node(node)
+        elif all(held is None or held.dtype == value.dtype for held in values):
+            node.args = (kept, *node.args[1:])
+    graph.eliminate_dead_code()
 
 
 def make_functional_(graph: fx.Graph) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from sigmaquant.exported.nodes import arguments, operator
+from sigmaquant.graph.writing import Writer
 
 aten = torch.ops.aten
 _VIEWS = ("view", "reshape", "_unsafe_view")
@@ -22,7 +23,7 @@ def decompose_(graph: fx.Graph) -> None:
         if write is None or not isinstance(value, Tensor) or not value.is_floating_point():
             continue
         with graph.inserting_before(node):
-            result = write(_Writer(graph, node), arguments(node))
+            result = write(Writer(graph, node), arguments(node))
         if result is not None:
             node.replace_all_uses_with(result)
             graph.erase_node(node)
@@ -49,7 +50,7 @@ def keep_sequences_first_(graph: fx.Graph) -> None:
             continue
         size = _second_size(graph, source)
         with graph.inserting_before(node):
-            write = _Writer(graph, flat)
+            write = Writer(graph, flat)
             apart = write(aten.reshape.default, source, [leading[0], size, width])
         with node.meta["val"].fake_mode:
             node.meta["val"] = node.meta["val"].reshape(*leading, shapes[2][-1])
@@ -67,23 +68,7 @@ def _second_size(graph: fx.Graph, source: fx.Node) -> fx.Node:
     return made
 
 
-class _Writer:
-    """Adds nodes that carry their values, in the scope of the node that they replace."""
-
-    def __init__(self, graph: fx.Graph, node: fx.Node) -> None:
-        self.graph, self.node = graph, node
-
-    def __call__(self, target: Any, *args: Any) -> fx.Node:
-        """A call of an operator."""
-        made = self.graph.call_function(target, args)
-        made.meta = {key: value for key, value in self.node.meta.items() if key not in ("val", "constant")}
-        mode = self.node.meta["val"].fake_mode
-        with mode:
-            made.meta["val"] = target(*fx.node.map_arg(args, lambda argument: argument.meta["val"]))
-        return made
-
-
-def _glu(write: _Writer, given: Mapping[str, Any]) -> fx.Node | None:
+def _glu(write: Writer, given: Mapping[str, Any]) -> fx.Node | None:
     value = given["self"].meta["val"]
     dim = int(given["dim"]) % value.dim()
     size = value.shape[dim]
@@ -94,30 +79,30 @@ def _glu(write: _Writer, given: Mapping[str, Any]) -> fx.Node | None:
     return write(aten.mul.Tensor, first, write(aten.sigmoid.default, second))
 
 
-def _addcmul(write: _Writer, given: Mapping[str, Any]) -> fx.Node:
+def _addcmul(write: Writer, given: Mapping[str, Any]) -> fx.Node:
     product = write(aten.mul.Tensor, given["tensor1"], given["tensor2"])
     scaled = product if given["value"] == 1 else write(aten.mul.Tensor, product, given["value"])
     return write(aten.add.Tensor, given["self"], scaled)
 
 
-def _addcdiv(write: _Writer, given: Mapping[str, Any]) -> fx.Node:
+def _addcdiv(write: Writer, given: Mapping[str, Any]) -> fx.Node:
     quotient = write(aten.div.Tensor, given["tensor1"], given["tensor2"])
     scaled = quotient if given["value"] == 1 else write(aten.mul.Tensor, quotient, given["value"])
     return write(aten.add.Tensor, given["self"], scaled)
 
 
-def _lerp(write: _Writer, given: Mapping[str, Any]) -> fx.Node:
+def _lerp(write: Writer, given: Mapping[str, Any]) -> fx.Node:
     difference = write(aten.sub.Tensor, given["end"], given["self"])
     weight = given["weight"]
     return write(aten.add.Tensor, given["self"], write(aten.mul.Tensor, difference, weight))
 
 
-def _amin(write: _Writer, given: Mapping[str, Any]) -> fx.Node:
+def _amin(write: Writer, given: Mapping[str, Any]) -> fx.Node:
     negative = write(aten.neg.default, given["self"])
     return write(aten.neg.default, write(aten.amax.default, negative, given["dim"], given["keepdim"]))
 
 
-def _attention(write: _Writer, given: Mapping[str, Any]) -> fx.Node | None:
+def _attention(write: Writer, given: Mapping[str, Any]) -> fx.Node | None:
     """``softmax(q k^T * scale + mask) v``; left whole where heads are shared between queries."""
     query, key, value, mask = (given[name] for name in ("query", "key", "value", "attn_mask"))
     sizes = [operand.meta["val"].shape for operand in (query, key, value)]
@@ -139,11 +124,18 @@ def _attention(write: _Writer, given: Mapping[str, Any]) -> fx.Node | None:
     return write(aten.matmul.default, write(aten.softmax.int, scores, -1), value)
 
 
-_WRITTEN_OUT: Mapping[str, Callable[[_Writer, Mapping[str, Any]], fx.Node | None]] = {
+def _baddbmm(write: Writer, given: Mapping[str, Any]) -> fx.Node | None:
+    if (given["alpha"], given["beta"]) != (1, 1):
+        return None
+    return write(aten.add.Tensor, write(aten.bmm.default, given["batch1"], given["batch2"]), given["self"])
+
+
+_WRITTEN_OUT: Mapping[str, Callable[[Writer, Mapping[str, Any]], fx.Node | None]] = {
     "glu": _glu,
     "addcmul": _addcmul,
     "addcdiv": _addcdiv,
     "lerp": _lerp,
     "amin": _amin,
+    "baddbmm": _baddbmm,
     "scaled_dot_product_attention": _attention,
 }

@@ -1,10 +1,11 @@
-"""What is read of a user's model: its own modules, without the wrappers of `torch.compile`, in float32."""
+"""What is read of a user's model: its own modules, without wrappers of `torch.compile` or weight norm, in float32."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.weight_norm import WeightNorm
 
 from sigmaquant.errors import ModelError
 from sigmaquant.graph.copying import copied
@@ -20,14 +21,15 @@ def readable(model: nn.Module) -> nn.Module:
     """
     check_readable(model)
     plain = _unwrapped(model)
-    wrapped = any(_unwrapped(module) is not module for module in plain.modules())
-    return read_copy(plain) if wrapped or precision_note(plain) else plain
+    changed = any(_unwrapped(module) is not module or _normed_weights(module) for module in plain.modules())
+    return read_copy(plain) if changed or precision_note(plain) else plain
 
 
 def read_copy(model: nn.Module) -> nn.Module:
     """A copy under the names that the user wrote, whose parameters and buffers are float32 where they are floating.
 
-    A model with float32 parameters keeps every buffer as it is.
+    A model with float32 parameters keeps every buffer as it is. Weights under weight norm are parameters with
+    the values that they have now.
 
     Raises:
         ModelError: see `check_readable`.
@@ -38,6 +40,15 @@ def read_copy(model: nn.Module) -> nn.Module:
         for name, child in module._modules.items():
             if child is not None:
                 module._modules[name] = _unwrapped(child)
+    for module in twin.modules():
+        for name, old in _normed_weights(module):
+            if old:
+                nn.utils.remove_weight_norm(module, name)
+            else:  # not by torch's function: it changes the class, which the user's module has too
+                value = getattr(module, name).detach().clone()
+                module.__class__ = type(module).__bases__[0]
+                del module._modules["parametrizations"]
+                module.register_parameter(name, nn.Parameter(value))
     return twin.float() if precision_note(twin) else twin
 
 
@@ -80,6 +91,16 @@ def check_readable(model: object) -> None:
                 f"{_own_name(name)!r} has no shape yet: it belongs to a lazy module that has never run. Run the model "
                 "once on an example, model(inputs), and train it or load its weights, before it is quantized."
             )
+
+
+def _normed_weights(module: nn.Module) -> list[tuple[str, bool]]:
+    """Parameters that weight norm computes from others, and whether by torch's old hook."""
+    found = [(hook.name, True) for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]
+    chains = getattr(module, "parametrizations", {})
+    for name, chain in chains.items() if len(chains) == 1 else ():
+        if len(chain) == 1 and type(chain[0]).__name__ == "_WeightNorm":
+            found.append((name, False))
+    return found
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

@@ -13,7 +13,13 @@ from sigmaquant.exported.nodes import tensor_value
 from sigmaquant.exported.shapes import example_shape
 from sigmaquant.graph.activations import place_activations
 from sigmaquant.graph.assembly import assemble, check_names_free
-from sigmaquant.graph.cleanup import drop_assertions_, drop_inactive_dropout_, follow_device_, make_functional_
+from sigmaquant.graph.cleanup import (
+    drop_assertions_,
+    drop_empty_parts_,
+    drop_inactive_dropout_,
+    follow_device_,
+    make_functional_,
+)
 from sigmaquant.graph.decomposition import decompose_, keep_sequences_first_
 from sigmaquant.graph.export import export_graph
 from sigmaquant.graph.floats import float_parameters
@@ -21,6 +27,8 @@ from sigmaquant.graph.folding import fold_constants_
 from sigmaquant.graph.inputs import ExampleInputs, read_arguments
 from sigmaquant.graph.inventory import install_parameter_layers_, take_inventory
 from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.masks import separate_masks_
+from sigmaquant.graph.norms import raise_norms_
 from sigmaquant.graph.parameters import ParameterLayer, constant_nodes, follow
 from sigmaquant.graph.raising import raise_modules_
 from sigmaquant.graph.reading import precision_note, readable
@@ -75,12 +83,15 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> QuantGraph:
     graph = exported.graph
     drop_assertions_(graph)
     drop_inactive_dropout_(graph)
+    drop_empty_parts_(graph)
     make_functional_(graph)
     simplify_sizes_(graph)
     write_out_recurrent_(graph)
     decompose_(graph)
     keep_sequences_first_(graph)
     fold_constants_(exported, model)
+    raise_norms_(graph)
+    separate_masks_(graph)
     follow_device_(graph, example.tensors[0].device)
     tensors = _tensors(graph, exported, model)
     raised = raise_modules_(graph, model, tensors)

@@ -61,7 +61,7 @@ class IntegerExecutor:
         """Float outputs from float inputs, in the order in which the network's nested outputs are walked."""
         outputs = self.run_codes(*self.quantize_inputs(*inputs))
         edges = [self.model.edges[name] for name in self.model.outputs]
-        real = tuple(x if edge.is_float else decode(x, edge) for x, edge in zip(outputs, edges, strict=True))
+        real = tuple(decode(x, edge) if edge.has_grid else x for x, edge in zip(outputs, edges, strict=True))
         own = tuple(x.movedim(0, e.batch_axis) if e.batch_axis else x for x, e in zip(real, edges, strict=True))
         return own[0] if len(own) == 1 else own
 

@@ -62,6 +62,7 @@ class _Lowering:
         self.interpretation = Interpretation(self.body, lambda module: isinstance(module, ActivationQuantizer))
         self.owners = {name: spec.name for spec in network.graph.layers for name in (spec.name, *spec.tied)}
         self.activations = {module: name for name, module in network.activation_quantizers.items()}
+        self._activation_names = frozenset(self.activations.values())
         self.values: dict[fx.Node, Value] = {}
         self.floats: dict[fx.Node, Edge] = {}
         self.constants: dict[fx.Node, Any] = {}
@@ -69,6 +70,7 @@ class _Lowering:
         self.operators: list[Operator] = []
         self.edges: dict[str, Edge] = {}
         self.names: set[str] = set()
+        self._shared: dict[Any, Edge] = {}
         self.inputs: dict[fx.Node, str] = {}
         self._node: fx.Node | None = None
         self._device = next((p.device for p in self.body.parameters()), torch.device("cpu"))
@@ -111,9 +113,16 @@ class _Lowering:
         node = self._node
         assert node is not None, "meanings build while their node is walked"
         label = self._owner(node)
-        edge = self._edge(replace(edge, name=f"{edge.name or label}.{node.name}"))
+        name = free_name(f"{edge.name or label}.{node.name}", self._activation_names)
+        edge = self._edge(replace(edge, name=name))
         self._append(make(self._free(f"{label}.{what}".strip(".")), edge))
         return edge
+
+    def shared(self, key: Any, make: Callable[[], Edge]) -> Edge:
+        """An edge that several meanings want, made once."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
 
     def constant(self, node: fx.Node) -> Tensor:
         """The value of a node that depends on parameters and buffers alone, for a batch of one."""
@@ -137,9 +146,13 @@ class _Lowering:
             elif isinstance(value, torch.device):
                 known[current] = self._device
             elif missing := [source for source in current.all_input_nodes if source not in known]:
-                if current.op != "call_function" or (not is_constant(current) and isinstance(value, Tensor)):
+                if current.op not in ("call_function", "call_module") or (
+                    not is_constant(current) and isinstance(value, Tensor)
+                ):
                     raise LoweringError(f"{current.name} is no constant.")
                 stack.extend(missing)
+            elif current.op == "call_module":
+                known[current] = self.module(current)(*fx.node.map_arg(current.args, known.__getitem__))
             else:
                 known[current] = evaluated(current, known)
         return known[node]
@@ -216,6 +229,8 @@ class _Lowering:
     # -- nodes -------------------------------------------------------------------------------------------------------
 
     def _value(self, node: fx.Node) -> Value:
+        if node in self.interpretation.integers:
+            return self._input(node)
         if node.op == "placeholder" or is_constant(node) or is_weight(node):
             return None
         module = self.interpretation.called(node)
@@ -237,7 +252,7 @@ class _Lowering:
             edge = self._on_grid(node, name, quantizer)
             self.inputs[source.all_input_nodes[0] if pixels else source] = edge.name
             return edge
-        if isinstance(value, Edge) and not value.is_float:
+        if isinstance(value, Edge) and value.has_grid:
             value = Mapped(edge=value)
         if not isinstance(value, Pending):
             floating = self._float(source)
@@ -255,11 +270,9 @@ class _Lowering:
         place, inner = extent(node, anywhere=True), value.inner
         assert inner is not None
         assert place is not None
-        edge = self._edge(
-            Edge(
-                f"{name}.unmoved", value.shape, quantizer.bits, float(quantizer.scale), quantizer.zero_point, place.rows
-            )
-        )
+        rows = place.rows if value.rows is None else value.rows
+        scale = float(quantizer.scale)
+        edge = self._edge(Edge(f"{name}.unmoved", value.shape, quantizer.bits, scale, quantizer.zero_point, rows))
         label = self._free(getattr(inner, "name", "") or name)
         self._append(inner.clipped(value.clip.low, value.clip.high).finish(edge, label))
         for step in value.steps:
@@ -275,7 +288,7 @@ class _Lowering:
         source = self.values.get(meaning.sources[0])
         if not isinstance(source, Edge):
             return None
-        given = source if source.is_float else self._dequantized(source)
+        given = self._dequantized(source) if source.has_grid else source
         edge = Edge(node.name, meaning.shape, FLOAT_BITS, rows=meaning.rows, batch_axis=source.batch_axis)
         edge = self._edge(edge)
         name = self._free(f"{self._owner(node)}.{meaning.function}")
@@ -288,7 +301,8 @@ class _Lowering:
         """The edge of an input that no quantizer follows."""
         place, value = extent(node), tensor_value(node)
         shape = place.shape if place else () if value is None else shape_at_one(value)[1:]
-        edge = self._edge(Edge(node.name, shape, FLOAT_BITS, rows=place.rows if place else 1))
+        rows, integers = place.rows if place else 1, self.interpretation.integers.get(node, 0)
+        edge = self._edge(Edge(node.name, shape, FLOAT_BITS, rows=rows, integers=integers))
         self.inputs[node] = edge.name
         return edge
 
@@ -302,7 +316,7 @@ class _Lowering:
                 continue
             value = self.values.get(current)
             if isinstance(value, Edge):
-                self.floats[current] = value if value.is_float else self._dequantized(value)
+                self.floats[current] = self._dequantized(value) if value.has_grid else value
             elif current.op == "placeholder":
                 known = self.inputs.get(current)
                 self.floats[current] = self.edges[known] if known else self._input(current)

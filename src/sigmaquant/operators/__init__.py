@@ -8,6 +8,7 @@ declares only with other arguments, stays in float and is listed by name.
 from sigmaquant.operators.affine import Affine, Sum
 from sigmaquant.operators.concatenation import Concatenation
 from sigmaquant.operators.edge import Edge, decode, encode
+from sigmaquant.operators.embedding import Embedding, Recode
 from sigmaquant.operators.extremum import Extremum
 from sigmaquant.operators.floats import FloatFunction
 from sigmaquant.operators.layers import Convolution, Linear, Weighted
@@ -31,6 +32,7 @@ __all__ = [
     "Concatenation",
     "Convolution",
     "Edge",
+    "Embedding",
     "Extremum",
     "FloatFunction",
     "Linear",
@@ -44,6 +46,7 @@ __all__ = [
     "Pad",
     "Permute",
     "Product",
+    "Recode",
     "Recurrent",
     "Reshape",
     "Resize",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from sigmaquant.operators.edge import Edge
+from sigmaquant.operators.embedding import Rows
 from sigmaquant.operators.fixed_point import broadcast_multipliers, common_multipliers
 from sigmaquant.operators.lookup import Elementwise, Unary
 from sigmaquant.operators.matmul import Multiplied
@@ -27,12 +28,13 @@ from sigmaquant.operators.meaning import (
     constant_shape,
     declares,
     extent,
+    extent_of,
     is_codes,
     is_constant,
     is_live,
     is_number,
 )
-from sigmaquant.operators.movement import Returned, broadcasting, expanded
+from sigmaquant.operators.movement import Returned, Steps, broadcasting, expanded, moved
 from sigmaquant.operators.node import Operator, Reference, centred, compute, rounded_shift_, written
 from sigmaquant.operators.norm import Normalizing, Normed
 
@@ -216,7 +218,7 @@ class AffineMap(Meaning):
             return value.scaled(float(factor.reshape(())), float(offset.reshape(())))
         if isinstance(value, Normed) and value.clip.is_open:
             return value.mapped(factor, offset)
-        if isinstance(value, Multiplied | Returned) and value.clip.is_open and self.numbers and self.multiplies:
+        if isinstance(value, Multiplied | Rows | Returned) and value.clip.is_open and self.numbers and self.multiplies:
             return _scaled(value, float(factor.reshape(())))
         if isinstance(value, Unary) and self.numbers:
             slope, shift = float(factor.reshape(())), float(offset.reshape(()))
@@ -272,10 +274,10 @@ class WithConstant(AffineMap):
         return _ONE, sign * value
 
 
-def _scaled(value: Multiplied | Returned, number: float) -> Pending | None:
-    """A matrix product times a number."""
+def _scaled(value: Multiplied | Rows | Returned, number: float) -> Pending | None:
+    """A matrix product, or rows of a table, times a number."""
     inner = value.inner if isinstance(value, Returned) else value
-    if not isinstance(inner, Multiplied) or number <= 0:
+    if not isinstance(inner, Multiplied | Rows) or number <= 0:
         return None
     scaled = replace(inner, scale=inner.scale * number)
     return replace(value, inner=scaled) if isinstance(value, Returned) else scaled
@@ -285,6 +287,8 @@ def _against(value: Vector, rank: int, batch_axis: int) -> Vector:
     """A constant against an example of `rank` dimensions: without the batch axis, all other axes there."""
     if value.size == 1:
         return value.reshape(())
+    if value.ndim == rank and batch_axis == 0:  # rows that have become an axis
+        return value
     whole = value.reshape((1,) * (rank + 1 - value.ndim) + value.shape)
     return np.asarray(whole.take(0, axis=batch_axis))
 
@@ -343,6 +347,56 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return arithmetic(node, first, second, _HOW[name], given.get("alpha", 1))
 
 
+def _by_row(
+    node: fx.Node, found: Extent, source: fx.Node, constant: object, how: str, alpha: float, first: bool
+) -> Meaning | None:
+    """Arithmetic with a constant that has numbers of its own for each of an example's rows (windows)."""
+    if not isinstance(constant, fx.Node):
+        return None
+    value = constant.meta.get("val")
+    place = extent_of(value) if isinstance(value, Tensor) else None
+    if place is None or found.rows == 1 or found.batch_axis or place.rows != found.rows or extent(source) != found:
+        return None
+    if len(place.shape) != len(found.shape):
+        return None
+    inner = WithConstant(
+        (source,),
+        1,
+        (found.rows, *found.shape),
+        (place.rows, *place.shape),
+        constant,
+        how,
+        alpha,
+        first,
+        0,
+    )
+    return ByRow((source,), found.rows, found.shape, inner)
+
+
+@dataclass(frozen=True)
+class ByRow(Meaning):
+    """An affine map with other numbers for each row of an example: the rows become an axis for it.
+
+    Attributes:
+        inner: the map.
+    """
+
+    inner: WithConstant = None  # type: ignore[assignment]
+
+    producer: ClassVar[str] = "multiply"
+
+    def build(self, values: Sequence[Value], to: Builder) -> Value:
+        (edge,) = values
+        if not is_codes(edge):
+            return None
+        steps = Steps(Extent(edge.rows, edge.shape)).reshape((edge.rows, *edge.shape), 1)
+        mapped = self.inner.build((moved(edge, steps, to),), to)
+        back = Steps(Extent(1, steps.shape)).reshape(edge.shape, edge.rows)
+        if not isinstance(mapped, Mapped):
+            return None
+        return Returned(inner=mapped, shape=steps.shape, steps=tuple(back.steps), rows=1)
+
+
 @declares("neg", "negative", producer="multiply")
 def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     return arithmetic(node, given["self"], -1.0, "multiply", 1)
@@ -385,7 +439,7 @@ def arithmetic(node: fx.Node, first: object, second: object, how: str, alpha: ob
         return None
     varies = constant_shape(constant, rank, found.batch_axis)
     if varies is None:
-        return None
+        return _by_row(node, found, live[0], constant, how, float(alpha), constant_first)
     return WithConstant(
         (live[0],),
         found.rows,

@@ -101,9 +101,7 @@ class Joining(Meaning):
         edges = []
         for part in self.parts:
             value = known.get(part)
-            edge = (
-                value if isinstance(value, Edge) else _constant(to.constant(part), live, self.axis, self.new_axis, to)
-            )
+            edge = value if isinstance(value, Edge) else constant_edge(to.constant(part)[0], live, to)
             if self.new_axis:
                 steps = Steps(Extent(edge.rows, edge.shape))
                 edge = moved(edge, steps.reshape((*edge.shape[: self.axis], 1, *edge.shape[self.axis :])), to)
@@ -111,12 +109,20 @@ class Joining(Meaning):
         return Joined(edges=tuple(edges), axis=self.axis)
 
 
-def _constant(value: Tensor, like: Edge, axis: int, new_axis: bool, to: Builder) -> Edge:
-    """A constant as an edge that depends on nothing: codes of another edge, times zero, plus its own."""
-    example = value.detach().float().cpu()[0]
-    source = like
-    if not new_axis:
-        source = moved(like, Steps(Extent(like.rows, like.shape)).take(axis, (0,) * example.shape[axis]), to)
+def constant_edge(example: Tensor, like: Edge, to: Builder) -> Edge:
+    """A constant as an edge that depends on nothing: codes of another edge, times zero, plus its own.
+
+    Args:
+        example: of as many dimensions as an example of the other edge.
+        like: the other edge.
+        to: lowering.
+    """
+    example = example.detach().float().cpu()
+    steps = Steps(Extent(like.rows, like.shape))
+    for axis, (own, wanted) in enumerate(zip(like.shape, example.shape, strict=True)):
+        if own != wanted:
+            steps.take(axis, (0,) * wanted)
+    source = moved(like, steps, to)
     low, high = min(0.0, float(example.min())), max(0.0, float(example.max()))
     scale = max(high - low, 1e-12) / 255
     edge = Edge(

@@ -6,20 +6,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from sigmaquant.exported.nodes import arguments, operator, writes, yields_tensor
+from sigmaquant.operators.embedding import admissible, embedding, from_integers, rows_of
 from sigmaquant.operators.floats import FloatProducer, carried, ending, float_producer
+from sigmaquant.operators.integers import Derived, computed_nodes, derived
 from sigmaquant.operators.layer_calls import parse_functional, parse_module
 from sigmaquant.operators.lookup import Elementwise, parse_elementwise
 from sigmaquant.operators.meaning import Meaning, constant_value, is_live, parse_function
 from sigmaquant.operators.movement import WEIGHT_MOVES
 from sigmaquant.operators.norm import is_norm, parse_norm
 from sigmaquant.operators.recurrent import parse_recurrent
-from sigmaquant.operators.softmax import HARD_MASK, masking
+from sigmaquant.operators.softmax import HARD_MASK, Masking, masking
 from sigmaquant.operators.unit_length import unit_length
 
-_SCORES = {"add", "baddbmm", "masked_fill"}
+_RESHAPES = ("view", "reshape", "_unsafe_view", "flatten", "unflatten")
+_SCORES = {"add", "baddbmm", "masked_fill", "where"}
 
 
 class Interpretation:
@@ -33,7 +37,9 @@ class Interpretation:
         meaning: by node, of every node that yields a float tensor and depends on an input.
         inner: nodes whose values never lie on a grid of their own: denominators, variances, what a logarithm reads, and
             the scores that a mask is added to. Eight bits would leave nothing of them.
-        absorbed: those of them that compute a vector's length for the one operator that divides by it.
+        absorbed: those of them that compute a vector's length for the one operator that divides by it, and
+            what computes a mask.
+        integers: inputs of token indices or masks, with how many different integers they hold.
     """
 
     def __init__(self, module: fx.GraphModule, is_quantizer: Callable[[nn.Module], bool] = lambda _: False) -> None:
@@ -44,12 +50,19 @@ class Interpretation:
         lengths = self._unit_lengths(nodes)
         self.absorbed = {node for inner in lengths.values() for node in inner}
         self.inner = self.absorbed | _sensitive(nodes, set(lengths))
-        masked = {node for node in nodes if _is_masked_score(node)}
-        for node in list(masked):
-            if (mask := masking(node)) is not None:
+        self.integers: dict[fx.Node, int] = {}
+        self._look_up(nodes)
+        sure = computed_nodes(module.graph.nodes)
+        computed = [node for node in nodes if node in sure]
+        masked = {node for node in nodes if _is_masked_score(node)} - set(computed)
+        masked |= {node for node in _before(masked) if node not in sure and masking(node, self._count) is not None}
+        for node in [node for node in nodes if node in masked]:
+            if (mask := masking(node, self._count)) is not None:
                 self.meaning[node] = mask
+                self.integers |= {source: self._count(source) for source in mask.sources[1:]}
             elif _adds_constant(node):  # a bias by position: the scores have a grid with it
                 masked.remove(node)
+        self._read_integers(computed)
         for node in nodes:
             if node in self.meaning or node in masked or node in self.absorbed:
                 continue
@@ -60,6 +73,57 @@ class Interpretation:
     def called(self, node: fx.Node) -> nn.Module | None:
         """The module that a node calls; None where it calls none."""
         return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def _look_up(self, nodes: list[fx.Node]) -> None:
+        """The embeddings of what inputs of integers say, and how many rows they have."""
+        found: list[tuple[fx.Node, fx.Node | None, Derived]] = []
+        for node in nodes:
+            module, given = self.called(node), arguments(node)
+            weight = given.get("weight")
+            if isinstance(module, nn.Embedding):
+                indices: object = node.args[0]
+            elif operator(node) == "embedding" and isinstance(weight, fx.Node) and is_weight(weight):
+                if any(writes(user) for user in weight.users):  # rows that are brought to a largest norm
+                    continue
+                indices = given["indices"]
+            else:
+                continue
+            said = derived(indices) if isinstance(indices, fx.Node) and is_live(indices) else None
+            rows = rows_of(module, given)
+            if said is None or rows is None:
+                continue
+            found.append((node, None if module is not None else weight, said))
+            fitting = admissible(said, rows)
+            self.integers[said.source] = min(self.integers.get(said.source, fitting), fitting)
+        for node, weight, said in found:
+            count = self.integers[said.source]
+            if count and (meaning := embedding(node, count, said, weight)) is not None:
+                self.meaning[node] = meaning
+        self.integers = {source: count for source, count in self.integers.items() if count}
+
+    def _count(self, source: fx.Node) -> int:
+        """How many different integers an input holds; 2 where it can only be a mask."""
+        return self.integers.get(source, 2)
+
+    def _read_integers(self, computed: list[fx.Node]) -> None:
+        """What is computed from inputs of integers: for masks alone, or factors by integer."""
+        inside = set(computed)
+        for node in reversed(computed):
+            users = [user for user in node.users if user.op == "output" or yields_tensor(user)]
+            mine = [
+                user for user in users if user not in self.absorbed and not isinstance(self.meaning.get(user), Masking)
+            ]
+            if not mine:
+                self.absorbed.add(node)
+            elif any(user not in inside for user in mine) and (said := derived(node)) is not None:
+                count = self.integers.get(said.source, 2 if said.source.meta["val"].dtype == torch.bool else 0)
+                if count and (meaning := from_integers(node, count, said)) is not None:
+                    self.meaning[node] = meaning
+                    self.integers[said.source] = count
+        for node in reversed(computed):  # what leads to a factor
+            users = [user for user in node.users if yields_tensor(user)]
+            if node not in self.meaning and all(user in self.absorbed or user in self.meaning for user in users):
+                self.absorbed.add(node)
 
     def _unit_lengths(self, nodes: list[fx.Node]) -> Mapping[fx.Node, tuple[fx.Node, ...]]:
         """The divisions by a vector's own length, each with the nodes that compute that length for it alone."""
@@ -136,9 +200,24 @@ def _is_masked_score(node: fx.Node) -> bool:
     if operator(node).removesuffix("_") not in _SCORES:
         return False
     users = readers(node)
-    while len(users) == 1 and operator(users[0]) in ("view", "reshape", "_unsafe_view", "flatten", "unflatten"):
+    while len(users) == 1 and operator(users[0]) in _RESHAPES:
         users = readers(users[0])
     return bool(users) and all("softmax" in operator(user) for user in users)
+
+
+def _before(masked: set[fx.Node]) -> list[fx.Node]:
+    """Scores on the way to those that a mask is joined with: they may have a mask already."""
+    found: list[fx.Node] = []
+    stack = list(masked)
+    while stack:
+        source = stack.pop()
+        for operand in source.all_input_nodes:
+            while operator(operand) in _RESHAPES and len(readers(operand)) == 1:
+                operand = operand.all_input_nodes[0]
+            if operator(operand).removesuffix("_") in _SCORES and len(readers(operand)) == 1 and _is_float(operand):
+                found.append(operand)
+                stack.append(operand)
+    return found
 
 
 def _adds_constant(node: fx.Node) -> bool:

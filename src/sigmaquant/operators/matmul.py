@@ -21,10 +21,12 @@ from sigmaquant.operators.meaning import (
     Pending,
     Value,
     code_range,
+    constant_shape,
     declares,
     extent,
     in_float,
     is_codes,
+    is_constant,
     is_live,
 )
 from sigmaquant.operators.movement import Returned, Step, Steps, moved
@@ -73,11 +75,13 @@ class MatrixProduct(Meaning):
     """A matrix product of two edges after moves, whose result is moved again.
 
     Attributes:
+        constant: the node of an operand that is a constant, and which one it is; None: both are edges.
         before: moves of each operand.
         product: shape of the product.
         after: moves of the product.
     """
 
+    constant: tuple[int, fx.Node] | None = None
     before: tuple[tuple[Step, ...], tuple[Step, ...]] = ((), ())
     product: tuple[int, ...] = ()
     after: tuple[Step, ...] = ()
@@ -86,8 +90,18 @@ class MatrixProduct(Meaning):
     scalable: ClassVar[bool] = True
 
     def build(self, values: Sequence[Value], to: Builder) -> Value:
-        edges = []
-        for value, steps in zip(values, self.before, strict=True):
+        from sigmaquant.operators.concatenation import constant_edge
+
+        edges, given = [], list(values)
+        if self.constant is not None:
+            place, node = self.constant
+            (live,) = values
+            if not is_codes(live):
+                return None
+            number = to.constant(node)
+            whole = number.reshape((1,) * (len(live.shape) + 1 - number.dim()) + tuple(number.shape))
+            given.insert(place, constant_edge(whole[0], live, to))
+        for value, steps in zip(given, self.before, strict=True):
             if not is_codes(value) or value.rows != self.rows:
                 return None
             found = Steps(Extent(value.rows, value.shape))
@@ -103,11 +117,25 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     second = given["other"] if operator(node) == "matmul" else given["mat2"]
     found, places = extent(node), [extent(operand) if is_live(operand) else None for operand in (first, second)]
     left, right = places
+    if found is not None and (left is None) != (right is None):
+        return _with_constant(found, (first, second), (left, right))
     if found is None or left is None or right is None or not left.rows == right.rows == found.rows:
         return None
     if not len(left.shape) == len(right.shape) == len(found.shape) >= 2:
         return None
     return MatrixProduct((first, second), found.rows, found.shape, product=found.shape)
+
+
+def _with_constant(found: Extent, operands: tuple[Any, Any], places: tuple[Extent | None, ...]) -> Meaning | None:
+    """A product of an edge and a constant that is no weight (attention of queries that are parameters)."""
+    number = int(places[0] is not None)
+    constant, live, place = operands[number], operands[1 - number], places[1 - number]
+    if not isinstance(constant, fx.Node) or not is_constant(constant) or place is None or place.rows != found.rows:
+        return None
+    shape = constant_shape(constant, len(found.shape))
+    if shape is None or not len(shape) == len(place.shape) == len(found.shape) >= 2 or found.rows != 1:
+        return None
+    return MatrixProduct((live,), found.rows, found.shape, (number, constant), product=found.shape)
 
 
 @declares("einsum", producer="attention")
@@ -158,7 +186,7 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
     product = (*lead, count(mine), count(theirs))
     after = Steps(Extent(found.rows, product)).reshape(tuple(size[c] for c in [*shared, *mine, *theirs]))
     after.permute([[*shared, *mine, *theirs].index(c) for c in output[1:]])
-    return MatrixProduct(tensors, found.rows, found.shape, (moves[0], moves[1]), product, tuple(after.steps))
+    return MatrixProduct(tensors, found.rows, found.shape, None, (moves[0], moves[1]), product, tuple(after.steps))
 
 
 in_float("baddbmm", producer="attention")

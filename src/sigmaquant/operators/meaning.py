@@ -80,7 +80,7 @@ Value = Edge | Pending | Tensor | None
 
 def is_codes(value: object) -> TypeGuard[Edge]:
     """Whether a value is an edge of integers."""
-    return isinstance(value, Edge) and not value.is_float
+    return isinstance(value, Edge) and value.has_grid
 
 
 def code_range(clip: Clip, edge: Edge) -> tuple[int, int]:
@@ -116,6 +116,10 @@ class Builder(Protocol):
 
     def weight(self, node: fx.Node) -> Any:
         """The integer codes of the weight of a layer, or of a module that yields one; None where it has none."""
+        ...
+
+    def shared(self, key: Any, make: Callable[[], Edge]) -> Edge:
+        """An edge that several meanings want, made once."""
         ...
 
     @property
@@ -273,7 +277,12 @@ def extent(node: object, anywhere: bool = False) -> Extent | None:
         anywhere: whether the batch may be another axis than the first (sequences first).
     """
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() == 0:
+    return extent_of(value, anywhere) if isinstance(value, Tensor) and value.is_floating_point() else None
+
+
+def extent_of(value: Tensor, anywhere: bool = False) -> Extent | None:
+    """The same of a tensor of any type."""
+    if value.dim() == 0:
         return None
     whole = _sizes(value)
     dynamic = [axis for axis, size in enumerate(whole) if not isinstance(size, int)]
@@ -309,17 +318,21 @@ def is_constant(node: fx.Node) -> bool:
 def _is_constant(node: fx.Node) -> bool:
     if node.op == "get_attr":
         return True
-    if node.op != "call_function":
+    if node.op == "call_module":
+        if not node.args:  # a layer's weight
+            return False
+    elif node.op != "call_function":
         return False
     if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
         return False
     # the chain is walked without recursion: graphs are deeper than Python's stack
+    # a layer of constants (embedded positions) is a constant
     stack, seen = [node], {node}
     while stack:
         current = stack.pop()
-        if current.op == "placeholder" or current.op == "call_module" or current.op == "output":
+        if current.op == "placeholder" or current.op == "output":
             return False
-        if current.op == "get_attr":
+        if current.op == "get_attr" or (current.op == "call_module" and not current.args):
             continue
         known = current.meta.get("constant")
         if known is False:
@@ -342,7 +355,7 @@ def constant_shape(node: object, rank: int, batch_axis: int = 0) -> tuple[int, .
     if not isinstance(value, Tensor):
         return None
     # one row that is repeated for each example (a class token) counts as that row
-    if value.dim() and not isinstance(_sizes(value)[0], int) and extent(node) != Extent(1, shape_at_one(value)[1:]):
+    if value.dim() and not isinstance(_sizes(value)[0], int) and extent_of(value) != Extent(1, shape_at_one(value)[1:]):
         return None
     own = shape_at_one(value)
     if prod(own) == 1:

@@ -252,7 +252,7 @@ class Movement(Meaning):
         (edge,) = values
         if isinstance(edge, Pending):
             return edge.moved(self.steps)
-        if not isinstance(edge, Edge):
+        if not isinstance(edge, Edge) or edge.integers:
             return None
         for step in self.steps:
             edge = _moved(edge, step, to)
@@ -287,7 +287,7 @@ def broadcasting(values: Sequence[Value], rows: int, rank: int, to: Builder) -> 
     """Operands as edges that broadcast to `rank` axes; None where one has no codes or another number of rows."""
     edges = []
     for value in values:
-        if not isinstance(value, Edge) or value.is_float or value.rows != rows:
+        if not isinstance(value, Edge) or not value.has_grid or value.rows != rows:
             return None
         edges.append(aligned(value, rank, to))
     return tuple(edges)
@@ -311,11 +311,13 @@ class Returned(Pending):
         inner: the arithmetic.
         shape: of its result.
         steps: the moves.
+        rows: of its result; None: those behind the moves.
     """
 
     inner: Pending | None = None
     shape: tuple[int, ...] = ()
     steps: tuple[Step, ...] = ()
+    rows: int | None = None
 
 
 WEIGHT_MOVES = {

@@ -40,6 +40,11 @@ def header(report: CReport) -> str:
     ]
     for grid in (*report.read, *report.written):
         macro = f"{upper}_{grid.place.upper()}"
+        if grid.integers:
+            what = f"integers 0..{grid.integers - 1} as they are (int32_t)"
+            lines += ["", f"/* {comment(grid.name)}: {list(grid.whole_shape)}, {what} */"]
+            lines += [f"#define {macro}_SIZE {grid.count}"]
+            continue
         low, high = _codes_range(grid)
         lines += [
             "",
@@ -250,7 +255,7 @@ def _pointer(view: View, program: Program) -> str:
 
 def run_signature(report: CReport) -> str:
     """Of the network's function."""
-    inputs = [f"const int8_t *{grid.place}" for grid in report.read]
+    inputs = [f"const {grid.kind} *{grid.place}" for grid in report.read]
     outputs = [f"int8_t *{grid.place}" for grid in report.written]
     head = f"void {report.name}_run("
     return textwrap.fill(f"{head}{', '.join(inputs + outputs)})", _WIDTH, subsequent_indent=" " * len(head))
@@ -260,6 +265,8 @@ def float_functions(report: CReport) -> list[tuple[str, str, CGrid]]:
     """Signatures of the float helpers, the kernel that each calls, and its grid."""
     found = []
     for grid in report.read:
+        if grid.integers:
+            continue
         signature = f"void {report.name}_quantize_{grid.place}(const float *values, int8_t *codes)"
         found.append((signature, "sq_quantize", grid))
     for grid in report.written:

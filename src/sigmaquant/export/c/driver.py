@@ -6,7 +6,7 @@ are, so that a file that was changed by hand cannot stay unnoticed behind a righ
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from string import Template
 
 GRID, CODES, FLOATS, ENDED = -1, -(2**20), -(2**21), -(2**22)
@@ -76,7 +76,13 @@ $dequantize
 """)
 
 
-def driver_source(name: str, inputs: Sequence[str], outputs: Mapping[str, str], plan: int | None = None) -> str:
+def driver_source(
+    name: str,
+    inputs: Sequence[str],
+    outputs: Mapping[str, str],
+    plan: int | None = None,
+    integers: Collection[str] = (),
+) -> str:
     """The driver for a network of that name.
 
     Its argument is ``codes``, ``floats`` or ``grids``. It reads examples from the standard input, all inputs of one
@@ -85,6 +91,7 @@ def driver_source(name: str, inputs: Sequence[str], outputs: Mapping[str, str], 
     Args:
         name: prefix of the folder's symbols.
         inputs: C arguments.
+        integers: those of them that are int32 as they are.
         outputs: C arguments, each with the function of its floats; empty: there is none.
         plan: which one of several runs; None: there is one.
     """
@@ -92,7 +99,13 @@ def driver_source(name: str, inputs: Sequence[str], outputs: Mapping[str, str], 
     size = {place: f"{macros}_{place.upper()}" for place in (*inputs, *outputs)}
 
     def read(prefix: str) -> str:
-        return " && ".join(f"(fread({prefix}{p}, sizeof {prefix}{p}, 1, stdin) == 1)" for p in inputs)
+        names = [p if p in integers else f"{prefix}{p}" for p in inputs]
+        return " && ".join(f"(fread({p}, sizeof {p}, 1, stdin) == 1)" for p in names)
+
+    def buffer(place: str) -> str:
+        if place in integers:
+            return f"static int32_t {place}[{size[place]}_SIZE];"
+        return f"static int8_t {place}[{size[place]}_SIZE];\nstatic float real_{place}[{size[place]}_SIZE];"
 
     def floats(number: int, place: str, ending: str) -> str:
         lines = [f"{name}_dequantize_{place}({place}, real_{place});"]
@@ -105,14 +118,15 @@ def driver_source(name: str, inputs: Sequence[str], outputs: Mapping[str, str], 
     return _DRIVER.substitute(
         name=name,
         setup="" if plan is None else f"    if ({name}_set_plan({plan}) != 1) {{\n        return 1;\n    }}\n",
-        buffers="\n".join(
-            f"static int8_t {p}[{at}_SIZE];\nstatic float real_{p}[{at}_SIZE];" for p, at in size.items()
-        ),
+        buffers="\n".join(map(buffer, size)),
         grid_tag=GRID,
         read_codes=read(""),
         read_floats=read("real_"),
-        quantize="\n".join(f"    {name}_quantize_{p}(real_{p}, {p});" for p in inputs),
-        grids="\n".join(f"        grid({at}_SIZE, {at}_SCALE, {at}_ZERO_POINT);" for at in size.values()),
+        quantize="\n".join(f"    {name}_quantize_{p}(real_{p}, {p});" for p in inputs if p not in integers),
+        grids="\n".join(
+            f"        grid({at}_SIZE, {'1.0, 0' if p in integers else f'{at}_SCALE, {at}_ZERO_POINT'});"
+            for p, at in size.items()
+        ),
         arguments=", ".join(size),
         codes="\n".join(f"        record({CODES} - {i}, {p}, sizeof {p});" for i, p in enumerate(outputs)),
         dequantize="\n".join(floats(i, *item) for i, item in enumerate(outputs.items())),

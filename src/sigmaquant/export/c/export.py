@@ -98,7 +98,9 @@ def kernel_files(kernels: set[str], endings: bool, planes: bool = False) -> dict
         if item.name.endswith((".c", ".h"))
     }
     wanted = set(kernels) | {"sq_quantize", "sq_dequantize", "sq_scale_up"}
-    if kernels & {"sq_conv", "sq_depthwise", "sq_linear"} or any(k.startswith("sq_recurrent") for k in kernels):
+    if kernels & {"sq_conv", "sq_depthwise", "sq_linear", "sq_embedding"} or any(
+        k.startswith("sq_recurrent") for k in kernels
+    ):
         wanted.add("sq_unpack_8")
     if endings:
         wanted.add("sq_softmax")
@@ -119,9 +121,9 @@ def example_of(model: IntegerModel) -> tuple[list[torch.Tensor], list[torch.Tens
     inputs = []
     for name in model.inputs:
         edge = model.edges[name]
-        low, high = (0, 0) if edge.is_float else edge.range
-        shape = (edge.rows, *edge.shape)
-        inputs.append(torch.randint(low, high + 1, shape, generator=generator, dtype=torch.int8))
+        low, high = edge.range if edge.has_grid else (0, max(0, edge.integers - 1))
+        kind = torch.int64 if edge.integers else torch.int8
+        inputs.append(torch.randint(low, high + 1, (edge.rows, *edge.shape), generator=generator, dtype=kind))
     outputs = IntegerExecutor(model).run_codes(*inputs)
     pairs = zip(model.inputs + model.outputs, (*inputs, *outputs), strict=True)
     kept = [(name, codes) for name, codes in pairs if not model.edges[name].is_float]
@@ -153,7 +155,7 @@ def report_of(
                 kernel=step.kernel,
                 bits=weight.bits,
                 weight_bytes=sum(sizes[table] for table in own),
-                table_bytes=sum(sizes[fields[key]] for key in _LAYER_TABLES),
+                table_bytes=sum(sizes[fields[key]] for key in _LAYER_TABLES if key in fields),
                 scratch_bytes=max(step.scratch_bytes, before.scratch_bytes if before else 0),
                 macs=round(step.all_macs * share) + (before.macs if before else 0),
             )
@@ -168,7 +170,7 @@ def report_of(
         weight_bytes=sum(sizes[table] for table in codes),
         table_bytes=sum(sizes[table] for table in program.used if table not in codes),
         arena_bytes=placed.arena_bytes,
-        input_bytes=sum(grid.count for grid in inputs if grid.place),
+        input_bytes=sum(grid.count * (4 if grid.integers else 1) for grid in inputs if grid.place),
         output_bytes=sum(grid.count for grid in outputs if grid.place),
         inputs=inputs,
         outputs=outputs,
@@ -203,7 +205,9 @@ def _activation(name: str, view: View) -> CActivation:
 def _grid(model: IntegerModel, name: str, place: str, endings: tuple[CEnding, ...] = ()) -> CGrid:
     edge = model.edges[name]
     shown = "" if edge.is_float else place
-    return CGrid(edge.name, edge.shape, edge.bits, edge.scale, edge.zero_point, edge.rows, shown, endings)
+    return CGrid(
+        edge.name, edge.shape, edge.bits, edge.scale, edge.zero_point, edge.rows, shown, endings, edge.integers
+    )
 
 
 # -- writing -----------------------------------------------------------------------------------------------------

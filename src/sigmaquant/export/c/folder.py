@@ -14,8 +14,9 @@ from sigmaquant.export.c.report import CGrid, CReport
 
 _MAIN = Template("""\
 /* Runs $name once on the example below, prints the output codes, and returns 0 if they are the reference's.
- * With SQ_STDIN: reads input codes (int8, all inputs of one example after the other) from the standard input until
- * it ends, and prints one line for each output; with SQ_WATCH also one for each activation, "@number codes".
+ * With SQ_STDIN: reads input codes (int8, integers as int32; all inputs of one example after the other) from the
+ * standard input until it ends, and prints one line for each output; with SQ_WATCH also one for each activation,
+ * "@number codes".
 $endings_about */
 #include <stdio.h>
 
@@ -170,12 +171,14 @@ def main_source(report: CReport, inputs: list[Tensor], outputs: list[Tensor]) ->
     """``main.c``; `inputs` and `outputs` are the codes of one example and the reference's result."""
     ins, outs = [grid.place for grid in report.read], [grid.place for grid in report.written]
     size = {place: _size(report, place) for place in ins + outs}
+    kinds = {grid.place: grid.kind for grid in (*report.read, *report.written)}
     examples = [
-        codes_array(f"example_{place}", size[place], t) for place, t in zip(ins + outs, inputs + outputs, strict=True)
+        codes_array(f"example_{place}", size[place], t, kinds[place])
+        for place, t in zip(ins + outs, inputs + outputs, strict=True)
     ]
     return _MAIN.substitute(
         name=report.name,
-        buffers="\n".join(f"static int8_t {place}[{size[place]}];" for place in ins + outs),
+        buffers="\n".join(f"static {kinds[place]} {place}[{size[place]}];" for place in ins + outs),
         arguments=", ".join(ins + outs),
         shows="\n".join(_shown(report, grid) for grid in report.written),
         reads=" && ".join(f"(fread({p}, 1, sizeof {p}, stdin) == sizeof {p})" for p in ins),
@@ -249,9 +252,9 @@ def _arguments(report: CReport) -> list[str]:
     return [*lines, *([""] if about else []), *about]
 
 
-def codes_array(name: str, size: str, codes: Tensor) -> str:
+def codes_array(name: str, size: str, codes: Tensor, kind: str = "int8_t") -> str:
     """Constants of an example."""
     values = ", ".join(map(str, codes.reshape(-1).tolist()))
     assert math.prod(codes.shape) > 0, "edges have codes"
     text = textwrap.fill(values, 116, initial_indent="    ", subsequent_indent="    ")
-    return f"static const int8_t {name}[{size}] = {{\n{text},\n}};"
+    return f"static const {kind} {name}[{size}] = {{\n{text},\n}};"

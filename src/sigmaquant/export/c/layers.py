@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sigmaquant.export.c.layout import Ints, Loop, View, channels_last, natural
 from sigmaquant.export.c.program import Scratch
 from sigmaquant.export.c.translate import Translation, emit, grid_fields
-from sigmaquant.operators import Convolution, Linear, Weighted
+from sigmaquant.operators import Convolution, Embedding, Linear, Recode, Weighted
 
 Codes = NDArray[np.int8]
 Views = tuple[View, View]
@@ -224,13 +224,36 @@ def depth_of(count: int) -> int:
     return -(-count // 4) * 4
 
 
-def _layer(operator: Weighted, to: Translation, rows: Codes) -> dict[str, Any]:
+@emit.register
+def _(operator: Embedding, to: Translation) -> None:
+    x, y = to.whole(operator), to.output_whole(operator)
+    width, piece = operator.codes.shape[1], min(PIECE, operator.codes.shape[1])
+    layer = {key: value for key, value in _layer(operator, to, operator.codes, bias=False).items() if key != "in_zero"}
+    fields = {
+        "layer": layer,
+        "count": x.count,
+        "rows": len(operator.codes),
+        "width": width,
+        "piece": piece,
+        "y_stride": (width, 1),
+    }
+    to.step(operator.name, "sq_embedding", fields, (x,), y, Scratch(_SPREAD * (piece + 1)))
+
+
+@emit.register
+def _(operator: Recode, to: Translation) -> None:
+    x, y = to.whole(operator), to.output_whole(operator)
+    fields = {"count": x.count, "rows": len(operator.table), "table": to.table(operator.name, "table", operator.table)}
+    to.step(operator.name, "sq_recode", fields, (x,), y)
+
+
+def _layer(operator: Weighted, to: Translation, rows: Codes, bias: bool = True) -> dict[str, Any]:
     """The fields of ``sq_layer``."""
     factor = operator.factor
     return {
         **to.codes(operator.layer, rows, operator.bits, operator.midrise),
         "gain": operator.gain,
-        "bias": to.table(operator.name, "bias", operator.bias),
+        **({"bias": to.table(operator.name, "bias", operator.bias)} if bias else {}),
         "mantissa": to.table(operator.name, "mantissa", factor.mantissa.astype(np.int32)),
         "shift": to.table(operator.name, "shift", factor.shift.astype(np.uint8)),
         "in_zero": to.input_zero(operator),

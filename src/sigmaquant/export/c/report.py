@@ -53,6 +53,7 @@ class CGrid:
         place: the C argument; empty for an input that the network does not read, and for an output that is such an
             input.
         endings: of an output: functions of its values that the network returns instead; see `CReport`.
+        integers: of an input of integers (token indices, a mask), how many different ones: ``0..integers - 1``; else 0.
     """
 
     name: str
@@ -63,6 +64,12 @@ class CGrid:
     rows: int = 1
     place: str = ""
     endings: tuple[CEnding, ...] = ()
+    integers: int = 0
+
+    @property
+    def kind(self) -> str:
+        """The C type of its values."""
+        return "int32_t" if self.integers else "int8_t"
 
     @property
     def count(self) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sigmaquant.errors import ArtifactError, ExportError
@@ -23,7 +24,7 @@ from sigmaquant.export.c.names import ending_name
 from sigmaquant.export.c.report import FILE, FORMAT, PLANS_FORMAT
 from sigmaquant.export.c.translate import argument
 from sigmaquant.json_text import read_json
-from sigmaquant.operators import Edge, decode
+from sigmaquant.operators import Edge, decode, encode
 from sigmaquant.runs.scratch import ScratchFolder
 
 _COMPILERS = ("cc", "gcc", "clang")
@@ -132,7 +133,8 @@ class CRunner:
             place = argument("output", number, len(self._outputs))
             if not edge.is_float:
                 outputs[place] = ending_name(self._name, functions, place) if functions else ""
-        return driver_source(self._name, inputs, outputs, self._plan)
+        integers = {argument("input", i, len(self._inputs)) for i, e in enumerate(self._inputs) if e.integers}
+        return driver_source(self._name, inputs, outputs, self._plan, integers)
 
     def _records(self, program: Path, mode: str, data: bytes) -> list[tuple[int, bytes]]:
         printed = _run([str(program), mode], data, f"running {self._folder}")
@@ -175,7 +177,7 @@ class CRunner:
             ArtifactError: the program failed, or its helpers' floats are not those of its codes.
         """
         flat, is_codes = self._flat(inputs)
-        records = self._records(self._program, "codes" if is_codes else "floats", flat.numpy().tobytes())
+        records = self._records(self._program, "codes" if is_codes else "floats", flat.tobytes())
         results, number = [], 0
         for edge, ending in zip(self._outputs, self._endings, strict=True):
             if edge.is_float:
@@ -213,7 +215,7 @@ class CRunner:
         program = self._compiled("watch", "-DSQ_WATCH")
         flat, is_codes = self._flat(inputs)
         found: dict[int, list[bytes]] = {}
-        for tag, content in self._records(program, "codes" if is_codes else "floats", flat.numpy().tobytes()):
+        for tag, content in self._records(program, "codes" if is_codes else "floats", flat.tobytes()):
             if tag >= 0:
                 found.setdefault(tag, []).append(content)
         result = {}
@@ -225,12 +227,13 @@ class CRunner:
             result[str(item["name"])] = whole.flatten(0, 1) if item["rows"] > 1 else whole
         return result
 
-    def _flat(self, inputs: Sequence[Tensor]) -> tuple[Tensor, bool]:
-        """All inputs of one example after the other, as codes or as floats, and whether they are codes."""
+    def _flat(self, inputs: Sequence[Tensor]) -> tuple[NDArray[np.uint8], bool]:
+        """The bytes of all inputs of one example after the other, as codes or floats, and whether they are codes."""
         if len(inputs) != len(self._inputs):
             raise ExportError(f"{len(inputs)} inputs were given, the network has {len(self._inputs)}.")
         pairs = [(x, edge) for x, edge in zip(inputs, self._inputs, strict=True) if not edge.is_float]
-        is_codes = all(x.dtype == torch.int8 for x, _ in pairs)
+        kinds = {x.dtype for x, edge in pairs if not edge.integers}
+        is_codes = kinds == {torch.int8}
         examples = {divmod(len(x) if x.dim() else 0, edge.rows) for x, edge in pairs}
         for x, edge in pairs:
             if tuple(x.shape[1:]) != edge.shape or len(examples) > 1 or min(examples)[1]:
@@ -238,7 +241,11 @@ class CRunner:
                 expected = f"[{', '.join([rows, *map(str, edge.shape)])}]"
                 raise ExportError(f"input {edge.name!r} has shape {list(x.shape)} instead of {expected}.")
         kind, count = torch.int8 if is_codes else torch.float32, min(examples)[0]
-        return torch.cat([x.detach().cpu().to(kind).reshape(count, -1) for x, _ in pairs], 1), is_codes
+        parts = []
+        for x, edge in pairs:
+            values = encode(x.detach().cpu(), edge).to(torch.int32) if edge.integers else x.detach().cpu().to(kind)
+            parts.append(values.reshape(count, -1).numpy().view(np.uint8).reshape(count, -1))
+        return np.concatenate(parts, axis=1), is_codes
 
 
 def _document(folder: Path, plan: int) -> tuple[dict[str, Any], int | None]:
@@ -261,7 +268,7 @@ def _document(folder: Path, plan: int) -> tuple[dict[str, Any], int | None]:
 def _edge(item: dict[str, Any]) -> Edge:
     shape = tuple(int(size) for size in item["shape"])
     bits, zero, rows = (int(item[key]) for key in ("bits", "zero_point", "rows"))
-    return Edge(str(item["name"]), shape, bits, float(item["scale"]), zero, rows)
+    return Edge(str(item["name"]), shape, bits, float(item["scale"]), zero, rows, integers=int(item.get("integers", 0)))
 
 
 def _functions(item: dict[str, Any]) -> tuple[str, ...]:

@@ -66,9 +66,17 @@ def _(operator: Softmax, to: Translation) -> None:
             "Calibrate on data like those of use, or use fewer values.",
         )
     mask = {} if operator.mask is None else {"mask": operator.mask}
-    lines = _lines(operator, to, 1, mask, RANK - 1)
+    given = to.whole(operator, 1) if len(operator.inputs) > 1 else None
+    lines = _lines(operator, to, 1, mask, RANK - 1, given)
+    if len(lines.fields["size"]) > RANK:
+        raise refuse(
+            operator.name,
+            f"its mask and its {len(to.shape(operator))} dimensions walk in too many ways",
+            "Give the scores fewer dimensions, or export to ONNX instead.",
+        )
+    own = {key: value for key, value in lines.fields.items() if key != "given_stride"}
     fields = {
-        **lines.fields,
+        **own,
         "table": to.table(operator.name, "table", operator.table.astype(np.int32)),
         "mask": "NULL",
         "multiplier": operator.multiplier,
@@ -76,7 +84,11 @@ def _(operator: Softmax, to: Translation) -> None:
     }
     for kind, truth in lines.tables.items():
         fields[kind] = to.table(operator.name, kind, np.packbits(truth.reshape(-1), bitorder="little"))
-    to.step(operator.name, "sq_softmax_codes", fields, (lines.x,), lines.y)
+    if given is None:
+        to.step(operator.name, "sq_softmax_codes", fields, (lines.x,), lines.y)
+        return
+    with_given = {"shares": fields, "given_stride": lines.fields["given_stride"]}
+    to.step(operator.name, "sq_softmax_given", with_given, (lines.x, given), lines.y)
 
 
 @emit.register
@@ -128,7 +140,14 @@ class _Lines:
     fields: dict[str, Any]
 
 
-def _lines(operator: Operator, to: Translation, inner: int, tables: Mapping[str, NDArray[Any]], room: int) -> _Lines:
+def _lines(
+    operator: Operator,
+    to: Translation,
+    inner: int,
+    tables: Mapping[str, NDArray[Any]],
+    room: int,
+    given: View | None = None,
+) -> _Lines:
     """The last `inner` dimensions as lines, the others as what is repeated.
 
     Args:
@@ -137,6 +156,7 @@ def _lines(operator: Operator, to: Translation, inner: int, tables: Mapping[str,
         inner: how many dimensions a line has.
         tables: of one shape that broadcasts to an example.
         room: loops that the kernel has over lines; the rest of `RANK` are inside a line.
+        given: a second input, which broadcasts to the first one.
     """
     shape, lead = to.shape(operator), to.lead(operator)
     split, own = len(shape) - inner, shape[lead:]
@@ -146,18 +166,21 @@ def _lines(operator: Operator, to: Translation, inner: int, tables: Mapping[str,
     parts = (own[: split - lead], short[: split - lead]), (own[split - lead :], short[split - lead :])
     full = tuple(n for whole, few in parts for n in (whole if math.prod(few) > 1 else few))
     view = to.whole(operator)
+    others = (
+        [] if given is None else [tuple(s if n > 1 else 0 for n, s in zip(given.shape, given.strides, strict=True))]
+    )
     for size, strides in ((short, view.strides), (full, view.strides), (full, natural(shape))):
         dense = view.dense if strides == view.strides else natural(shape)
         steps = (0,) * lead + tuple(s if n > 1 else 0 for n, s in zip(size, natural(size), strict=True))
-        walks = steps, strides, dense
+        walks = (steps, strides, dense, *others)
         outside = loops(shape[:split], *(s[:split] for s in walks))
         inside = loops(shape[split:], *(s[split:] for s in walks))
         if len(outside) <= room and len(inside) <= RANK - room:
             break
     x = view if strides == view.strides else to.whole_as(operator, strides)
-    once = Loop(1, (0, 0, 0))
+    once = Loop(1, (0,) * len(walks))
     found = [*[once] * (room - len(outside)), *outside, *[once] * (RANK - room - len(inside)), *inside]
-    names: tuple[str, ...] = ("table_stride", "x_stride", "y_stride")
+    names: tuple[str, ...] = ("table_stride", "x_stride", "y_stride", "given_stride")[: len(walks)]
     fields: dict[str, Ints] = {"size": tuple(loop.count for loop in found)}
     fields |= {name: tuple(loop.steps[i] for loop in found) for i, name in enumerate(names)}
     repeated = {kind: np.broadcast_to(values, size) for kind, values in tables.items()}

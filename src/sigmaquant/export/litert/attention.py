@@ -80,9 +80,16 @@ def _(operator: Softmax, values: Values) -> None:
     if mask is not None:
         admitted = mask.reshape((1,) * (len(values.graph.shape(scores)) - mask.ndim) + mask.shape)
         scores = real("ADD", scores, real.constant(np.where(admitted, 0.0, _EXCLUDED)))
+    given = None
+    if len(operator.inputs) > 1:  # 0, or far below where nothing takes part
+        given = real.read(operator.inputs[1])
+        below = real("SUB", given, real.constant(1.0))
+        scores = real("ADD", scores, real("MUL", below, real.constant(-_EXCLUDED)))
     shares = real.unary("SOFTMAX", scores, "SoftmaxOptions", beta=1.0)
     if mask is not None:  # a row that nothing takes part in is zero
         shares = real("MUL", shares, real.constant(admitted.astype(np.float32)))
+    if given is not None:
+        shares = real("MUL", shares, given)
     real.write(operator, shares)
 
 

@@ -169,7 +169,7 @@ class Drawing:
 def _input(values: Values, name: str, floats: bool) -> int:
     """The tensor that the caller gives."""
     target = given = values.new(name, "plain")
-    if values.model.edges[name].is_float:  # nothing reads it
+    if not values.model.edges[name].has_grid:  # integers as they are, or nothing reads it
         return target
     graph, low = values.graph, values.model.edges[name].range[0] + values.shift(name)
     if low > LOWEST:  # saturation clamps narrow codes at their upper end only
@@ -186,7 +186,7 @@ def _input(values: Values, name: str, floats: bool) -> int:
 def _output(values: Values, name: str, floats: bool, taken: set[int]) -> int:
     """The tensor that the caller gets; `taken` are those that the caller gives or gets already."""
     given = values.plain(name)
-    if not floats or values.model.edges[name].is_float:
+    if not floats or not values.model.edges[name].has_grid:
         return values.reshaped(given, values.like(name, values.shape(name, "plain"))) if given in taken else given
     result = values.graph.tensor(f"{name}.float", values.graph.shape(given), "FLOAT32")
     values.graph.operator("DEQUANTIZE", (given,), result, 2, "DequantizeOptions")

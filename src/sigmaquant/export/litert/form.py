@@ -23,7 +23,7 @@ from sigmaquant.export.litert.spreading import without_wide_strides
 from sigmaquant.export.rewriting import without_transposed
 from sigmaquant.lowering.model import IntegerModel
 from sigmaquant.numerics import weight_qmax
-from sigmaquant.operators import Convolution, Edge, Linear, Operator, Weighted, compute
+from sigmaquant.operators import Convolution, Edge, Embedding, Linear, Operator, Weighted, compute
 from sigmaquant.operators.fixed_point import Factor, factor
 from sigmaquant.operators.node import Reference, centred, free_name, written
 
@@ -38,7 +38,7 @@ _FAR = 2.0**30
 def container_bits(operator: Weighted, pack: bool) -> int:
     """Bits of the type that a layer's weights are stored in: 2, 4 or 8."""
     fitting = [bits for bits, qmax in _QMAX.items() if weight_qmax(operator.bits, operator.midrise) <= qmax]
-    if not pack:
+    if not pack or isinstance(operator, Embedding):  # whose rows lie there on the output's grid
         return 8
     if is_matrix_product(operator):  # their kernel wants rows of whole bytes
         return next(bits for bits in fitting if operator.codes.shape[1] % (8 // bits) == 0)

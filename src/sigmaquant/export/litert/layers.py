@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sigmaquant.export.litert.emission import ELSEWHERE, emit, refusal
@@ -12,7 +13,8 @@ from sigmaquant.export.litert.geometry import lifted, padding_of, windows_of
 from sigmaquant.export.litert.places import padded, strided
 from sigmaquant.export.litert.taps import int32
 from sigmaquant.export.litert.values import Layout, Values, image_shape
-from sigmaquant.operators import Convolution, Linear, Operator, Weighted
+from sigmaquant.lowering.executor import IntegerExecutor
+from sigmaquant.operators import Convolution, Embedding, Linear, Operator, Recode, Weighted, compute
 
 _CONTAINERS = {2: "INT2", 4: "INT4", 8: "INT8"}
 _PRODUCT_VERSIONS = {2: 14, 4: 10, 8: 5}
@@ -36,6 +38,26 @@ def packed(values: NDArray[np.int8], bits: int) -> bytes:
 @emit.register
 def _(operator: Linear, values: Values) -> None:
     _matrix_product(operator, values, values.plain(operator.inputs[0]), operator.codes, "plain")
+
+
+@emit.register
+def _(operator: Embedding, values: Values) -> None:
+    """A gather of rows that are on the output's grid already, so that no runtime rounds them otherwise."""
+    everything = torch.arange(len(operator.codes))
+    _gathered(operator, values, compute(operator, IntegerExecutor(values.model), everything).numpy())
+
+
+@emit.register
+def _(operator: Recode, values: Values) -> None:
+    _gathered(operator, values, operator.table)
+
+
+def _gathered(operator: Embedding | Recode, values: Values, rows: NDArray[np.int8]) -> None:
+    graph, name = values.graph, operator.output
+    codes = (rows.astype(np.int16) + values.shift(name)).astype(np.int8)
+    table = graph.tensor(f"{operator.name}.table", codes.shape, "INT8", values.grid(name), codes.tobytes())
+    inputs = (table, values.plain(operator.inputs[0]))
+    graph.operator("GATHER", inputs, values.new(name, "plain"), 2, "GatherOptions", axis=0)
 
 
 @emit.register

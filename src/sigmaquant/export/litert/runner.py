@@ -77,6 +77,9 @@ class LitertRunner:
 
 
 def _encoded(x: Tensor, detail: dict[str, Any]) -> NDArray[Any]:
+    if detail["dtype"] in (np.int32, np.int64):
+        integers: NDArray[Any] = x.detach().cpu().numpy().astype(detail["dtype"])
+        return integers
     values: NDArray[Any] = x.detach().cpu().numpy().astype(np.float32)
     if detail["dtype"] == np.float32:
         return values

@@ -65,8 +65,9 @@ class Values:
 
     def like(self, name: str, shape: Sequence[int], label: str = "") -> int:
         """A tensor with an edge's type and grid, of any shape."""
-        if self.model.edges[name].is_float:
-            return self.graph.tensor(label or name, shape, "FLOAT32")
+        if not self.model.edges[name].has_grid:
+            kind = "INT32" if self.model.edges[name].integers else "FLOAT32"
+            return self.graph.tensor(label or name, shape, kind)
         return self.graph.tensor(label or name, shape, "INT8", self.grid(name))
 
     def shape(self, name: str, layout: Layout) -> tuple[int, ...]:
@@ -142,7 +143,7 @@ class Values:
 
     def version(self, name: str) -> int:
         """Of an operator that knew float first and 8 bits from its second version on."""
-        return 1 if self.model.edges[name].is_float else 2
+        return 2 if self.model.edges[name].has_grid else 1
 
     # -- other grids -------------------------------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ def shown_tensors(graph: Any, model: IntegerModel) -> tuple[Shown, ...]:
     for index in sorted(written - {int(index) for index in graph.outputs}):
         tensor = graph.tensors[index]
         edge = None if tensor.name is None else model.edges.get(tensor.name.decode())
-        layout = None if edge is None or edge.is_float else _is_image(edge, tuple(int(n) for n in tensor.shape[1:]))
+        layout = None if edge is None or not edge.has_grid else _is_image(edge, tuple(int(n) for n in tensor.shape[1:]))
         if edge is not None and layout is not None:
             found.append(Shown(edge, index, layout))
     return tuple(found)

@@ -69,14 +69,15 @@ def _described(edges: Sequence[Edge], tensors: Sequence[str], kind: int) -> list
     found = []
     for edge, tensor in zip(edges, tensors, strict=True):
         shape: list[str | int | None] = [_BATCH if edge.rows == 1 else f"{_BATCH}*{edge.rows}", *edge.shape]
-        found.append(helper.make_tensor_value_info(tensor, TensorProto.FLOAT if edge.is_float else kind, shape))
+        own = kind if edge.has_grid else TensorProto.INT64 if edge.integers else TensorProto.FLOAT
+        found.append(helper.make_tensor_value_info(tensor, own, shape))
     return found
 
 
 def _read(edge: Edge, tensor: str, inputs: str, to: Translation) -> None:
-    """From a model input to the edge's codes; a float edge is the input itself."""
+    """From a model input to the edge's codes; one without a grid is the input itself."""
     builder, codes = to.builder, to.codes[edge.name]
-    if edge.is_float:
+    if not edge.has_grid:
         return
     if inputs == "float":
         to.quantize(tensor, edge, *edge.range, codes)
@@ -91,7 +92,7 @@ def _read(edge: Edge, tensor: str, inputs: str, to: Translation) -> None:
 
 def _write(edge: Edge, tensor: str, to: Translation) -> None:
     """From an edge's codes to a model output."""
-    if not edge.is_float:
+    if edge.has_grid:
         to.real(edge, output=tensor)
     elif to.codes[edge.name] != tensor:  # an input as it is, or an output for the second time
         to.builder.node("Identity", [to.codes[edge.name]], tensor)
@@ -102,7 +103,7 @@ def _metadata(model: IntegerModel, form: Form) -> dict[str, str]:
     grids = {
         edge.name: {"scale": edge.scale, "zero_point": edge.zero_point, "bits": edge.bits}
         for edge in edges
-        if not edge.is_float
+        if edge.has_grid
     }
     found = {
         "sigmaquant.version": __version__,

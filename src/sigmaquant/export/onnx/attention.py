@@ -1,11 +1,11 @@
-"""Attention: matrix products of two activations, and softmax with constant masks."""
+"""Attention: matrix products of two activations, and softmax with masks."""
 
 from __future__ import annotations
 
 import numpy as np
 from onnx import TensorProto
 
-from sigmaquant.export.onnx.translation import SHARE_TIES, Translation, translate
+from sigmaquant.export.onnx.translation import SHARE_TIES, UNSIGNED, Translation, translate
 from sigmaquant.operators import MatMul, Softmax
 
 _NOTHING = -1e30
@@ -36,8 +36,20 @@ def _(operator: Softmax, to: Translation) -> None:
         value = builder.node("Add", [value, builder.constant(added, f"{name}.mask")], hint=f"{name}.masked")
         whole = np.broadcast_to(operator.mask, (*operator.mask.shape[:-1], edge.shape[-1]))
         empty = ~whole.any(-1, keepdims=True)
+    given = None
+    if len(operator.inputs) > 1:
+        given = builder.node("Cast", [to.codes[operator.inputs[1]]], hint=f"{name}.given", to=TensorProto.FLOAT)
+        one = builder.constant(np.array(UNSIGNED + 1, np.float32), "one")
+        below = builder.node("Sub", [given, one], hint=f"{name}.below")  # 0, or -1 where nothing takes part
+        huge = builder.constant(np.array(-_NOTHING, np.float32), "huge")
+        value = builder.node("Add", [value, builder.node("Mul", [below, huge], hint=f"{name}.out")], hint=f"{name}.in")
+        least = builder.node("ReduceMax", [given, builder.integers(-1)], hint=f"{name}.most", keepdims=1)
+        zero = builder.constant(np.array(UNSIGNED, np.float32), "none")
+        given = builder.node("Sub", [least, zero], hint=f"{name}.any")
     value = builder.node("Softmax", [value], name=name, hint=f"{name}.shares", axis=-1)
     if empty is not None and empty.any():
         kept = builder.constant((~empty).astype(np.float32), f"{name}.kept")
         value = builder.node("Mul", [value, kept], hint=f"{name}.real")
+    if given is not None:  # of a row that the mask empties, nothing is left
+        value = builder.node("Mul", [value, given], hint=f"{name}.kept")
     to.write(value, operator, relative=1 - SHARE_TIES)

@@ -71,7 +71,7 @@ def refuse_damage(model: IntegerModel) -> None:
         if name not in known:
             raise ExportError(f"the output {name!r} is written by no operator. {_AGAIN}")
     for edge in model.edges.values():
-        low, high = (0, 0) if edge.is_float else edge.range
+        low, high = edge.range if edge.has_grid else (0, 0)
         if not math.isfinite(edge.scale) or edge.scale <= 0 or not low <= edge.zero_point <= high:
             raise ExportError(
                 f"the activation {edge.name!r} has the scale {edge.scale} and the zero-point {edge.zero_point}, which "

@@ -1,13 +1,14 @@
-"""Convolutions and linear layers."""
+"""Convolutions, linear layers and embeddings."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
-from sigmaquant.export.onnx.translation import Translation, translate
-from sigmaquant.operators import Convolution, Linear
+from sigmaquant.export.onnx.translation import UNSIGNED, Translation, translate
+from sigmaquant.operators import Convolution, Embedding, Linear, Recode
 
 
 @translate.register
@@ -52,3 +53,25 @@ def _(operator: Linear, to: Translation) -> None:
     inputs = [to.real(edge, codes=to.vectors(edge)), *to.layer(operator)]
     value = builder.node("Gemm", inputs, name=name, hint=f"{name}.real", transB=1)
     to.write(value, operator, vectors=many)
+
+
+@translate.register
+def _(operator: Embedding, to: Translation) -> None:
+    """Rows of codes and their scales, each gathered: so that a table is stored with its own bits."""
+    builder, name = to.builder, operator.name
+    indices, weight = to.codes[operator.inputs[0]], to.weight(operator)
+    rows = builder.node("Gather", [weight.codes, indices], name=name, hint=f"{name}.rows", axis=0)
+    value = builder.node("Cast", [rows], hint=f"{name}.wide", to=TensorProto.FLOAT)
+    if weight.zero_point:
+        zero = builder.constant(np.array(weight.zero_point, np.float32), "zero")
+        value = builder.node("Sub", [value, zero], hint=f"{name}.relative")
+    scales = builder.constant(operator.scale.reshape(-1, 1), f"{name}.scale")
+    scale = builder.node("Gather", [scales, indices], hint=f"{name}.scales", axis=0)
+    to.write(builder.node("Mul", [value, scale], hint=f"{name}.real"), operator)
+
+
+@translate.register
+def _(operator: Recode, to: Translation) -> None:
+    codes = (operator.table.astype(np.int16) + UNSIGNED).astype(np.uint8)
+    inputs = [to.builder.constant(codes, f"{operator.name}.table"), to.codes[operator.inputs[0]]]
+    to.builder.node("Gather", inputs, to.codes[operator.output], name=operator.name, axis=0)

@@ -158,5 +158,5 @@ def with_enlargements(model: IntegerModel) -> IntegerModel:
 def _doubled(operator: Take, model: IntegerModel) -> int:
     """The axis of an image that a step doubles; 0 where it does something else."""
     edge = model.edges[operator.inputs[0]]
-    image = len(edge.shape) == 3 and not edge.is_float
+    image = len(edge.shape) == 3 and edge.has_grid
     return operator.axis if image and _repeats(operator, edge) == 2 else 0

@@ -42,8 +42,8 @@ def names(model: IntegerModel) -> Names:
     outputs = tuple(named(edge) for edge in model.outputs)
     values: dict[str, str] = {}
     for edge, tensor in (*zip(model.inputs, inputs, strict=True), *zip(model.outputs, outputs, strict=True)):
-        if edge in model.edges and model.edges[edge].is_float:
-            values.setdefault(edge, tensor)  # what is float in the network is what the file takes or yields
+        if edge in model.edges and not model.edges[edge].has_grid:
+            values.setdefault(edge, tensor)  # what has no grid in the network is what the file takes or yields
     outer = {*model.inputs, *model.outputs}
     for edge in model.edges:
         if edge not in values:

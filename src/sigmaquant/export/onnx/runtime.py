@@ -29,7 +29,12 @@ def as_given(x: Tensor, edge: Edge, kind: str) -> Tensor:
         x: [N, ...].
         edge: of the input.
         kind: the file's type of it, such as ``"tensor(uint8)"``.
+
+    Raises:
+        DataError: integers that the network has no row for.
     """
+    if edge.integers:
+        return encode(x, edge)
     if edge.is_float or kind == "tensor(float)":
         return x
     codes = encode(x, edge)
@@ -86,7 +91,7 @@ class OnnxWatch:
         made = {name for node in proto.graph.node for name in node.output}
         self._edges = {}
         for name, tensor in names(model).values.items():
-            if tensor in made and not model.edges[name].is_float:  # two moves in one have nothing between them
+            if tensor in made and model.edges[name].has_grid:  # two moves in one have nothing between them
                 self._edges[tensor] = name
                 value = onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.UINT8, None)
                 proto.graph.output.append(value)
@@ -134,7 +139,8 @@ def _run(session: Any, outputs: list[str] | None, inputs: Sequence[Tensor]) -> l
     feed = {}
     for value, x in zip(expected, inputs, strict=True):
         array = x.detach().cpu().numpy()
-        feed[value.name] = array.astype(np.float32, copy=False) if value.type == "tensor(float)" else array
+        kind = {"tensor(float)": np.float32, "tensor(int64)": np.int64}.get(value.type)
+        feed[value.name] = array if kind is None else array.astype(kind, copy=False)
     takes = ", ".join(f"{value.name!r}: {value.type[7:-1]} {value.shape}" for value in expected)
     with _told(f"ONNX Runtime cannot run the file on these inputs (it takes {takes})"):
         found: list[NDArray[Any]] = session.run(outputs, feed)

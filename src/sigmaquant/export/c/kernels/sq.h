@@ -129,6 +129,26 @@ typedef struct {
 } sq_linear_params;
 void sq_linear(const sq_linear_params *params, const int8_t *x, int8_t *y, int16_t *scratch);
 
+/* Rows of a table by integers, which are brought into 0..rows-1: clamp(out_zero + code * mantissa[i] * 2^-shift[i],
+ * low, high) for the integer i. Scratch: four times a piece. */
+typedef struct {
+    sq_layer layer;
+    int32_t count;
+    int32_t rows;
+    int32_t width;
+    int32_t piece; /* codes of a row that are unpacked at a time: a multiple of 8, or all */
+    int32_t y_stride[2];
+} sq_embedding_params;
+void sq_embedding(const sq_embedding_params *params, const int32_t *x, int8_t *y, int16_t *scratch);
+
+/* table[i] for each integer i, which is brought into 0..rows-1. */
+typedef struct {
+    int32_t count;
+    int32_t rows;
+    const int8_t *table;
+} sq_recode_params;
+void sq_recode(const sq_recode_params *params, const int32_t *x, int8_t *y);
+
 /* The largest code of each window; what lies outside never wins. */
 typedef struct {
     sq_window window;
@@ -351,6 +371,12 @@ typedef struct {
 } sq_softmax_codes_params;
 void sq_softmax_codes(const sq_softmax_codes_params *params, const int8_t *x, int8_t *y);
 
+/* The same, where of what the mask admits only values whose `given` is not zero take part. */
+typedef struct {
+    sq_softmax_codes_params shares;
+    int32_t given_stride[SQ_RANK];
+} sq_softmax_given_params;
+void sq_softmax_given(const sq_softmax_given_params *params, const int8_t *x, const int8_t *given, int8_t *y);
 /* A recurrent layer over [steps, in]. Gates have 12 binary places, their functions 15; the state that goes from step to
  * step is in units of 2^(state_bits - 15). The result is [steps, units] of hidden states, or [units], the last cell.
  * Scratch: 2 * units for each block of gates (of a GRU: 4 blocks), `units` of state, `units` and `in` codes and 4 pieces
