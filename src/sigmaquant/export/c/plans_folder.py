@@ -111,15 +111,16 @@ def plans_main(plans: CPlans, examples: list[tuple[list[Tensor], list[Tensor]]])
     name, first = plans.name, plans.plans[0].report
     places = [grid.place for grid in (*first.read, *first.written)]
     reads = len(first.read)
+    kinds = {grid.place: grid.kind for grid in (*first.read, *first.written)}
     size = {place: f"{name.upper()}_{place.upper()}_SIZE" for place in places}
     parts = [
         f"/* Runs {name} with every plan, from the largest to the smallest and back, and returns 0 if all output\n"
         f' * codes are the references\'. */\n#include <stdio.h>\n#include <string.h>\n\n#include "{name}.h"\n',
-        "\n".join(f"static int8_t {place}[{size[place]}];" for place in places) + "\n",
+        "\n".join(f"static {kinds[place]} {place}[{size[place]}];" for place in places) + "\n",
     ]
     for k, (inputs, outputs) in enumerate(examples):
         for place, codes in zip(places, (*inputs, *outputs), strict=True):
-            parts.append(codes_array(f"plan_{k}_{place}", size[place], codes) + "\n")
+            parts.append(codes_array(f"plan_{k}_{place}", size[place], codes, kinds[place]) + "\n")
     checks = []
     for k in range(len(examples)):
         copies = "\n".join(

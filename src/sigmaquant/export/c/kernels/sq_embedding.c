@@ -10,7 +10,7 @@ void sq_embedding(const sq_embedding_params *params, const int32_t *x, int8_t *y
         int8_t *const to = y + i * params->y_stride[0];
         for (int32_t begin = 0; begin < params->width; begin += params->piece) {
             const int32_t count = sq_min(params->piece, params->width - begin);
-            l->unpack(packed + begin / 8 * l->bits, scratch, count);
+            l->unpack(l, packed + begin / 8 * l->bits, scratch, count);
             for (int32_t k = 0; k < count; k++) {
                 const int32_t value = sq_scale(scratch[SQ_SPREAD(k)], l->mantissa[row], l->shift[row]);
                 to[(begin + k) * params->y_stride[1]] = sq_clamp(value + l->out_zero, l->low, l->high);
