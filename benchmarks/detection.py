@@ -26,9 +26,7 @@ from torch.utils.data import Dataset
 import sigmaquant
 from sigmaquant.export.verification import Verification
 from sigmaquant.exporting import export_run
-from sigmaquant.tasks import Boxes, Detection, average_precisions, box_targets, suppressed
-from sigmaquant.training.devices import choose_device
-from sigmaquant.training.metrics import outputs_of
+from sigmaquant.tasks import Boxes, Detection, box_targets, suppressed
 
 
 class Images(Dataset[tuple[Tensor, Tensor]]):
@@ -120,18 +118,14 @@ def main() -> None:
         **options,
     )
     quantized = time.process_time() - begun
-    every = {}
-    for name, found in (("float", network), ("quantized", result.network)):
-        pairs = [tuple(x[None] for x in validation[index]) for index in range(len(validation))]
-        outputs, targets = outputs_of(found, pairs, task, choose_device("cpu"))
-        every[name] = average_precisions(task.boxes(outputs), targets)
     verdicts = export_run(network, args.out, validation, to=args.to.split(","), task=task, examples=args.examples)
     row = {
         "bits": args.bits,
         "epochs": args.epochs,
         "bytes": result.cost.total_bytes,
         "float_bytes": result.reference.total_bytes,
-        **every,
+        "float_ap50": result.float_scores.test,
+        "ap50": result.scores.test,
         "quantize_cpu_s": round(quantized),
         "files": {verdict.target: described(verdict) for verdict in verdicts if verdict.agreement is not None},
         "integers_alike": verdicts[0].integers.agreement.decisions if verdicts[0].integers else None,

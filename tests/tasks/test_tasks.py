@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 from types import SimpleNamespace
 
@@ -203,6 +205,25 @@ def test_the_identity_goes_by_options_and_code():
     found = identity(Scaled(np.float32(1.0)))
     assert found["name"] == "Scaled"
     assert found["code"][0].startswith("Scaled ")
+
+
+def test_the_identity_goes_by_what_functions_hold():
+    def made(threshold, smoothing=0.0):
+        def metric(outputs, targets, power=2):
+            return float((outputs > threshold).double().mean()) ** power
+
+        return identity(as_task(metric=metric, loss=torch.nn.CrossEntropyLoss(label_smoothing=smoothing)))
+
+    assert made(0.5) == made(0.5)
+    assert made(0.5) != made(0.25)
+    assert made(0.5) != made(0.5, smoothing=0.1)
+
+    def scaled(outputs, targets, factor):
+        return factor
+
+    one, other = (identity(as_task(metric=functools.partial(scaled, factor=f), outputs="values")) for f in (1.0, 2.0))
+    assert one != other
+    json.dumps([one, made(0.5)])
 
 
 def test_a_known_task_comes_back_from_its_identity():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from types import CellType, FunctionType
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from sigmaquant.tasks.task import Task
 
 _OURS = "sigmaquant."
+_SIMPLE = (bool, int, float, str, type(None))
 
 
 def identity(task: Task) -> dict[str, Any]:
@@ -49,11 +52,31 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         return f"{tuple(value.shape)} {hashlib.sha256(data).hexdigest()[:16]}"
-    if isinstance(value, nn.Module):
-        return type(value).__name__
-    if isinstance(value, Callable) or inspect.isclass(value):  # type: ignore[arg-type]
+    if isinstance(value, functools.partial):
+        return [_plain(value.func), _plain(value.args), _plain(value.keywords)]
+    if inspect.isfunction(value):
+        return [_code(value), *_held(value)] if _held(value) else _code(value)
+    if inspect.ismethod(value):
+        return [_plain(value.__func__), _plain(value.__self__)]
+    if inspect.isclass(value) or inspect.isbuiltin(value):
         return _code(value)
-    return type(value).__name__
+    simple = {key: item for key, item in getattr(value, "__dict__", {}).items() if isinstance(item, _SIMPLE)}
+    own = [] if isinstance(value, nn.Module) else [_code(type(value))]
+    return [type(value).__name__, *own, _plain(simple)]
+
+
+def _held(function: FunctionType) -> list[Any]:
+    """Numbers and texts that a function takes from where it was made, such as a threshold."""
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+    return [item for item in (*cells, *(function.__defaults__ or ())) if isinstance(item, _SIMPLE)]
+
+
+def _filled(cell: CellType) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:  # not yet
+        return False
+    return True
 
 
 def _is_ours(value: Any) -> bool:
