@@ -95,6 +95,10 @@ class MetricError(SigmaQuantError, ValueError):
     """The user's metric did not return one finite number."""
 
 
+class TaskError(SigmaQuantError):
+    """A method of the user's task, or a function that it was given, failed; the message names it."""
+
+
 class TrainingError(SigmaQuantError):
     """Training cannot go on, for instance because the loss became NaN or infinite."""
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import sigmaquant
-from sigmaquant.errors import DataError, SigmaQuantError
+from sigmaquant.errors import DataError, SigmaQuantError, TaskError
 from sigmaquant.tasks import Boxes, Detection, average_precisions, box_targets, suppressed
 from sigmaquant.tasks.boxes import agreeing, check_box_targets, overlaps
 
@@ -140,6 +140,8 @@ def test_what_a_detector_cannot_be_made_of():
     ):
         with pytest.raises(DataError, match="decoding"):
             Detection(wrong).boxes(maps)
+    with pytest.raises(TaskError, match=r"decode\(\) of the task 'detection' failed: TypeError"):
+        Detection(lambda: 1).boxes(maps)
     with pytest.raises(DataError, match="returns 1 maps, but compare= names 2"):
         Detection(decode, compare=("values", "values")).parts(maps)
     with pytest.raises(DataError, match="box_targets"):

@@ -15,7 +15,7 @@ from sklearn.metrics import jaccard_score, r2_score
 
 import command
 from sigmaquant import evaluate_run, quantize
-from sigmaquant.errors import DataError, MetricError, RunDirectoryError, SigmaQuantError
+from sigmaquant.errors import DataError, MetricError, RunDirectoryError, SigmaQuantError, TaskError
 from sigmaquant.runs import RunFiles
 from sigmaquant.tasks import (
     TASKS,
@@ -307,3 +307,15 @@ def test_a_task_is_named_on_the_command_line(tmp_path, monkeypatch):
         outcome = command.main("quantize", *common, "run9", "--task", task)
         assert outcome.code == 2
         assert message in outcome.err
+
+
+@pytest.mark.parametrize("broken", ["outputs", "parts", "distance"])
+def test_what_fails_in_a_task_of_ones_own_is_told(broken):
+    def fails(self, *args):
+        return {}["nothing"]
+
+    kind = type("Mine", (Agreeing,), {broken: fails})
+    data = (drawn(40, 6), (drawn(40, 6).sum(1) > 0).long())
+    model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+    with pytest.raises(TaskError, match=rf"{broken}\(\) of the task 'Mine' failed: KeyError: 'nothing'"):
+        quantize(model, data, task=kind(1.0), budget="2x", post_training=True, control=True)

@@ -13,7 +13,7 @@ from sigmaquant.tasks.boxes import PADDING, Boxes, agreeing, average_precisions,
 from sigmaquant.tasks.parts import Kind, Part
 from sigmaquant.tasks.pictures import Box, Picture, image_url
 from sigmaquant.tasks.structure import Outputs, leaves, map_outputs, picked
-from sigmaquant.tasks.task import Task
+from sigmaquant.tasks.task import Task, told
 
 Decode = Callable[[Any], Sequence[Any]]
 """What the network returns for a batch -> for each image (boxes [n, 4], scores [n], classes [n])."""
@@ -107,7 +107,13 @@ class Detection(Task):
         count, found = len(leaves(outputs)[0]), list[Boxes]()
         for first in range(0, count, 16):
             part = map_outputs(lambda x, first=first: x[first : first + 16], outputs)  # type: ignore[misc]
-            found += [_checked(one) for one in self.decode(part)]
+            try:
+                decoded = list(self.decode(part))
+            except SigmaQuantError:
+                raise
+            except Exception as error:
+                raise told("decode()", self.name, error) from error
+            found += [_checked(one) for one in decoded]
         if len(found) != count:
             raise DataError(f"the decoding gives boxes of {len(found)} images for {count}. Give a triple for each.")
         return found

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sigmaquant.errors import DataError
+from sigmaquant.errors import DataError, SigmaQuantError, TaskError
 from sigmaquant.outputs import are_logits, scored_tensor
 from sigmaquant.tasks.parts import Part
 from sigmaquant.tasks.pictures import Picture
 from sigmaquant.tasks.structure import Outputs, leaves, picked
+
+_GUARDED = ("outputs", "parts", "distance", "each", "alike", "seen")
+"""Methods whose failure in a class of the user's is told by name; those of metric and loss are told where they run."""
+
+
+def told(what: str, task: str, error: Exception) -> TaskError:
+    """The error for the user's code that failed."""
+    return TaskError(f"{what} of the task {task!r} failed: {type(error).__name__}: {error}")
+
+
+def _guarded(method: Callable[..., Any], name: str) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def guarded(self: Task, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except (SigmaQuantError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise told(f"{name}()", self.name, error) from error
+
+    return guarded
 
 
 class Task:
@@ -46,6 +68,10 @@ class Task:
         super().__init_subclass__(**kwargs)
         cls.name = vars(cls).get("name", cls.__name__)
         cls.metric_name = vars(cls).get("metric_name", "") or cls.metric_name or "metric"
+        if not cls.__module__.startswith("sigmaquant."):
+            for method in _GUARDED:
+                if method in vars(cls):
+                    setattr(cls, method, _guarded(vars(cls)[method], method))
 
     def outputs(self, returned: Any) -> Outputs:
         """What counts of what the network returns for a batch.
