@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sigmaquant.cli import export, hardware, report, runs, sweep
-from sigmaquant.cli.verbs import VERBS, make_app
+from sigmaquant.cli.panels import EXAMPLES, in_panels
+from sigmaquant.cli.verbs import VERBS, epilog, make_app
 
 app = make_app()
 _COMMANDS: dict[str, Callable[..., None]] = {
@@ -19,5 +20,5 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "verify": export.verify_command,
 }
 for _name, _verb in _COMMANDS.items():
-    app.command(_name, short_help=VERBS[_name])(_verb)
+    app.command(_name, short_help=VERBS[_name], epilog=epilog(EXAMPLES[_name]))(in_panels(_verb))
 app.add_typer(hardware.app, name="hardware", short_help=VERBS["hardware"])

@@ -30,6 +30,7 @@ from sigmaquant.cli.common import (
     stdout_is_ours,
     whole_numbers,
 )
+from sigmaquant.cli.configuration import ConfigOption, repeatable
 from sigmaquant.cli.options import DEFAULTS
 from sigmaquant.data import as_source
 from sigmaquant.errors import SigmaQuantError
@@ -47,11 +48,13 @@ from sigmaquant.tasks import as_task
 
 
 def quantize_command(
+    ctx: typer.Context,
     model: ModelArgument,
     train: options.Train,
     val: options.Val = None,
     test: options.Test = None,
     weights: WeightsOption = None,
+    config: ConfigOption = None,
     out: Annotated[Path | None, typer.Option(help="run directory")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in --out")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="discard the run in --out")] = False,
@@ -108,7 +111,7 @@ def quantize_command(
     limits = {"size": size, "accuracy": accuracy, "bops": bops, "energy": energy, "latency": latency, "ram": ram}
     budgets = options.make_plans(plans, limits, size_counts)
     budget = None if budgets else options.make_budget(limits, size_counts)
-    with stdout_is_ours(json_output), interruptible(out):
+    with stdout_is_ours(json_output), interruptible(out), repeatable(ctx, out):
         result = quantize(
             **load_inputs(model, weights, train, val, test, metric, loss, batch_size, task),
             budget=budget,

@@ -28,6 +28,7 @@ from sigmaquant.cli.common import (
     print_parts,
     stdout_is_ours,
 )
+from sigmaquant.cli.configuration import ConfigOption, repeatable
 from sigmaquant.cli.options import DEFAULTS
 from sigmaquant.errors import SigmaQuantError
 from sigmaquant.frontends.inputs import load_inputs
@@ -39,12 +40,14 @@ from sigmaquant.sweeping import sweep_job
 
 
 def sweep_command(
+    ctx: typer.Context,
     model: ModelArgument,
     train: options.Train,
     out: Annotated[Path, typer.Option(help="folder: a run directory per budget, frontier.csv, report.html")],
     val: options.Val = None,
     test: options.Test = None,
     weights: WeightsOption = None,
+    config: ConfigOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the sweep in --out")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the sweep in --out")] = False,
     jobs: Annotated[int, typer.Option(help="worker processes; more than one needs Ray")] = 1,
@@ -113,7 +116,7 @@ def sweep_command(
         settings=settings,
         device=device,
     )
-    with stdout_is_ours(json_output), interruptible(out):
+    with stdout_is_ours(json_output), interruptible(out), repeatable(ctx, out):
         found = sweep_job(
             make,
             budgets,
