@@ -27,7 +27,7 @@ FLOORS = (
     {"report", "measurement"},
     {"frontends"},
     {"inspection", "results", "loading"},
-    {"control"},
+    {"control", "cautions"},
     {"job"},
     {"exporting"},
     {"nested"},

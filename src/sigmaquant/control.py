@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from sigmaquant.budget import Cost
+from sigmaquant.data import DataSource
 from sigmaquant.errors import SigmaQuantError
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.results import Control, Scores
@@ -184,15 +185,29 @@ def weigh(session: Session, found: Contender, control: Contender) -> Verdict:
     return Verdict(False, f"{figures}: it is as good within noise and no larger; {how}" if as_good else "")
 
 
-def paired_error(session: Session, one: nn.Module, other: nn.Module) -> float:
-    """Standard error of the difference of two networks' metrics on the validation data; 0 where it is not known.
+def noise(session: Session, returned: Contender, control: Contender | None) -> dict[str, float]:
+    """Standard errors of the differences to the float network and to the control, see `QuantizationResult.noise`."""
+    found = {"float": paired_error(session, returned.network, session.teacher, session.data.test)}
+    if control is not None and control is not returned:
+        found["control"] = paired_error(session, returned.network, control.network, session.data.test)
+    return found
+
+
+def paired_error(session: Session, one: nn.Module, other: nn.Module, source: DataSource | None = None) -> float:
+    """Standard error of the difference of two networks' metrics; 0 where it is not known.
 
     Where the metric is a mean of the examples' scores (`Task.each`), that of their differences. Of another share of the
     examples it is bounded by that of two independent ones.
+
+    Args:
+        session: has the data.
+        one, other: the networks.
+        source: on what; None: the validation data.
     """
+    source = session.judge.source if source is None else source
     scores = []
     for network in (one, other):
-        outputs, targets = outputs_of(network, session.judge.source.batches(), session.task, session.device)
+        outputs, targets = outputs_of(network, source.batches(), session.task, session.device)
         each = session.task.each(outputs, targets)
         if each is None:
             accuracy = session.judge(one).accuracy

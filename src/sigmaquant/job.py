@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from sigmaquant._version import __version__
 from sigmaquant.budget import Budget
-from sigmaquant.control import Contender, between, run_control, run_next_wider, weigh
+from sigmaquant.cautions import cautions
+from sigmaquant.control import Contender, between, noise, run_control, run_next_wider, weigh
 from sigmaquant.data import DataSource, Keys, Structure, as_source, split
 from sigmaquant.data.batch import describe_inputs
 from sigmaquant.errors import DataError, SigmaQuantError, UnreachableBudgetError, near_matches
@@ -148,6 +149,9 @@ class Job:
                 session = self.session(budget)
                 float_test = self.float_test
             log.info("float network: %.4f on the validation data", session.float_accuracy)
+            for caution in cautions(session, budget):
+                notes = (*notes, caution)
+                log.warning(caution)
             if session.equalization is not None:
                 notes = (*notes, session.equalization.sentence)
                 log.info(notes[-1])
@@ -184,6 +188,7 @@ class Job:
                 seconds=state.seconds + control_seconds,
                 control=uniform,
                 control_above=wider,
+                noise=noise(session, returned, control),
                 returned="search" if returned is found else "control",
             )
             if recorder is not None:

@@ -12,6 +12,7 @@ from sigmaquant.export.verification import Verification
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import QuantizedNetwork
 from sigmaquant.quant.coverage import CoverageRow, coverage
+from sigmaquant.units import format_bytes
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ class QuantizationResult:
         discarded_examples: those of trainings that were thrown away, because what was before them was better.
         notes: what the user should know, such as where validation data came from.
         run_dir: where the files are, or None.
+        noise: standard error of the difference to the score of the float network (``"float"``) and of the control
+            (``"control"``), on the test data, or else on the validation data; 0: not known.
         files: verdicts on the files that were asked for with ``export=``.
         plans: all plans, from the largest to the smallest, where several were asked for with ``plans=``; everything
             else here is then about the largest.
@@ -140,12 +143,19 @@ class QuantizationResult:
     control_above: Control | None = None
     returned: Literal["search", "control"] = "search"
     files: tuple[Verification, ...] = ()
+    noise: Mapping[str, float] = field(default_factory=dict)
     plans: tuple[PlanRow, ...] = ()
 
     @property
     def status(self) -> str:
         """``"met"`` or ``"not met"``."""
         return "met" if self.met else "not met"
+
+    @property
+    def verdict(self) -> str:
+        """What came of it in one sentence: the budget, beside the float network, beside the control."""
+        clauses = [_of_the_budget(self), _beside_float(self), _beside_the_control(self)]
+        return "; ".join(clause for clause in clauses if clause) + "."
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; the network's tensors are not in it."""
@@ -164,6 +174,8 @@ class QuantizationResult:
             "returned": self.returned,
             "coverage": [row.__dict__ for row in self.coverage],
             "float_operators": list(self.float_operators),
+            "verdict": self.verdict,
+            "noise": dict(self.noise),
             "notes": list(self.notes),
             "seconds": round(self.seconds, 3),
             "trained_examples": self.trained_examples,
@@ -172,3 +184,57 @@ class QuantizationResult:
             "sensitivity_agreement": self.sensitivity_agreement,
             **({"plans": [row.to_dict() for row in self.plans]} if self.plans else {}),
         }
+
+
+def _of_the_budget(result: QuantizationResult) -> str:
+    size = format_bytes(result.cost.total_bytes)
+    smaller = result.reference.total_bytes / max(1, result.cost.total_bytes)
+    has = f"{size}, {smaller:.1f} times smaller than in float32"
+    if result.met:
+        return f"The budget is met: {has}"
+    missed = ", ".join(
+        f"{name.split('_')[0]} is {100 * excess:.2g} % {'below' if name == 'accuracy' else 'over'} its limit"
+        for name, excess in result.violations.items()
+    )
+    return f"The budget is not met ({missed}): {has}; allow more, train longer (--epochs), or free pinned layers"
+
+
+def _judged(scores: Scores, tested: bool) -> float | None:
+    return scores.test if tested else scores.validation
+
+
+def _beside_float(result: QuantizationResult) -> str:
+    tested = result.scores.test is not None and result.float_scores.test is not None
+    mine, theirs = _judged(result.scores, tested), _judged(result.float_scores, tested)
+    if mine is None or theirs is None:
+        return ""
+    noise = result.noise.get("float", 0.0)
+    how = (
+        "as good as float"
+        if abs(mine - theirs) <= 2 * noise or mine == theirs
+        else ("better than float" if mine > theirs else f"{theirs - mine:.4f} below float")
+    )
+    beyond = f", at a noise of {noise:.4f}" if noise else ""
+    return f"{how} on the {'test' if tested else 'validation'} data ({mine:.4f} against {theirs:.4f}{beyond})"
+
+
+def _beside_the_control(result: QuantizationResult) -> str:
+    control = result.control
+    if control is None:
+        return "" if result.plans else "how far one bitwidth for all layers goes, --control tells"
+    name = f"uniform {'/'.join(map(str, sorted(set(control.plan.weights.values()))))} bits"
+    if result.returned == "control":
+        return f"what is returned is {name}, the control"
+    tested = result.scores.test is not None and control.scores.test is not None
+    mine, theirs = _judged(result.scores, tested), _judged(control.scores, tested)
+    if mine is None or theirs is None:
+        return ""
+    noise, share = result.noise.get("control", 0.0), 100 * (1 - control.cost.total_bytes / result.cost.total_bytes)
+    size = f"{abs(share):.0f} % {'smaller' if share > 0 else 'larger'}" if abs(share) >= 0.5 else "of the same size"
+    beyond = f" ({theirs:.4f}, at a noise of {noise:.4f})" if noise else f" ({theirs:.4f})"
+    if abs(mine - theirs) <= 2 * noise or mine == theirs:
+        advice = ": --accept-control returns it" if share > -0.5 else ""
+        return f"{name} is as good{beyond} and {size}{advice}"
+    if theirs > mine:
+        return f"{name} is better by {theirs - mine:.4f}{beyond} and {size}: --accept-control returns it"
+    return f"{name} is worse by {mine - theirs:.4f}{beyond} and {size}"

@@ -133,6 +133,7 @@ def quantize_command(
         print_parts(tables.summary(result), *tables.operating_points(result), *rows)
         if result.files:
             print_parts(tables.verifications(result.files))
+        print_parts(result.verdict)
         if out is not None:
             print_line(f"Files: {out}")
     passed = all(verdict.passed for verdict in result.files)
