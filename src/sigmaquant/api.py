@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
@@ -18,8 +19,9 @@ from sigmaquant.job import Job, make_settings
 from sigmaquant.nested.files import export_plans
 from sigmaquant.nested.run import named_budgets, plan_settings, run_plans
 from sigmaquant.results import QuantizationResult
-from sigmaquant.runs import Progress
-from sigmaquant.search.settings import Settings
+from sigmaquant.runs import Progress, shown_progress
+from sigmaquant.search.callbacks import Callback
+from sigmaquant.search.settings import Options, Settings
 from sigmaquant.tasks import Metric, Task, TaskLoss
 
 _EXAMPLES = 1000
@@ -43,9 +45,10 @@ def quantize(
     overwrite: bool = False,
     settings: Settings | None = None,
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     export: Sequence[str] = (),
-    **options: Any,
+    callbacks: Sequence[Callback] = (),
+    **options: Unpack[Options],
 ) -> QuantizationResult:
     """Fit a trained network into a budget: choose a bitwidth for every layer, train briefly, write the result.
 
@@ -71,10 +74,13 @@ def quantize(
         overwrite: discard the run in `run_dir`.
         settings: how to search and train.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ….
-        progress: display; None: silent.
+        progress: a display; True: the one that suits the terminal, notebook or file; None: silent.
         export: kinds of files that are written and verified at the end (``"onnx"``, ``"litert"``, ``"tflm"``,
             ``"c"``, ``"packed"``), into ``export`` in `run_dir`. Whether they can hold the network is checked before
             any work.
+        callbacks: called with every step while the run goes on, as ``trajectory.jsonl`` has it, and at the end with the
+            result as ``result.json`` has it, whose ``stage`` is ``"result"``: for loggers. Not called where there are
+            `plans`.
         **options: fields of `Settings`, such as ``seed=1`` or ``pin={"conv1": 8}``.
 
     Returns:
@@ -98,6 +104,7 @@ def quantize(
         raise SigmaQuantError("give either a budget, such as budget='8x', or plans, such as plans=['8x', '16x'].")
     budgets = None if plans is None else named_budgets(plans)
     chosen = make_settings(settings, options)
+    progress = shown_progress(progress)
     job = Job(
         model,
         train_data,
@@ -118,11 +125,14 @@ def quantize(
         result = run_plans(job, budgets, run_dir=run_dir, resume=resume, overwrite=overwrite, progress=progress)
     else:
         assert budget is not None, "one of the two is given"
-        result = job.run(budget, run_dir=run_dir, resume=resume, overwrite=overwrite, progress=progress)
-    if export:
+        result = job.run(
+            budget, run_dir=run_dir, resume=resume, overwrite=overwrite, progress=progress, callbacks=callbacks
+        )
+    if run_dir is not None:
         held_out = validation_data if validation_data is not None else train_data
-        data = test_data if test_data is not None else held_out
         write = export_run if budgets is None else export_plans
-        verdicts = write(model, str(run_dir), data, to=export, task=job.task, examples=_EXAMPLES, progress=progress)
-        result = replace(result, files=verdicts)
+        exporter = partial(write, model, str(run_dir), task=job.task)
+        result = replace(result, exporter=exporter, own_data=test_data if test_data is not None else held_out)
+    if export:
+        result = replace(result, files=result.export(*export, examples=_EXAMPLES, progress=progress))
     return result

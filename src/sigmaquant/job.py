@@ -31,6 +31,7 @@ from sigmaquant.report import LayersDocument, describe_layers, refresh_report
 from sigmaquant.results import Control, QuantizationResult, Scores
 from sigmaquant.runs import NullProgress, Progress, RunDirectory, logging_to, task
 from sigmaquant.search.bench import NullRecorder
+from sigmaquant.search.callbacks import Announced, Callback, call_all
 from sigmaquant.search.driver import Driver
 from sigmaquant.search.session import Data, Session, Statistics
 from sigmaquant.search.settings import Settings
@@ -116,11 +117,13 @@ class Job:
         overwrite: bool = False,
         progress: Progress | None = None,
         start: Start | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> QuantizationResult:
         """Fit the network into one budget; arguments as for `sigmaquant.quantize`.
 
         Args:
             start: a finished run to begin from in place of phase 1.
+            callbacks: as for `sigmaquant.quantize`.
 
         Raises:
             SigmaQuantError: see `sigmaquant.quantize`.
@@ -155,7 +158,7 @@ class Job:
             if session.equalization is not None:
                 notes = (*notes, session.equalization.sentence)
                 log.info(notes[-1])
-            driver = Driver(session, recorder or NullRecorder(), progress, start=start)
+            driver = Driver(session, Announced(recorder or NullRecorder(), callbacks), progress, start=start)
             if driver.student.outliers:
                 notes = (*notes, _told(driver.student.outliers, self.data.train))
                 log.warning(notes[-1])
@@ -198,6 +201,7 @@ class Job:
                 log.warning("the budget is not met: %s is off by %.2f %% of its limit", name, 100 * excess)
             if recorder is not None:
                 refresh_report(recorder.path)
+            call_all(callbacks, {"stage": "result", **result.to_dict()})
             return result
 
     def session(self, budget: Budget) -> Session:

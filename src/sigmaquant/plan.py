@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -68,7 +69,7 @@ class LayerBits:
     bits: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BitwidthPlan:
     """Bitwidths by name. Immutable; `with_weights` and `with_activations` give changed copies.
 
@@ -158,6 +159,16 @@ class BitwidthPlan:
                 f"the plan belongs to another model (fingerprint {self.model}, this model has {model}): same names, "
                 "but other shapes. Use the plan with the model it was made for."
             )
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{number} at {bits} bits" for bits, number in self.histogram().items())
+        layers = f"{len(self.weights)} layer{'' if len(self.weights) == 1 else 's'}"
+        return f"BitwidthPlan({layers}: {counts}; {len(self.activations)} activations)"
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{bits}</td></tr>" for name, bits in self.weights.items())
+        return f"<table><tr><th>layer</th><th>bits</th></tr>{rows}</table>"
 
     def histogram(self) -> dict[int, int]:
         """How many layers have each weight bitwidth.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import html
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from sigmaquant.budget import Cost
+from sigmaquant.errors import ExportError, RunDirectoryError
 from sigmaquant.export.verification import Verification
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import QuantizedNetwork
 from sigmaquant.quant.coverage import CoverageRow, coverage
+from sigmaquant.report import write_report
 from sigmaquant.units import format_bytes
 
 
@@ -87,7 +90,7 @@ class PlanRow:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QuantizationResult:
     """What `quantize` returns and ``result.json`` holds.
 
@@ -116,6 +119,7 @@ class QuantizationResult:
         run_dir: where the files are, or None.
         noise: standard error of the difference to the score of the float network (``"float"``) and of the control
             (``"control"``), on the test data, or else on the validation data; 0: not known.
+        exporter, own_data: what `export` calls, and the data that it verifies on; None: there is no run directory.
         files: verdicts on the files that were asked for with ``export=``.
         plans: all plans, from the largest to the smallest, where several were asked for with ``plans=``; everything
             else here is then about the largest.
@@ -144,6 +148,75 @@ class QuantizationResult:
     returned: Literal["search", "control"] = "search"
     files: tuple[Verification, ...] = ()
     noise: Mapping[str, float] = field(default_factory=dict)
+    exporter: Callable[..., tuple[Verification, ...]] | None = field(default=None, compare=False)
+    own_data: Any = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        scores = self.scores
+        smaller = self.reference.total_bytes / max(1, self.cost.total_bytes)
+        parts = [self.status, format_bytes(self.cost.total_bytes), f"{smaller:.1f}x smaller"]
+        for score, mine, theirs in (
+            ("validation", scores.validation, self.float_scores.validation),
+            ("test", scores.test, self.float_scores.test),
+        ):
+            if mine is not None:
+                parts.append(f"{score} {mine:.4f}" + ("" if theirs is None else f" (float {theirs:.4f})"))
+        return f"QuantizationResult({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        rows = [("float32", self.float_scores, self.reference)]
+        if self.control is not None:
+            rows.append((f"uniform {_uniform_bits(self.control)}", self.control.scores, self.control.cost))
+        rows.append(("quantized", self.scores, self.cost))
+        cells = "".join(
+            f"<tr><th>{html.escape(name)}</th>"
+            + "".join(
+                f"<td>{cell}</td>"
+                for cell in (
+                    "–" if scores.validation is None else f"{scores.validation:.4f}",
+                    "–" if scores.test is None else f"{scores.test:.4f}",
+                    format_bytes(cost.total_bytes),
+                    f"{self.reference.total_bytes / max(1, cost.total_bytes):.2f}×",
+                )
+            )
+            + "</tr>"
+            for name, scores, cost in rows
+        )
+        head = "".join(f"<th>{name}</th>" for name in ("network", "validation", "test", "size", "smaller"))
+        return f"<table><tr>{head}</tr>{cells}</table><p>{html.escape(self.verdict)}</p>"
+
+    def export(self, *to: str, data: Any = None, **options: Any) -> tuple[Verification, ...]:
+        """Write files that run on devices, and verify each; see `sigmaquant.exporting.export_run`.
+
+        Args:
+            to: kinds of files, such as ``"onnx"``, ``"litert"``, ``"c"``; none: ``"onnx"``.
+            data: what to verify on; None: the run's own test data, or else its validation data.
+            options: ``out``, ``options``, ``examples`` and ``progress`` of `sigmaquant.exporting.export_run`.
+
+        Raises:
+            ExportError: the run has no directory, or the network cannot be written so.
+        """
+        if self.exporter is None:
+            raise ExportError("files are exported from a run directory. Give run_dir= to quantize.")
+        return self.exporter(self.own_data if data is None else data, to=to or ("onnx",), **options)
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write the report, one HTML page with its numbers beside it; see `sigmaquant.report.write_report`.
+
+        Args:
+            out: the page's file or a folder; None: in the run directory.
+
+        Returns:
+            where the page is.
+
+        Raises:
+            RunDirectoryError: the run has no directory.
+        """
+        if self.run_dir is None:
+            raise RunDirectoryError("a report is made of a run directory. Give run_dir= to quantize.")
+        return write_report([self.run_dir], out)
+
     plans: tuple[PlanRow, ...] = ()
 
     @property
@@ -199,6 +272,10 @@ def _of_the_budget(result: QuantizationResult) -> str:
     return f"The budget is not met ({missed}): {has}; allow more, train longer (--epochs), or free pinned layers"
 
 
+def _uniform_bits(control: Control) -> str:
+    return f"{'/'.join(map(str, sorted(set(control.plan.weights.values()))))} bits"
+
+
 def _judged(scores: Scores, tested: bool) -> float | None:
     return scores.test if tested else scores.validation
 
@@ -222,7 +299,7 @@ def _beside_the_control(result: QuantizationResult) -> str:
     control = result.control
     if control is None:
         return "" if result.plans else "how far one bitwidth for all layers goes, --control tells"
-    name = f"uniform {'/'.join(map(str, sorted(set(control.plan.weights.values()))))} bits"
+    name = f"uniform {_uniform_bits(control)}"
     if result.returned == "control":
         return f"what is returned is {name}, the control"
     tested = result.scores.test is not None and control.scores.test is not None

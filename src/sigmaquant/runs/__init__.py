@@ -4,7 +4,15 @@ from sigmaquant.runs.atomic import save_tensors_atomic, write_bytes_atomic, writ
 from sigmaquant.runs.directory import RunDirectory
 from sigmaquant.runs.files import RunFiles
 from sigmaquant.runs.logs import logging_to
-from sigmaquant.runs.progress import NullProgress, PlainProgress, Progress, TerminalProgress, make_progress, task
+from sigmaquant.runs.progress import (
+    NullProgress,
+    PlainProgress,
+    Progress,
+    TerminalProgress,
+    make_progress,
+    shown_progress,
+    task,
+)
 from sigmaquant.runs.weights import load_tensors, load_weights
 
 __all__ = [
@@ -19,6 +27,7 @@ __all__ = [
     "logging_to",
     "make_progress",
     "save_tensors_atomic",
+    "shown_progress",
     "task",
     "write_bytes_atomic",
     "write_text_atomic",

@@ -220,10 +220,25 @@ class TerminalProgress:
         self._console.print(text, markup=False, highlight=False)
 
 
+def shown_progress(progress: Progress | bool | None) -> Progress | None:
+    """What `progress` asks for: a display as it is, True for the one that suits, False and None for none."""
+    if isinstance(progress, bool):
+        return make_progress() if progress else None
+    return progress
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules.get("IPython")
+    found = None if shell is None else shell.get_ipython()
+    return found is not None and hasattr(found, "kernel")
+
+
 def make_progress(*, show: bool = True) -> Progress:
     """The display that suits standard error: live on a terminal, lines in a file or pipe, none if not `show`."""
     if not show:
         return NullProgress()
+    if _in_notebook():
+        return TerminalProgress(Console())  # which rich draws in the cell
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         return TerminalProgress()
     return PlainProgress()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from sigmaquant.errors import SigmaQuantError, near_matches
 from sigmaquant.outputs import OutputKind
@@ -202,6 +202,53 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+
+class Options(TypedDict, total=False):
+    """The fields of `Settings` as keyword arguments, so that a type checker knows them."""
+
+    strategy: str
+    start: Beginning
+    bitwidths: Sequence[int]
+    activation_bits: int
+    equalize: bool
+    activation_bitwidths: Sequence[int]
+    midrise_up_to: int | None
+    activation_pin: Mapping[str, int]
+    pin: Mapping[str, int]
+    allowed: Mapping[str, Sequence[int]]
+    objective: Objective
+    sigma: SigmaVariant
+    sensitivity: str
+    phase2: bool
+    max_cycles: int
+    search_minutes: float | None
+    phase1_cycles: int
+    cycle_examples: int
+    final_epochs: float
+    post_training: bool
+    rounding: Rounding
+    minutes: float | None
+    reconstruction_steps: int | None
+    reconstruction_examples: int
+    batch_size: int
+    lr: float
+    cycle_lr: float
+    scale_lr: float
+    weight_decay: float
+    distill: float
+    temperature: float
+    bf16: bool | None
+    outputs: OutputKind
+    sensitivity_examples: int
+    sensitivity_limit: int
+    calibration_examples: int
+    batch_norm_examples: int
+    search_examples: int
+    validation_fraction: float
+    control: bool
+    accept_control: bool
+    seed: int
 
 
 def _typed(value: Any, kind: str, name: str) -> Any:

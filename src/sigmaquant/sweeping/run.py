@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -18,12 +18,12 @@ from sigmaquant.errors import RunDirectoryError, SigmaQuantError
 from sigmaquant.hardware.profile import HardwareProfile
 from sigmaquant.job import Job, make_settings
 from sigmaquant.report import write_report
-from sigmaquant.runs import NullProgress, Progress, task
+from sigmaquant.runs import NullProgress, Progress, shown_progress, task
 from sigmaquant.runs.atomic import write_text_atomic
 from sigmaquant.runs.documents import dumps, sealed, unsealed
 from sigmaquant.runs.files import read_document
 from sigmaquant.search.session import Statistics
-from sigmaquant.search.settings import Settings
+from sigmaquant.search.settings import Options, Settings
 from sigmaquant.search.strategies import STRATEGIES, Strategy
 from sigmaquant.sweeping.files import SweepDirectory
 from sigmaquant.sweeping.frontier import Point
@@ -84,9 +84,9 @@ def sweep(
     address: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     strategies: Sequence[str] = (),
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Sweep:
     """Fit a trained network into several budgets, and draw the frontier.
 
@@ -143,7 +143,7 @@ def sweep(
         address=address,
         resume=resume,
         overwrite=overwrite,
-        progress=progress,
+        progress=shown_progress(progress),
         strategies=strategies,
     )
 
