@@ -189,3 +189,41 @@ def test_bad_files(made, tmp_path):
             load_nested(tiny.untrained(), x, damaged, number)
     shutil.copy(file, damaged)
     assert load_file(damaged)
+
+
+TRAINED = {"post_training": False, "final_epochs": 2.0, "lr": 0.01}
+
+
+def test_plans_are_trained_together_and_go_on_where_they_were_killed(tmp_path, monkeypatch):
+    """The same networks whether the run was killed or not."""
+    from sigmaquant.training.together import Together
+
+    sizes = [Budget(size=size, size_counts="weights") for size in ("6x", "16x")]
+    rounded = run(sizes)
+    whole = run(sizes, **TRAINED, control=True, run_dir=tmp_path / "whole")
+    assert whole.trained_examples > 0
+    means = [sum(row.scores.validation for row in result.plans) for result in (whole, rounded)]
+    assert means[0] >= means[1], "what is kept is no worse than what training began with"
+    for row in whole.plans:
+        assert row.alone is not None
+        assert row.scores.validation >= row.alone.validation - 0.06
+    segment, calls = Together.segment, []
+
+    def twice(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise interrupted()
+        return segment(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Together, "segment", twice)
+        with pytest.raises(interrupted()):
+            run(sizes, **TRAINED, run_dir=tmp_path / "killed")
+    again = run(sizes, **TRAINED, run_dir=tmp_path / "killed", resume=True)
+    assert again.plans[0].alone is None
+    for one, other in zip(again.plans, whole.plans, strict=True):
+        assert tiny.same_tensors(one.network.state(), other.network.state())
+    file = RunFiles(tmp_path / "whole").nested_path
+    for number, row in enumerate(whole.plans):
+        network = load_nested(tiny.untrained(), tiny.test_data()[0][:2], file, number)
+        assert tiny.same_tensors(network.state(), row.network.state())

@@ -6,9 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from sigmaquant.numerics import mse_weight_scales, quantize_weight, weight_qmax
-from sigmaquant.quant.nested_rounding import LevelGrid, fitted_scales, round_together
-from sigmaquant.quant.nesting import cells, codes_of, is_nested_midrise, levels_of, narrowed, nested_scales
+from sigmaquant.numerics import fake_quantize_weight, mse_weight_scales, quantize_weight, weight_qmax
+from sigmaquant.quant.nested_rounding import fitted_scales, round_together
+from sigmaquant.quant.nesting import (
+    LevelGrid,
+    cells,
+    codes_of,
+    fake_quantize_nested,
+    is_nested_midrise,
+    levels_of,
+    narrowed,
+    nested_scales,
+)
 
 PAIRS = [(wide, narrow) for wide in range(2, 9) for narrow in range(2, wide)]
 
@@ -124,3 +133,28 @@ def scales_of(rows: Tensor, bits: tuple[int, ...]) -> list[Tensor]:
 def harm(rows: Tensor, codes: Tensor, moment: Tensor, scale: Tensor) -> float:
     error = codes * scale[:, :, None] - rows
     return float((error @ moment * error).sum())
+
+
+def test_the_widest_plan_trains_like_any_quantized_weight():
+    """Gradients of weight and scale are those of `fake_quantize_weight`; a narrower plan's scale sees its codes."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(4, 30, generator=generator)
+    seen = torch.randn(4, 30, generator=generator)
+    scale = mse_weight_scales(start, 4, midrise=True)
+    found = []
+    for nested in (True, False):
+        weight, step = start.clone().requires_grad_(), scale.clone().requires_grad_()
+        grid = LevelGrid(4)
+        if nested:
+            result = fake_quantize_nested(weight, step, step, grid, grid)
+        else:
+            result = fake_quantize_weight(weight, step, 4, midrise=True)
+        (result * seen).sum().backward()
+        found.append((result.detach(), weight.grad, step.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    weight, own = start.clone().requires_grad_(), (4 * scale).requires_grad_()
+    narrow = fake_quantize_nested(weight, own, scale, LevelGrid(4), LevelGrid(2))
+    codes = narrowed(quantize_weight(start, scale, 4, midrise=True), 4, 2).float()
+    assert torch.allclose(narrow, codes * own[:, None])
+    (narrow * seen).sum().backward()
+    assert torch.allclose(own.grad, (seen * codes).sum(1) / (3 * 30) ** 0.5, atol=1e-5)

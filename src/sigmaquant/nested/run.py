@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from sigmaquant.budget import Budget
 from sigmaquant.errors import SigmaQuantError
@@ -27,6 +30,7 @@ from sigmaquant.search.settings import Settings
 from sigmaquant.training.metrics import evaluate
 from sigmaquant.training.nesting import round_nested_
 from sigmaquant.training.student import Student
+from sigmaquant.training.together import Together, resumed
 
 log = logging.getLogger("sigmaquant")
 
@@ -94,8 +98,6 @@ def run_plans(
     Raises:
         SigmaQuantError: see `sigmaquant.quantize`.
     """
-    if job.settings.trains:
-        raise SigmaQuantError("several plans are rounded, not trained, in this release. Give post_training=True.")
     progress = progress or NullProgress()
     sessions = _sessions(job, budgets)
     names = list(sessions)
@@ -142,11 +144,12 @@ class _Run:
         self.names, self.sessions = list(sessions), list(sessions.values())
         self.notes = list(job.notes)
         self.seconds = 0.0
+        self.trained = 0
 
     def result(self) -> QuantizationResult:
         plans = self._search()
         begun = time.perf_counter()
-        networks = self._rounded(plans)
+        networks = self._trained(plans) if self._segments[0] else self._rounded(plans)
         with task(self.progress, "comparing the plans", len(plans)):
             rows = [self._row(number, networks[number]) for number in range(len(plans))]
         self.seconds += time.perf_counter() - begun
@@ -175,9 +178,9 @@ class _Run:
             self.sessions[number] = limited
         return plans
 
-    def _inner(self, number: int, twin: Session) -> RunDirectory:
+    def _inner(self, name: int | str, twin: Session) -> RunDirectory:
         assert self.recorder is not None
-        path = self.recorder.plan_run_path(number)
+        path = self.recorder.plan_run_path(name)
         config = {
             **self.recorder.read_config(),
             "settings": twin.settings.to_dict(),
@@ -193,20 +196,105 @@ class _Run:
 
     # -- rounding ------------------------------------------------------------------------------------------------
 
+    def _students(self) -> list[Student]:
+        return [session.student() for session in self.sessions]
+
     def _rounded(self, plans: Sequence[BitwidthPlan]) -> list[QuantizedNetwork]:
-        students = [session.student() for session in self.sessions]
+        students = self._students()
         with task(self.progress, "rounding the plans together"):
             round_nested_(students, plans, self.job.settings.rounding == "compensated")
-        networks = [student.network for student in students]
-        compact_(networks)
-        return networks
+        return _finished([student.network for student in students])
 
-    def _alone(self, number: int, plan: BitwidthPlan) -> Scores:
-        """Of the same plan, rounded for itself."""
-        session = self.sessions[number]
-        student: Student = session.student()
+    # -- training ------------------------------------------------------------------------------------------------
+
+    @property
+    def _segments(self) -> tuple[int, int]:
+        """Number of segments of the training, two for each pass over the data, and examples in each."""
+        settings = self.job.settings
+        if settings.post_training or not settings.final_epochs:
+            return 0, 0
+        known = self.sessions[0].train_examples
+        examples = round(settings.final_epochs * known)
+        segments = max(1, round(2 * examples / known))
+        return segments, -(-examples // segments)
+
+    def _trained(self, plans: Sequence[BitwidthPlan]) -> list[QuantizedNetwork]:
+        """All plans trained together from where they were rounded, in segments, each a complete step."""
+        segments, per_segment = self._segments
+        session, students = self.sessions[0], self._students()
+        saved = None if self.recorder is None else self.recorder.load_state()
+        done, best = 0, -math.inf
+        if saved is not None and saved[2].get("stage") == "training":
+            done, best, self.trained = saved[2]["segment"], saved[2]["best"], saved[2]["best_examples"]
+            parts = {part: _part(saved[1], part) for part in ("now", "best")}
+            together, kept = resumed(students, plans, parts["now"]), parts["best"]
+        else:
+            with task(self.progress, "rounding the plans together"):
+                round_nested_(students, plans, self.job.settings.rounding == "compensated")
+            together = Together(students)
+            kept, best = together.tensors(), self._judged(students)
+        total = segments * per_segment
+        with task(self.progress, "training the plans together", total):
+            self.progress.advance(done * per_segment)
+            while done < segments:
+                seed = session.seed("plans", done)
+                session.device.seed(seed)
+                together.segment(per_segment, seed, done * per_segment, total, self._tick)
+                done += 1
+                mean = self._judged(students)
+                log.info("segment %d of %d: mean accuracy of the plans %.4f", done, segments, mean)
+                if mean >= best:
+                    kept, best, self.trained = together.tensors(), mean, done * per_segment
+                if self.recorder is not None:
+                    tensors = {f"now.{key}": value for key, value in together.tensors().items()}
+                    tensors |= {f"best.{key}": value for key, value in kept.items()}
+                    meta = {"stage": "training", "segment": done, "best": best, "best_examples": self.trained}
+                    self.recorder.save_state(done, tensors, meta)
+        together.restore(kept)
+        if self.trained:
+            self._reestimated(together, students, best)
+        else:
+            self._note("training the plans together made them no better: they are returned as they were rounded")
+        return _finished(together.finish())
+
+    def _reestimated(self, together: Together, students: Sequence[Student], best: float) -> None:
+        """BatchNorm statistics of every plan from fresh examples, where that does not harm."""
+        settings, before = self.job.settings, together.tensors()
+        for student in students:
+            if student.has_batch_norm:
+                student.reestimate(settings.batch_norm_examples, self.sessions[0].seed("batch norm"))
+        if self._judged(students) < best:
+            together.restore(before)
+
+    def _judged(self, students: Sequence[Student]) -> float:
+        """Mean accuracy of all plans on all validation data."""
+        found = [self.sessions[0].judge(student.network).accuracy for student in students]
+        return sum(found) / len(found)
+
+    def _tick(self, examples: int, loss: float) -> None:
+        self.progress.note(loss=loss)
+        self.progress.advance(examples)
+
+    # -- alone ---------------------------------------------------------------------------------------------------
+
+    def _alone(self, number: int, plan: BitwidthPlan) -> Scores | None:
+        """Of the same bitwidths rounded for themselves, or trained for as long: where plans train, only if asked."""
+        session, settings = self.sessions[number], self.job.settings
+        if self._segments[0]:
+            if not settings.control:
+                return None
+            twin = session.fixed_at(plan.weights)
+            twin.settings = replace(settings, strategy="uniform", control=False, cycle_examples=0)
+            with contextlib.ExitStack() as stack:
+                inner: Recorder = NullRecorder()
+                if self.recorder is not None:
+                    inner = stack.enter_context(self._inner(f"{number}-alone", twin))
+                driver = Driver(twin, inner, self.progress)
+                driver.run()
+            return _scores(session, driver.student.network)
+        student = session.student()
         student.apply(plan)
-        if self.job.settings.rounding == "compensated":
+        if settings.rounding == "compensated":
             student.compensate()
         else:
             student.recalibrate()
@@ -222,10 +310,9 @@ class _Run:
         violations = session.limits.violations(cost, scores.validation)
         alone = self._alone(number, plan)
         self.progress.advance(1)
-        log.info(
-            "plan %s: %d bytes, %.4f on the validation data, %.4f rounded alone",
-            self.names[number], cost.total_bytes, scores.validation, alone.validation,
-        )  # fmt: skip
+        told = "not measured" if alone is None else f"{alone.validation:.4f}"
+        name, size = self.names[number], cost.total_bytes
+        log.info("plan %s: %d bytes, %.4f on the validation data; alone %s", name, size, scores.validation, told)
         return PlanRow(self.names[number], plan, not violations, violations, cost, scores, alone, network)
 
     def _written(self, rows: Sequence[PlanRow]) -> QuantizationResult:
@@ -251,6 +338,7 @@ class _Run:
             limits=session.limits.to_dict(),
             sensitivity_examples=session.statistics.sensitivity_examples,
             sensitivity_agreement=session.statistics.sensitivity_agreement,
+            trained_examples=self.trained,
             plans=tuple(rows),
         )
         if recorder is not None:
@@ -268,6 +356,16 @@ class _Run:
         )
         write_run(recorder, result, layers, self.job.environment)
         refresh_report(recorder.path)
+
+
+def _finished(networks: list[QuantizedNetwork]) -> list[QuantizedNetwork]:
+    """The networks as the file holds them."""
+    compact_(networks)
+    return networks
+
+
+def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith(f"{part}.")}
 
 
 def _untrained(session: Session) -> Session:

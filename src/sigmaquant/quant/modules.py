@@ -21,6 +21,7 @@ from sigmaquant.numerics import (
     quantize_weight,
 )
 from sigmaquant.plan import check_bitwidth
+from sigmaquant.quant.nesting import LevelGrid, fake_quantize_nested
 
 
 class WeightQuantizer(nn.Module):
@@ -31,10 +32,15 @@ class WeightQuantizer(nn.Module):
         midrise: which grid, see `sigmaquant.numerics`.
         axis: the weight's channel axis.
         scale: [C] parameter.
+        widest: the quantizer of the widest of several plans that train one weight together, whose planes this one
+            reads; empty: this is the only one. A tuple, so that it is no part of this module.
+        narrowed: whether a plan reads fewer planes than the widest.
     """
 
     def __init__(self, channels: int, axis: int) -> None:
         super().__init__()
+        self.widest: tuple[WeightQuantizer, ...] = ()
+        self.narrowed = False
         self.bits: int | None = None
         self.midrise = False
         self.axis = axis
@@ -50,12 +56,24 @@ class WeightQuantizer(nn.Module):
         """The weight on its grid, of `weight`'s shape."""
         if self.bits is None:
             return weight
+        if self.widest:
+            return self._nested(weight, self.scale)
         return fake_quantize_weight(weight, self.scale, self.bits, self.axis, self.midrise)
 
     def codes(self, weight: Tensor) -> Tensor:
         """Integer codes, int8; the network must be quantized."""
         assert self.bits is not None, "a float weight has no codes"
+        if self.widest:
+            return self._nested(weight.detach(), torch.ones_like(self.scale)).to(torch.int8)
         return quantize_weight(weight, self.scale, self.bits, self.axis, self.midrise)
+
+    def _nested(self, weight: Tensor, scale: Tensor) -> Tensor:
+        (widest,) = self.widest
+        assert widest.bits is not None, "quantized"
+        assert self.bits is not None, "quantized"
+        wide = LevelGrid(widest.bits, zero=not self.narrowed)
+        own = wide if widest is self else LevelGrid(self.bits, zero=not self.narrowed)
+        return fake_quantize_nested(weight, scale, widest.scale, wide, own, self.axis)
 
     def extra_repr(self) -> str:
         """Shown by ``print(network)``."""

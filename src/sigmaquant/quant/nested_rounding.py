@@ -8,50 +8,13 @@ sum of squared errors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sigmaquant.numerics import SCALE_FLOOR, weight_qmax
-from sigmaquant.quant.nesting import is_nested_midrise
+from sigmaquant.numerics import SCALE_FLOOR
+from sigmaquant.quant.nesting import LevelGrid, dropped
 from sigmaquant.quant.rounding import BLOCK, DAMPING, inverse_factors, sorted_moment
-
-
-@dataclass(frozen=True)
-class LevelGrid:
-    """The levels of one plan's codes of a layer.
-
-    Attributes:
-        bits: of the codes.
-        zero: whether the codes of 8 bits have their zero, because no plan narrows them.
-    """
-
-    bits: int
-    zero: bool = False
-
-    @property
-    def highest(self) -> int:
-        """The largest level."""
-        return int(2**self.bits) - 1
-
-    def nearest(self, ratio: Tensor) -> Tensor:
-        """Levels, as floats, of weights in units of the scale."""
-        if is_nested_midrise(self.bits):
-            return ratio.add(weight_qmax(self.bits, midrise=True)).mul_(0.5).round_().clamp_(0, self.highest)
-        codes = ratio.round().clamp_(-127, 127)
-        if self.zero:
-            return codes.add_(127)
-        codes = torch.where(codes == 0, torch.where(ratio < 0, -1.0, 1.0), codes)
-        return codes + 127 + (codes < 0)
-
-    def codes(self, levels: Tensor) -> Tensor:
-        """Codes, as floats, of levels as floats."""
-        if is_nested_midrise(self.bits):
-            return 2 * levels - weight_qmax(self.bits, midrise=True)
-        if self.zero:
-            return (levels - 127).clamp_(max=127)
-        return (levels - 127 - (levels < 128).to(levels.dtype)).clamp_(-127, 127)
 
 
 def round_together(
@@ -89,17 +52,13 @@ def round_together(
             levels = _best([side[i] for side in present], scales, grids)
             chosen[:, :, start + i] = levels
             for k, side in enumerate(present):
-                value = grids[k].codes(_dropped(levels, bits[0] - bits[k])) * scales[k]
+                value = grids[k].codes(dropped(levels, bits[0] - bits[k])) * scales[k]
                 torch.div(side[i] - value, inner[k][i, i, :, None], out=errors[k][i])
                 side[i + 1 :].addcmul_(inner[k][i, i + 1 :, :, None], errors[k][i], value=-1)
         for k, side in enumerate(left):
             side[:, :, later].baddbmm_(errors[k].permute(1, 2, 0), factors[k][:, part, later], alpha=-1)
     levels = torch.empty_like(rows).scatter_(2, columns, chosen)
-    return [grid.codes(_dropped(levels, bits[0] - grid.bits)) for grid in grids]
-
-
-def _dropped(levels: Tensor, planes: int) -> Tensor:
-    return levels if not planes else (levels / 2**planes).floor()
+    return [grid.codes(dropped(levels, bits[0] - grid.bits)) for grid in grids]
 
 
 def _best(targets: Sequence[Tensor], scales: Sequence[Tensor], grids: Sequence[LevelGrid]) -> Tensor:
@@ -120,7 +79,7 @@ def _best(targets: Sequence[Tensor], scales: Sequence[Tensor], grids: Sequence[L
                 level = torch.minimum(torch.maximum(nearest[j], low), low + (2**planes - 1))
             cost = torch.zeros_like(level)
             for own, target, scale in zip(grids, targets, scales, strict=True):
-                value = own.codes(_dropped(level, grids[0].bits - own.bits)) * scale
+                value = own.codes(dropped(level, grids[0].bits - own.bits)) * scale
                 cost += (value - target).square_()
             better = cost < lowest
             best, lowest = torch.where(better, level, best), torch.where(better, cost, lowest)

@@ -13,10 +13,12 @@ step of the 8 bits away from where mid-rise codes would be.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from sigmaquant.numerics import SCALE_FLOOR, round_to_codes_, weight_qmax
+from sigmaquant.numerics import SCALE_FLOOR, channel_view, round_to_codes_, weight_qmax
 from sigmaquant.plan import MIDRISE_LARGEST
 
 _STRETCHES = torch.linspace(0.8, 1.6, 33)
@@ -113,3 +115,92 @@ def clamped_codes(ratio: Tensor, bits: int, low: Tensor, high: Tensor) -> Tensor
         torch.maximum(round_to_codes_(ratio, weight_qmax(bits, midrise), midrise), low), high
     )
     return inside
+
+
+@dataclass(frozen=True)
+class LevelGrid:
+    """The levels of one plan's codes of a layer.
+
+    Attributes:
+        bits: of the codes.
+        zero: whether the codes of 8 bits have their zero, because no plan narrows them.
+    """
+
+    bits: int
+    zero: bool = False
+
+    @property
+    def highest(self) -> int:
+        """The largest level."""
+        return int(2**self.bits) - 1
+
+    def nearest(self, ratio: Tensor) -> Tensor:
+        """Levels, as floats, of weights in units of the scale."""
+        if is_nested_midrise(self.bits):
+            return ratio.add(weight_qmax(self.bits, midrise=True)).mul_(0.5).round_().clamp_(0, self.highest)
+        codes = ratio.round().clamp_(-127, 127)
+        if self.zero:
+            return codes.add_(127)
+        codes = torch.where(codes == 0, torch.where(ratio < 0, -1.0, 1.0), codes)
+        return codes + 127 + (codes < 0)
+
+    def codes(self, levels: Tensor) -> Tensor:
+        """Codes, as floats, of levels as floats."""
+        if is_nested_midrise(self.bits):
+            return 2 * levels - weight_qmax(self.bits, midrise=True)
+        if self.zero:
+            return (levels - 127).clamp_(max=127)
+        return (levels - 127 - (levels < 128).to(levels.dtype)).clamp_(-127, 127)
+
+
+def dropped(levels: Tensor, planes: int) -> Tensor:
+    """Levels, as floats, without so many of the least significant planes."""
+    return levels if not planes else (levels / 2**planes).floor()
+
+
+class _FakeQuantizeNested(torch.autograd.Function):
+    """A weight at the most significant planes of a wider code: straight-through, with LSQ's gradient of the scale.
+
+    The wider grid's scale decides the code and the plan's own what it stands for. Where both are the same, as for the
+    widest plan, this is `sigmaquant.numerics.fake_quantize_weight`.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, weight: Tensor, scale: Tensor, wide_scale: Tensor, wide: LevelGrid, own: LevelGrid, axis: int
+    ) -> Tensor:
+        ratio = weight / channel_view(wide_scale, weight.dim(), axis)
+        codes = own.codes(dropped(wide.nearest(ratio), wide.bits - own.bits))
+        ctx.save_for_backward(ratio, codes)
+        ctx.axis, ctx.same = axis, wide is own
+        ctx.reach = weight_qmax(wide.bits, is_nested_midrise(wide.bits))
+        ctx.qmax = weight_qmax(own.bits, is_nested_midrise(own.bits))
+        return codes * channel_view(scale, weight.dim(), axis)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+        ratio, codes = ctx.saved_tensors
+        inside = ratio.abs() <= ctx.reach
+        per_element = grad * (codes - ratio * inside) if ctx.same else grad * codes
+        axes = [d for d in range(grad.dim()) if d != ctx.axis % grad.dim()]
+        grad_scale = per_element.sum(axes) * (ctx.qmax * per_element.numel() / codes.shape[ctx.axis]) ** -0.5
+        return grad * inside, grad_scale, None, None, None, None
+
+
+def fake_quantize_nested(
+    weight: Tensor, scale: Tensor, wide_scale: Tensor, wide: LevelGrid, own: LevelGrid, axis: int = 0
+) -> Tensor:
+    """The weight that a plan's planes of the widest plan's codes stand for, differentiable.
+
+    Args:
+        weight: float tensor.
+        scale: [C] positive, the plan's own.
+        wide_scale: [C] positive, the widest plan's; the very same tensor for that plan.
+        wide: the widest plan's grid.
+        own: the plan's grid; the very same object for the widest plan.
+        axis: the channel axis.
+    """
+    result: Tensor = _FakeQuantizeNested.apply(  # type: ignore[no-untyped-call]
+        weight, scale, wide_scale.detach(), wide, own, axis
+    )
+    return result

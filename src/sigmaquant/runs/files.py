@@ -190,9 +190,9 @@ class RunFiles:
         """The nested checkpoint of such a run."""
         return self.path / "nested.safetensors"
 
-    def plan_run_path(self, number: int) -> Path:
-        """The run directory of such a run's search for one plan, 0 the largest."""
-        return self.path / "plans" / str(number)
+    def plan_run_path(self, name: int | str) -> Path:
+        """The run directory of such a run's search for one plan, 0 the largest, or of a plan that is trained alone."""
+        return self.path / "plans" / str(name)
 
     @property
     def finished(self) -> bool:

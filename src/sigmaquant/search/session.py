@@ -356,6 +356,13 @@ class Session:
         check_reachable(twin.problem)
         return twin
 
+    def fixed_at(self, bits: Bits) -> Session:
+        """The same session where every layer has one bitwidth alone."""
+        twin = copy.copy(self)
+        twin.choices = {name: (bits[name],) for name in self.choices}
+        twin.problem = twin._problem(twin.limits)
+        return twin
+
     def uniform_bits(self, target: int) -> dict[str, int]:
         """One bitwidth for all layers, as far as they allow it."""
         return uniform_at(self.problem, target)
