@@ -17,6 +17,7 @@ import sigmaquant
 from sigmaquant.data import Keys, as_source
 from sigmaquant.errors import DataError
 from sigmaquant.exporting import verify_run
+from sigmaquant.loading import keys_of
 from sigmaquant.tasks import Classification, TokenTagging
 
 HERE = Path(__file__)
@@ -75,6 +76,24 @@ def pairs(table: dict[str, Tensor]) -> list[Any]:
     ]
 
 
+class Table:
+    """As Hugging Face's data sets: rows by number, and no torch Dataset."""
+
+    column_names = ("labels", "mask", "features")
+
+    def __init__(self, table: dict[str, Tensor]) -> None:
+        self.rows = Rows(table)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[index]
+
+    def __iter__(self) -> Any:
+        return iter([self.rows[index] for index in range(len(self))])
+
+
 FORMS = {
     "mapping": lambda table: table,
     "arrays": lambda table: {name: column.numpy() for name, column in table.items()},
@@ -83,6 +102,7 @@ FORMS = {
     "batches of pairs": pairs,
     "batch encodings": lambda table: [UserDict({n: c[i : i + 16] for n, c in table.items()}) for i in range(0, 48, 16)],
     "data set": lambda table: Rows(table),
+    "table": lambda table: Table(table),
     "loader": lambda table: DataLoader(Rows(table), batch_size=16, collate_fn=lambda rows: {
         name: torch.tensor([row[name] for row in rows]) for name in ("labels", "mask", "features")}),
 }  # fmt: skip
@@ -91,7 +111,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_batches_come_in_the_order_of_the_arguments(form: str) -> None:
     table = data()
-    keys = Keys(("features", "extra", "mask"), others=False)
+    keys = Keys(("features", "extra", "mask"))
     source = as_source(FORMS[form](table), batch_size=16, keys=keys)
     batches = list(source.batches())
     assert all(len(inputs) == 2 for inputs, _ in batches)
@@ -104,12 +124,27 @@ def test_batches_come_in_the_order_of_the_arguments(form: str) -> None:
     assert sum(len(targets) for _, targets in few.batches()) == 20
 
 
+def test_columns_that_a_model_takes_by_kwargs_alone() -> None:
+    class Anything(nn.Module):
+        def forward(self, **inputs: Tensor) -> Tensor:
+            return inputs["b"] + inputs["a"]
+
+    class Some(nn.Module):
+        def forward(self, a: Tensor, **others: Tensor) -> Tensor:
+            return a
+
+    table = {"labels": torch.zeros(4), "b": torch.ones(4, 2), "a": torch.zeros(4, 2)}
+    for model, names in ((Anything(), ["a", "b"]), (Some(), ["a"])):
+        source = as_source(table, keys=keys_of(model, Classification()))
+        assert list(source.example_structure()) == names
+
+
 def test_a_transform_sees_the_mapping() -> None:
     def doubled(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {**inputs, "features": 2 * inputs["features"]}
 
     table = data()
-    source = as_source(table, transform=doubled, keys=Keys(("features", "mask"), others=False))
+    source = as_source(table, transform=doubled, keys=Keys(("features", "mask")))
     torch.testing.assert_close(source.example()[0], 2 * table["features"])
 
 

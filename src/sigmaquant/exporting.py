@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmaquant.data import DataSource, Inputs, Keys, Structure, as_source
-from sigmaquant.errors import ArtifactError, ExportError, StorageError
+from sigmaquant.errors import ArtifactError, ExportError, RunDirectoryError, StorageError
 from sigmaquant.export.c.report import FILE as LISTING
 from sigmaquant.export.codes import EXAMPLES, compare_codes
 from sigmaquant.export.decisions import Decisions
@@ -266,7 +266,10 @@ def task_of_run(run: str | Path, task: Task | str | None) -> Task:
     """The task that is asked for, or the run's; where that is not known, one output or all by their values."""
     if task is not None:
         return as_task(task)
-    config = RunFiles(run).read_config()
+    try:
+        config = RunFiles(run).read_config()
+    except RunDirectoryError:  # plan and checkpoint are all that it takes
+        config = {}
     found = run_task(config)
     if found is None:
         name = config.get("task", {}).get("name", OneOutput.name)

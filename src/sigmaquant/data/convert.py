@@ -79,7 +79,7 @@ def as_source(
         source = TensorSource(*data.tensors, **options)
     elif isinstance(data, IterableDataset):
         source = StreamSource(DataLoader(data, batch_size=batch_size), **options)
-    elif isinstance(data, Dataset):
+    elif isinstance(data, Dataset) or _is_table(data):
         if not hasattr(data, "__len__"):
             raise DataError(f"the {name} is a {type(data).__name__} without a length. Give it `__len__`.")
         source = DatasetSource(data, **options)
@@ -94,6 +94,11 @@ def as_source(
     if isinstance(source, TensorSource) and source.transform is None:
         _check_all(source)
     return source
+
+
+def _is_table(data: Any) -> bool:
+    """Whether it has numbered examples by columns, as Hugging Face's data sets, which are no torch ``Dataset``."""
+    return all(hasattr(data, name) for name in ("column_names", "__getitem__", "__iter__"))
 
 
 def _check_all(source: TensorSource, most: int = 2**26) -> None:

@@ -21,20 +21,20 @@ class Keys:
 
     Attributes:
         arguments: the names of the model's arguments in their order; None: not known.
-        others: whether the model takes other names as well.
         target: the key of the targets.
     """
 
     arguments: tuple[str, ...] | None = None
-    others: bool = True
     target: str = "labels"
 
     def chosen(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The entries that the model takes, in the order of its arguments; of a model that knows none of them, all."""
+        """The entries that the model takes, in the order of its arguments; of a model that names none of them, all.
+
+        What a model takes by ``**kwargs`` besides named arguments is left out: it is more often a column of the data
+        that nobody needs than an input.
+        """
         named = [name for name in self.arguments or () if name in inputs]
-        if not named or self.others:
-            named += sorted(set(inputs) - set(named))
-        return {name: inputs[name] for name in named}
+        return {name: inputs[name] for name in named or sorted(inputs)}
 
     def split(self, batch: Mapping[Any, Any], where: str) -> tuple[dict[str, Any], Any]:
         """Inputs and targets of a batch that is a mapping; entries that hold no arrays, such as texts, are left out.

@@ -85,12 +85,11 @@ def read_arguments(model: nn.Module, example: object) -> Arguments:
     return found
 
 
-def argument_names(model: nn.Module) -> tuple[tuple[str, ...], bool]:
-    """The names that a model's forward takes, in their order, and whether it takes others as well."""
+def argument_names(model: nn.Module) -> tuple[str, ...]:
+    """The names of the arguments of a model's forward, in their order."""
     parameters = inspect.signature(model.forward).parameters.values()
     various = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    names = tuple(p.name for p in parameters if p.kind not in (*various, inspect.Parameter.POSITIONAL_ONLY))
-    return names, any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    return tuple(p.name for p in parameters if p.kind not in (*various, inspect.Parameter.POSITIONAL_ONLY))
 
 
 def name_keywords_(model: nn.Module, given: Arguments) -> None:
