@@ -28,7 +28,7 @@ from sigmaquant.loading import keys_of, weights_digest
 from sigmaquant.outputs import outputs_note
 from sigmaquant.quant.coverage import coverage
 from sigmaquant.report import LayersDocument, describe_layers, refresh_report
-from sigmaquant.results import Control, QuantizationResult, Scores
+from sigmaquant.results import Control, QuantizationResult, Scores, costly_activations
 from sigmaquant.runs import NullProgress, Progress, RunDirectory, logging_to, task
 from sigmaquant.search.bench import NullRecorder
 from sigmaquant.search.callbacks import Announced, Callback, call_all
@@ -43,6 +43,7 @@ from sigmaquant.training.metrics import evaluate, outputs_of
 from sigmaquant.training.student import first
 
 log = logging.getLogger("sigmaquant")
+
 
 _SHOWN = 32
 """Examples among which a task chooses those that the report shows."""
@@ -185,9 +186,14 @@ class Job:
                 seen = returned.driver.state.trained_examples
                 told = f"training on {discarded:,} examples made the network no better and was thrown away"
                 notes = (*notes, f"{told}; what is returned has seen {seen:,}")
+            harm = session.float_network.harm_at(returned.plan, returned.driver.student.observer)
+            if sentence := costly_activations(harm, returned.plan):
+                notes = (*notes, sentence)
+                log.info(sentence)
             result = _result(session, returned, float_test, notes, recorder)
             result = replace(
                 result,
+                activation_harm=harm,
                 seconds=state.seconds + control_seconds,
                 control=uniform,
                 control_above=wider,

@@ -17,6 +17,9 @@ from sigmaquant.quant.coverage import CoverageRow, coverage
 from sigmaquant.report import write_report
 from sigmaquant.units import format_bytes
 
+_NEGLIGIBLE_HARM = 1e-3  # nats, or share of the outputs' variance
+_SHOWN = 5
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -108,6 +111,8 @@ class QuantizationResult:
         control: the uniform plan's result, when asked for.
         sensitivity_examples: training examples that the sensitivities are from; 0: none were measured on data.
         sensitivity_agreement: of their ranking, see `sigmaquant.statistics.drawing`; None: not known.
+        activation_harm: what each activation's grid alone does to the float network's outputs, the largest first, as
+            estimated (`sigmaquant.statistics.activations`); empty where that is not known.
         control_above: the next wider uniform plan, which the budget excludes; without scores where networks are
             trained.
         returned: ``"search"``, or ``"control"`` where that was better, or accepted (`Settings.accept_control`).
@@ -144,6 +149,7 @@ class QuantizationResult:
     discarded_examples: int = 0
     sensitivity_examples: int = 0
     sensitivity_agreement: float | None = None
+    activation_harm: Mapping[str, float] = field(default_factory=dict)
     control_above: Control | None = None
     returned: Literal["search", "control"] = "search"
     files: tuple[Verification, ...] = ()
@@ -255,6 +261,7 @@ class QuantizationResult:
             "discarded_examples": self.discarded_examples,
             "sensitivity_examples": self.sensitivity_examples,
             "sensitivity_agreement": self.sensitivity_agreement,
+            "activation_harm": dict(self.activation_harm),
             **({"plans": [row.to_dict() for row in self.plans]} if self.plans else {}),
         }
 
@@ -315,3 +322,17 @@ def _beside_the_control(result: QuantizationResult) -> str:
     if theirs > mine:
         return f"{name} is better by {theirs - mine:.4f}{beyond} and {size}: --accept-control returns it"
     return f"{name} is worse by {mine - theirs:.4f}{beyond} and {size}"
+
+
+def costly_activations(harm: Mapping[str, float], plan: BitwidthPlan) -> str:
+    """The activations that cost most, in a sentence; ``""`` where all together cost nothing to speak of.
+
+    Args:
+        harm: by activation, the largest first.
+        plan: their widths.
+    """
+    total = sum(harm.values())
+    if total < _NEGLIGIBLE_HARM:
+        return ""
+    most = ", ".join(f"{name} ({plan.activations[name]} bits) {harm[name]:.2g}" for name in list(harm)[:_SHOWN])
+    return f"quantized activations alone move the outputs by about {total:.2g}, most of all {most}"

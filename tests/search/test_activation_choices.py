@@ -47,3 +47,16 @@ def test_limits_that_depend_on_activations_lower_them() -> None:
     assert min(tight.plan.activations.values()) < 8
     with pytest.raises(SigmaQuantError, match="activation memory"):
         sigmaquant.quantize(model(), (x, y), budget=sigmaquant.Budget(ram=100), **data, **options)  # type: ignore[arg-type]
+
+
+def test_what_single_activations_cost_is_told() -> None:
+    x, y = torch.randn(64, 3, 6, 6), torch.arange(64) % 4
+    options = {"strategy": "uniform", "post_training": True, "activation_bits": 2}
+    data = {"validation_data": (x, y)}
+    result = sigmaquant.quantize(model(), (x, y), budget="4x", **data, **options)  # type: ignore[arg-type]
+    harm = result.activation_harm
+    assert set(harm) == set(result.plan.activations)
+    assert list(harm.values()) == sorted(harm.values(), reverse=True)
+    (note,) = [note for note in result.notes if "quantized activations alone" in note]
+    assert f"most of all {next(iter(harm))} (2 bits)" in note
+    assert result.to_dict()["activation_harm"] == harm

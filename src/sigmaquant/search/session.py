@@ -23,6 +23,7 @@ from sigmaquant.hardware.costs import CostModel
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.search.activation_widths import choose_activation_widths
 from sigmaquant.search.choices import activation_choices, layer_choices
+from sigmaquant.search.float_network import FloatNetwork
 from sigmaquant.search.problem import Bits, SearchProblem, Sensitivity
 from sigmaquant.search.reach import check_reachable, format_cost
 from sigmaquant.search.settings import Settings
@@ -32,23 +33,18 @@ from sigmaquant.statistics import (
     ESTIMATED,
     Drawn,
     QuantizedWeights,
-    activation_sensitivities,
     draw_until_stable,
     sensitivity,
 )
 from sigmaquant.tasks import Task, all_finite
-from sigmaquant.training.calibration import choose_observer, without_outliers
 from sigmaquant.training.devices import Device
-from sigmaquant.training.equalization import Equalization, equalize_, examples_for
 from sigmaquant.training.losses import Distillation
 from sigmaquant.training.qat import Recipe
-from sigmaquant.training.student import Judge, Student, stream
+from sigmaquant.training.student import Judge, Student
 from sigmaquant.training.teacher import make_teacher
 from sigmaquant.units import AccuracyTarget
 
 log = logging.getLogger("sigmaquant")
-
-_FEW_EXAMPLES = 256
 
 
 @dataclass
@@ -150,7 +146,8 @@ class Session:
                 "Check its BatchNorm statistics, and the data's preprocessing for extreme values."
             )
         self.float_accuracy = self.judge.float_accuracy
-        self.equalization = self._equalize() if settings.equalize else None
+        equal = self.plan(dict.fromkeys(self.graph.layer, 8))
+        self.equalization = self.float_network.equalize_(equal) if settings.equalize else None
         if settings.final_epochs and not settings.post_training:
             _ = self.train_examples  # likewise, and not after the search
         self.recipe = Recipe(
@@ -247,35 +244,14 @@ class Session:
             return self.settings.objective
         return "feasible" if self.limits.accuracy_floor is not None else "accurate"
 
-    def _equalize(self) -> Equalization | None:
-        """Rescale the float network's channels where that helps; what it computes stays as it is."""
-        plan = self.plan(dict.fromkeys(self.graph.layer, 8))
-        batches, seed = self._few_inputs(), self.seed("calibration")
-        return equalize_(self.graph, plan, batches, self.device, self.task, seed)
-
-    def _few_inputs(self) -> list[Any]:
-        """Calibration inputs for what is measured of the float network, fewer of a large one."""
-        examples = examples_for(self.graph, min(self.settings.calibration_examples, _FEW_EXAMPLES))
-        if self.data.train.repeats and self.data.train.examples is not None:
-            examples = min(examples, self.data.train.examples)
-        batches = [self.device.put(x) for x, _ in stream(self.data.train, examples, self.seed("calibration"))]
-        return without_outliers(batches)[0]
-
     def _activations_at(self, place: int) -> dict[str, int]:
         """Every activation at its lowest (0) or highest (-1) allowed width."""
         return {name: allowed[place] for name, allowed in self.activation_choices.items()}
 
     @cached_property
-    def activation_harm(self) -> Mapping[str, Mapping[int, float]]:
-        """What each activation's grid does to the float network's outputs, by width (`activation_sensitivities`)."""
-        batches, seed = self._few_inputs(), self.seed("activations")
-        widths = sorted({bits for allowed in self.activation_choices.values() for bits in allowed})
-        middle = {name: allowed[len(allowed) // 2] for name, allowed in self.activation_choices.items()}
-        plan = replace(self.plan(dict.fromkeys(self.graph.layer, 8)), activations=middle)
-        observer = choose_observer(self.graph, plan, batches, self.device, self.task, seed)
-        inputs = ((x, None) for x in batches)
-        with self.device.random_state(seed):
-            return activation_sensitivities(self.graph, widths, inputs, seed=seed, task=self.task, observer=observer)
+    def float_network(self) -> FloatNetwork:
+        """What is measured of the float network's activations."""
+        return FloatNetwork(self.graph, self.data.train, self.settings, self.task, self.device, self.seed)
 
     def _chosen_activations(self) -> dict[str, int]:
         """Widths of the activations: the highest, unless a limited cost depends on them."""
@@ -290,8 +266,10 @@ class Session:
             twin = copy.copy(self)
             twin.settings, twin.statistics = replace(self.settings, sensitivity="curvature"), Statistics()
             table, _ = twin.sensitivity(self.graph)
+        middle = {name: allowed[len(allowed) // 2] for name, allowed in self.activation_choices.items()}
+        harm = self.float_network.activation_harm(replace(plans[0], activations=middle), self.activation_choices)
         found = choose_activation_widths(
-            self.costs.cost, self.limits, plans[1], self.choices, self.activation_choices, table, self.activation_harm
+            self.costs.cost, self.limits, plans[1], self.choices, self.activation_choices, table, harm
         )
         count = Counter(found.activations.values())
         log.info("activations: %s", ", ".join(f"{n} of {bits} bits" for bits, n in sorted(count.items())))

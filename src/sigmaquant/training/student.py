@@ -184,6 +184,11 @@ class Student:
         self._observer, self._sampling_errors = other._observer, other._sampling_errors
 
     @property
+    def observer(self) -> type[Observer] | None:
+        """How activation ranges were chosen; None before they were."""
+        return self._observer
+
+    @property
     def graph(self) -> QuantGraph:
         """The graph with the student's present weights in place of the float model's, for statistics."""
         return replace(self.network.graph, module=self.network.body)
