@@ -71,6 +71,20 @@ class Attention(nn.Module):
         return x + self.out((shares @ v).transpose(1, 2).reshape(n, t, w))
 
 
+class Shared(nn.Module):
+    """Functional layers: two read one half of a parameter, so that its factors stay; a third one is free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(16, 8)), nn.Parameter(torch.randn(16))
+        self.last = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (one, two), (a, b) = self.weight.chunk(2), self.bias.chunk(2)
+        y = nn.functional.linear(nn.functional.linear(x, one, a), one, a)
+        return self.last(nn.functional.linear(y, two, b).relu())
+
+
 PICTURE, SEQUENCE = (3, 8, 8), (5, 8)
 CASES: dict[str, tuple[nn.Module, tuple[int, ...], set[str]]] = {
     "relu": (nn.Sequential(conv(3, 6), nn.BatchNorm2d(6), nn.ReLU(), conv(6, 4)), PICTURE, {"2"}),
@@ -93,6 +107,11 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...], set[str]]] = {
     "shuffled": (shuffled(), PICTURE, {"stem.1", "relu", "cat"}),
     "gated": (gated(), PICTURE, {"relu", "mean", "mul"}),
     "attention": (Attention(), SEQUENCE, {"norm", "v", "matmul"}),
+    "transformer": (
+        nn.TransformerEncoderLayer(8, 2, 16, norm_first=True, batch_first=True, dropout=0.0), SEQUENCE,
+        {"norm1", "self_attn.linear", "self_attn.matmul", "norm2", "relu"},
+    ),
+    "functions": (Shared(), SEQUENCE, {"relu"}),
     "embedding": (nn.Sequential(nn.Embedding(10, 6), nn.Linear(6, 4)), (), {"0"}),
 }  # fmt: skip
 

@@ -14,29 +14,12 @@ from torch import Tensor, fx, nn
 
 from sigmaquant.exported.nodes import arguments, operator, writes
 from sigmaquant.exported.shapes import shape_at_one, size_at_one
+from sigmaquant.graph.functional_parameters import FunctionalParameters
+from sigmaquant.graph.numbers import FIXED, ZEROS, Numbers, Scaled
 from sigmaquant.operators.meaning import is_live, is_number
 
-FIXED = 0
-"""The class of channels whose factor is 1."""
-_ZEROS = -1  # of values that are zero at any factor
+_SIZES = {"sym_size", "sym_numel", "sym_stride", "size", "numel", "stride"}
 _LARGEST = 2**24  # values of one example: what is larger is left alone
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """A parameter that takes factors: it is multiplied by those of what it reads, divided by those of what it makes.
-
-    Attributes:
-        module: name of its module.
-        attribute: its name there.
-        read: classes, int64, of a shape that broadcasts to the parameter's.
-        made: classes, likewise.
-    """
-
-    module: str
-    attribute: str
-    read: Tensor
-    made: Tensor
 
 
 @dataclass(frozen=True)
@@ -54,42 +37,6 @@ class Reader:
     separate: bool
 
 
-class Numbers:
-    """Numbers that are united until each stands for one factor (disjoint sets)."""
-
-    def __init__(self) -> None:
-        self._parent = [FIXED]
-
-    def fresh(self, count: int) -> Tensor:
-        """So many new numbers."""
-        first = len(self._parent)
-        self._parent.extend(range(first, first + count))
-        return torch.arange(first, first + count)
-
-    def find(self, number: int) -> int:
-        """The smallest number of its set."""
-        parent = self._parent
-        while parent[number] != number:
-            parent[number] = parent[parent[number]]
-            number = parent[number]
-        return number
-
-    def unite(self, one: Tensor, other: Tensor) -> None:
-        """Give pairs of numbers one factor; zeros take any."""
-        shape = (one + other).shape
-        pairs = torch.stack([part.expand(shape).reshape(-1) for part in (one, other)])
-        pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs != _ZEROS).all(0)]
-        if not pairs.shape[1]:
-            return
-        for a, b in torch.unique(pairs, dim=1).T.tolist():
-            low, high = sorted((self.find(a), self.find(b)))
-            self._parent[high] = low
-
-    def roots(self) -> Tensor:
-        """The smallest number of every number's set."""
-        return torch.tensor([self.find(number) for number in range(len(self._parent))])
-
-
 class Walk:
     """Carries numbers through a graph, node by node.
 
@@ -105,6 +52,7 @@ class Walk:
         self.labels: dict[fx.Node, Any] = {}
         self.parameters: list[Scaled] = []
         self.readers: list[Reader] = []
+        self.functional = FunctionalParameters(module)
         calls = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]
         self._uses: Counter[int] = Counter()
         for name in calls:
@@ -118,14 +66,16 @@ class Walk:
         if node.op == "output":
             self.fix(node.all_input_nodes)
             return
+        if operator(node) in _SIZES:
+            return  # it reads no values
         if node.op in ("placeholder", "get_attr") or not is_live(node) or not _yields_floats(node):
             self.fix(source for source in node.all_input_nodes if source in self.labels)
-            self.labels[node] = _like(node, lambda shape: torch.zeros(shape, dtype=torch.int64))
+            self.labels[node] = _like(node, _fixed)
             return
         found = None if writes(node) else self._module(node) if node.op == "call_module" else self._function(node)
         if found is None or not _fits(found, node):
             self.fix(node.all_input_nodes)
-            found = _like(node, lambda shape: torch.zeros(shape, dtype=torch.int64))
+            found = _like(node, _fixed)
         self.labels[node] = found
 
     def fix(self, nodes: Iterable[fx.Node]) -> None:
@@ -311,7 +261,7 @@ def _picks(walk: Walk, node: fx.Node, given: Mapping[str, Any]) -> Any:
 def _pads(walk: Walk, node: fx.Node, given: Mapping[str, Any]) -> Any:
     if given.get("mode", "constant") != "constant":
         return walk.moved(node)
-    return walk.moved(node, value=float(_ZEROS)) if given.get("value") in (None, 0) else None
+    return walk.moved(node, value=float(ZEROS)) if given.get("value") in (None, 0) else None
 
 
 @_rule(
@@ -366,6 +316,27 @@ def _multiplies(walk: Walk, node: fx.Node, given: Mapping[str, Any]) -> Tensor |
     return other.expand(shape)
 
 
+@_rule("linear")
+def _functional_linear(walk: Walk, node: fx.Node, given: Mapping[str, Any]) -> Tensor | None:
+    """A linear layer on parameters that no stock module owns, maybe parts of them (``nn.MultiheadAttention``)."""
+    source, shape, bias = walk.known(given["input"]), _shape(node), given["bias"]
+    weight = walk.functional.places(given["weight"])
+    offset = None if bias is None else walk.functional.places(bias)
+    if source is None or shape is None or weight is None or weight.places.dim() != 2:
+        return None
+    if bias is not None and offset is None:
+        return None
+    read = walk.merged(source, range(source.dim() - 1)).reshape(-1).clamp(min=0)
+    made = walk.numbers.fresh(shape[-1])
+    walk.functional.scale(walk.numbers, weight, read.view(1, -1), made.view(-1, 1))
+    if offset is not None:
+        walk.functional.scale(walk.numbers, offset, torch.zeros(1, dtype=torch.int64), made)
+    whole = walk.module.get_submodule(weight.module).get_parameter(weight.attribute)
+    if whole.dim() == 2 and whole.shape[1] == len(read) and weight.attribute == "weight":
+        walk._reader(weight.module, read, separate=False)
+    return made.expand(shape)
+
+
 @_rule("matmul", "bmm", "scaled_dot_product_attention")
 def _shares(walk: Walk, node: fx.Node, given: Mapping[str, Any]) -> Tensor | None:
     """Of a product of two tensors (attention's shares with its values) the second one's columns keep their factors."""
@@ -376,6 +347,10 @@ def _shares(walk: Walk, node: fx.Node, given: Mapping[str, Any]) -> Tensor | Non
     walk.fix(source for source in node.all_input_nodes if source is not second)
     columns = walk.merged(labels, (-2,))
     return columns.expand(shape) if columns.dim() <= len(shape) else None
+
+
+def _fixed(shape: tuple[int, ...]) -> Tensor:
+    return torch.zeros((), dtype=torch.int64).expand(shape)
 
 
 def _attribute(module: nn.Module, name: str) -> object:

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sigmaquant.graph.channel_walk import FIXED, Reader, Scaled, Walk
+from sigmaquant.graph.channel_walk import Reader, Walk
 from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.numbers import FIXED, Scaled
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,10 @@ def find_rescaling(graph: QuantGraph) -> Rescaling:
     for node in graph.module.graph.nodes:
         walk.visit(node)
     roots = walk.numbers.roots()
-    places = [Scaled(place.module, place.attribute, roots[place.read], roots[place.made]) for place in walk.parameters]
+    places = [
+        Scaled(place.module, place.attribute, roots[place.read], roots[place.made])
+        for place in (*walk.parameters, *walk.functional.scaled)
+    ]
     readers = [Reader(reader.layer, roots[reader.channels], reader.separate) for reader in walk.readers]
     nodes = {node.name: node for node in graph.module.graph.nodes}
     activations = {}

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sigmaquant.graph.channel_walk import FIXED
 from sigmaquant.graph.copying import copied
 from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.numbers import FIXED
 from sigmaquant.graph.rescaling import Channels, Rescaling, find_rescaling
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import calibrate_, prepare, set_plan_
