@@ -19,7 +19,7 @@ from sigmaquant.units import (
     parse_size,
 )
 
-RESOURCES = ("size_bytes", "energy_pj", "latency_ms", "bops", "ram_bytes")
+RESOURCES = ("size_bytes", "energy_pj", "latency_ms", "bops", "ram_bytes", "flash_bytes")
 """Names of the costs that a budget can limit, in the order in which ties between them are broken."""
 
 LABELS = {
@@ -28,6 +28,7 @@ LABELS = {
     "latency_ms": "latency",
     "bops": "bit operations",
     "ram_bytes": "activation memory",
+    "flash_bytes": "flash",
 }
 """The costs in words, for messages."""
 
@@ -60,7 +61,9 @@ _SMALLEST_FLOOR = 0.01
 _FLOAT_BITS = 32
 _EXACT = 1e-6  # a third has no end in decimals
 
-SizeCounts = Literal["total", "weights"]
+SizeCounts = Literal["total", "weights", "onnx", "litert", "tflm", "c"]
+FILES = ("onnx", "litert", "tflm", "c")
+"""Of what a size limit can count, the kinds of files; of C the constants."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,9 @@ class Cost:
         scale_bytes: float32 scales of weights and activations, and the activations' zero-points.
         other_bytes: biases and every parameter that is not quantized.
         bops: bit operations, the sum of MACs x weight bits x activation bits.
-        ram_bytes: peak activation memory.
+        ram_bytes: peak activation memory; on a microcontroller that of the exported C program: arena, inputs, outputs.
+        flash_bytes: of that program: constants and code.
+        file_bytes: of the file that a size limit counts; None: it counts none.
         energy_pj: energy of one inference in picojoules.
         latency_ms: time of one inference in milliseconds.
         cycles: clock cycles of one inference.
@@ -103,6 +108,8 @@ class Cost:
     latency_ms: float | None = None
     cycles: float | None = None
     operating_points: tuple[PointCost, ...] = ()
+    flash_bytes: int | None = None
+    file_bytes: int | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -112,6 +119,8 @@ class Cost:
     def resource(self, name: str, size_counts: SizeCounts = "total") -> float | None:
         """The cost under one of the names in `RESOURCES`; at an operating point, as in ``"latency_ms@fast"``."""
         if name == "size_bytes":
+            if size_counts in FILES:
+                return None if self.file_bytes is None else float(self.file_bytes)
             return float(self.weight_bytes if size_counts == "weights" else self.total_bytes)
         base, _, at = name.partition("@")
         owner = next((point for point in self.operating_points if point.name == at), None) if at else self
@@ -122,6 +131,9 @@ class Cost:
         """All quantities and the total, for JSON; operating points where the profile has some."""
         document = {**self.__dict__, "total_bytes": self.total_bytes}
         del document["operating_points"]
+        for name in ("flash_bytes", "file_bytes"):
+            if document[name] is None:
+                del document[name]
         if self.operating_points:
             document["operating_points"] = [dict(point.__dict__) for point in self.operating_points]
         return document
@@ -220,10 +232,13 @@ class Budget:
             point of the profile, and ``"3 mJ @ fast and 2 mJ @ slow"`` at two.
         latency: such as ``"15 ms"``; needs a hardware profile that gives latency. Operating points as for energy.
         bops: bit operations, such as ``"2.5G"`` or ``"16x"`` of the float32 model (32 x 32 bits).
-        ram: peak activation memory, such as ``"64 KB"``.
+        ram: peak activation memory, such as ``"64 KB"``; on profiles of microcontrollers that of the exported C
+            program: its arena, scratch included, inputs and outputs.
+        flash: of that program: packed weights, tables and code, such as ``"256 KiB"``.
         accuracy: a floor (``"90 %"``, 0.9) or the largest drop from the float network (``"-1 %"``).
         size_counts: ``"total"`` (default) counts everything stored: codes, scales, biases and unquantized
-            parameters; ``"weights"`` the packed codes alone, as papers do. A reduction such as ``"8x"`` compares
+            parameters; ``"weights"`` the packed codes alone, as papers do; ``"onnx"``, ``"litert"``, ``"tflm"`` and
+            ``"c"`` the file of that kind, of C its constants. A reduction such as ``"8x"`` compares
             with the float32 bytes of the same parameters; one of packed weights that is exactly b bits a weight
             admits b bits everywhere, although every layer's bytes are rounded up.
 
@@ -244,11 +259,15 @@ class Budget:
         latency: str | None = None,
         bops: str | int | float | None = None,
         ram: str | int | float | None = None,
+        flash: str | int | float | None = None,
         accuracy: str | float | None = None,
         size_counts: SizeCounts = "total",
     ) -> None:
-        if size_counts not in ("total", "weights"):
-            raise BudgetError(f"size_counts must be 'total' or 'weights', not {size_counts!r}.")
+        if size_counts not in ("total", "weights", *FILES):
+            kinds = ", ".join(map(repr, FILES))
+            raise BudgetError(
+                f"size_counts must be 'total', 'weights' or a kind of file ({kinds}), not {size_counts!r}."
+            )
         self._given: dict[str, Any] = {
             name: _plain(value)
             for name, value in (
@@ -257,6 +276,7 @@ class Budget:
                 ("latency", latency),
                 ("bops", bops),
                 ("ram", ram),
+                ("flash", flash),
                 ("accuracy", accuracy),
             )
             if value is not None
@@ -275,6 +295,8 @@ class Budget:
             self._upper["bops"] = parse_count(bops)
         if ram is not None:
             self._upper["ram_bytes"] = parse_size(ram)
+        if flash is not None:
+            self._upper["flash_bytes"] = parse_size(flash)
         self.accuracy: AccuracyTarget | None = None if accuracy is None else parse_accuracy(accuracy)
 
     def __repr__(self) -> str:

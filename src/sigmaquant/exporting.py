@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from sigmaquant.data import DataSource, Inputs, Keys, Structure, as_source
-from sigmaquant.errors import ArtifactError, ExportError, RunDirectoryError, StorageError
+from sigmaquant.errors import ArtifactError, ExportError, RunDirectoryError, SigmaQuantError, StorageError
 from sigmaquant.export.c.report import FILE as LISTING
 from sigmaquant.export.codes import EXAMPLES, compare_codes
 from sigmaquant.export.decisions import Decisions
 from sigmaquant.export.feasibility import IN_FLOAT, known_targets
 from sigmaquant.export.fidelity import FORMED, Fidelity, FidelityCheck, Parting
+from sigmaquant.export.holding import Held
 from sigmaquant.export.probe import probe
 from sigmaquant.export.targets import TARGETS, ExportOptions, Source, Target
 from sigmaquant.export.verification import Reference, Runner, Verification, Watch, latency_ms
@@ -364,13 +365,14 @@ def _verified(
     ideal = IdealCosts(subject.network.graph).cost(plan).total_bytes
     with torch.no_grad():
         float_ms = float_latency_ms(source)
-    agreement = integers.agreement
+    agreement, held = integers.agreement, _held(run)
     log.info("integers beside the quantized network: decided alike %.4f", agreement.decisions)
     verdicts = []
     with task(progress, "verifying", len(paths)):
         for name, path in paths.items():
             own = subject.of(name, written[name].options)
             verdict = replace(verify_file(name, path, *own, written[name], ideal, float_ms), integers=integers)
+            verdict = replace(verdict, over="" if verdict.problem else held.exceeded(verdict, plan))
             alike = 0.0 if verdict.agreement is None else verdict.agreement.decisions
             log.info("%s: decided alike %.4f %s", path, alike, "" if verdict.passed else "FAILED")
             verdicts.append(verdict)
@@ -392,6 +394,15 @@ def float_latency_ms(source: Source) -> float:
     """Time of one example in the float network."""
     given = read_arguments(source.model, source.one)
     return latency_ms(lambda *args: source.model(*args, **given.kwargs), given.args)
+
+
+def _held(run: Path) -> Held:
+    """What a run allows; nothing is known of one whose documents cannot be read."""
+    files = RunFiles(run)
+    try:
+        return Held.of(files.read_result(), files.read_config())
+    except SigmaQuantError:
+        return Held({}, "total", False)
 
 
 def keep(document: Mapping[str, Any], folder: Path, run: Path) -> None:

@@ -19,11 +19,11 @@ from sigmaquant.control import Contender, between, noise, run_control, run_next_
 from sigmaquant.data import DataSource, Keys, Structure, as_source, split
 from sigmaquant.data.batch import describe_inputs
 from sigmaquant.errors import DataError, SigmaQuantError, UnreachableBudgetError, near_matches
+from sigmaquant.export.deployed import DeployedCosts
 from sigmaquant.graph import QuantGraph, trace
 from sigmaquant.graph.inputs import map_tensors, read_arguments
 from sigmaquant.graph.reading import precision_note, read_copy
 from sigmaquant.hardware.profile import HardwareProfile, load_profile, shipped_profiles
-from sigmaquant.hardware.profiled import ProfiledCosts
 from sigmaquant.loading import keys_of, weights_digest
 from sigmaquant.outputs import outputs_note
 from sigmaquant.quant.coverage import coverage
@@ -94,7 +94,7 @@ class Job:
         chosen = type(self.task).outputs is not Task.outputs or self.task.output is not None
         own = None if chosen else outputs_note(returned)
         self.notes += tuple(note for note in (precision_note(model), own, _left_out(self.data.train)) if note)
-        self.costs = ProfiledCosts(self.graph, profile)
+        self.costs = DeployedCosts(self.graph, profile)
         self.config: dict[str, Any] = {
             "settings": self.settings.to_dict(),
             "hardware": hardware if hardware in shipped_profiles() else profile.to_dict(),
@@ -216,6 +216,8 @@ class Job:
         Raises:
             SigmaQuantError: a budget that cannot be reached, or a float network or data that are broken.
         """
+        if budget.size_counts != self.costs.size_counts:
+            self.costs, self._session = self.costs.counting(budget.size_counts), None
         if self._session is None:
             self._session = Session(
                 self.graph,

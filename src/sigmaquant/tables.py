@@ -298,7 +298,7 @@ def verifications(verdicts: Sequence[Verification]) -> Grid:
         rows.append(
             (
                 f"{verdict.path}{f' ({verdict.plan})' if verdict.plan else ''}",
-                "verified" if verdict.passed else failed,
+                ("verified" if verdict.passed else failed) + (", OVER A LIMIT" if verdict.over else ""),
                 "–" if found is None else f"{100 * found.decisions:.2f} %",
                 "–" if deployed is None else f"{100 * deployed.decisions:.2f} %",
                 "–" if found is None else f"{100 * found.equal:.2f} %",
@@ -310,6 +310,7 @@ def verifications(verdicts: Sequence[Verification]) -> Grid:
             )
         )
     lines = [v.problem.rstrip(".") for v in verdicts if v.problem]
+    lines += [f"{v.path} is over a limit: {v.over}" for v in verdicts if v.over]
     lines += [f"{v.path}: {v.first_difference}" for v in verdicts if v.first_difference]
     lines += [f"{v.path}: {note}" for v in verdicts for note in (*v.notes, v.deployment) if note]
     examples = next((v.agreement.examples for v in verdicts if v.agreement is not None), None)

@@ -22,7 +22,7 @@ from sigmaquant.units import parse_count, parse_energy_pj, parse_latency_ms, par
 
 
 def parsers():
-    bytes_of = dict.fromkeys(("size_bytes", "ram_bytes"), parse_size)
+    bytes_of = dict.fromkeys(("size_bytes", "ram_bytes", "flash_bytes"), parse_size)
     return {**bytes_of, "energy_pj": parse_energy_pj, "latency_ms": parse_latency_ms, "bops": parse_count}
 
 

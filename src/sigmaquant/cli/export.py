@@ -69,7 +69,7 @@ def export_command(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write files that run, and verify each on data. Exit code 1: a file does not compute what it should."""
+    """Write files that run, and verify each on data. Exit code 1: one computes something else, or is over a limit."""
     options = ExportOptions(onnx_form=onnx_form.value, inputs=inputs.value, pack=pack, name=name, logits=logits)
     with stdout_is_ours(json_output):
         write = export_plans if run_with_plans(run) else export_run
@@ -116,4 +116,4 @@ def _show(verdicts: tuple[Verification, ...], json_output: bool) -> None:
         print_json([verdict.to_dict() for verdict in verdicts])
     else:
         print_parts(tables.verifications(verdicts))
-    raise typer.Exit(0 if all(verdict.passed for verdict in verdicts) else 1)
+    raise typer.Exit(0 if all(verdict.accepted for verdict in verdicts) else 1)

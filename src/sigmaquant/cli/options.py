@@ -23,6 +23,10 @@ class SizeCountsOption(StrEnum):
 
     total = "total"
     weights = "weights"
+    onnx = "onnx"
+    litert = "litert"
+    tflm = "tflm"
+    c = "c"
 
 
 class ObjectiveOption(StrEnum):
@@ -38,7 +42,8 @@ Train = Annotated[str, typer.Option(help=f"training data: {DATA_HELP}")]
 Val = Annotated[str | None, typer.Option(help="validation data; default: held out from the training data")]
 Test = Annotated[str | None, typer.Option(help="test data, scored once at the end")]
 SizeCountsKind = Annotated[
-    SizeCountsOption, typer.Option(help="a size counts everything stored, or the packed weights alone")
+    SizeCountsOption,
+    typer.Option(help="a size counts everything stored, the packed weights alone, or the file of a kind"),
 ]
 Hardware = Annotated[str, typer.Option(help="hardware profile that gives the costs: a shipped one's name, or a file")]
 Strategy = Annotated[str, typer.Option(help="sigma, uniform, greedy, ilp, random")]

@@ -66,7 +66,10 @@ def quantize_command(
     bops: Annotated[str | None, typer.Option(help='most bit operations: "2.5G", "16x"')] = None,
     energy: Annotated[str | None, typer.Option(help='most energy: "2 mJ"')] = None,
     latency: Annotated[str | None, typer.Option(help='longest latency: "15 ms"')] = None,
-    ram: Annotated[str | None, typer.Option(help='most activation memory: "64 KB"')] = None,
+    ram: Annotated[
+        str | None, typer.Option(help='most activation memory, on a microcontroller that of the C program: "64 KB"')
+    ] = None,
+    flash: Annotated[str | None, typer.Option(help='most flash of that program, its code included: "256 KiB"')] = None,
     size_counts: options.SizeCountsKind = options.SizeCountsOption.total,
     hardware: options.Hardware = "ideal",
     strategy: options.Strategy = DEFAULTS.strategy,
@@ -108,7 +111,15 @@ def quantize_command(
     Exit code 1: the budget could not be met, or a file does not compute what it should.
     """
     settings = options.settings_of(locals())
-    limits = {"size": size, "accuracy": accuracy, "bops": bops, "energy": energy, "latency": latency, "ram": ram}
+    limits = {
+        "size": size,
+        "accuracy": accuracy,
+        "bops": bops,
+        "energy": energy,
+        "latency": latency,
+        "ram": ram,
+        "flash": flash,
+    }
     budgets = options.make_plans(plans, limits, size_counts)
     budget = None if budgets else options.make_budget(limits, size_counts)
     with stdout_is_ours(json_output), interruptible(out), repeatable(ctx, out):
@@ -136,7 +147,7 @@ def quantize_command(
         print_parts(result.verdict)
         if out is not None:
             print_line(f"Files: {out}")
-    passed = all(verdict.passed for verdict in result.files)
+    passed = all(verdict.accepted for verdict in result.files)
     raise typer.Exit(0 if result.met and passed else 1)
 
 

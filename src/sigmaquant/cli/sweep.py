@@ -57,7 +57,8 @@ def sweep_command(
     bops: Annotated[str | None, typer.Option(help="most bit operations")] = None,
     energy: Annotated[str | None, typer.Option(help="most energies")] = None,
     latency: Annotated[str | None, typer.Option(help="longest latencies")] = None,
-    ram: Annotated[str | None, typer.Option(help="most activation memory")] = None,
+    ram: Annotated[str | None, typer.Option(help="most activation memory, or RAM of the C program")] = None,
+    flash: Annotated[str | None, typer.Option(help="most flash of the C program")] = None,
     size_counts: options.SizeCountsKind = options.SizeCountsOption.total,
     hardware: options.Hardware = "ideal",
     strategy: options.Strategy = DEFAULTS.strategy,
@@ -99,7 +100,7 @@ def sweep_command(
     """
     strategies = [name.strip() for name in strategy.split(",")]
     settings = options.settings_of({**locals(), "strategy": strategies[0]})
-    limits = {"size": size, "bops": bops, "energy": energy, "latency": latency, "ram": ram}
+    limits = {"size": size, "bops": bops, "energy": energy, "latency": latency, "ram": ram, "flash": flash}
     budgets = _budgets(limits, accuracy, size_counts, len(strategies) > 1)
     make = partial(
         job_of,

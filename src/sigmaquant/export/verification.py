@@ -54,6 +54,7 @@ class Verification:
         codes: what its inner activations show; only looked at where `sha256` is not known, or the task is lenient.
         ram_bytes: memory that it needs where it is deployed: the arena of an interpreter, or arena, inputs and outputs
             of a C program; None: not known.
+        over: which limit of the run's budget it exceeds, and by how much; empty: none.
         problem: why it was not run, or does not run: it was changed, is damaged, or crashes; empty: nothing.
         plan: which one of several plans of the network was run; empty: there is one.
     """
@@ -73,6 +74,7 @@ class Verification:
     sha256: str | None = None
     codes: CodesFound | None = None
     ram_bytes: int | None = None
+    over: str = ""
     problem: str = ""
     plan: str = ""
 
@@ -89,6 +91,11 @@ class Verification:
             return self.agreement.decisions >= self.required and self.agreement.equal == 1
         few = [run for run in self._runs if run.decisions < self.required]
         return len(few) < len(self._runs) and all(run.largest_steps <= VALUE_STEPS for run in few)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it computes what it should and holds the run's limits."""
+        return self.passed and not self.over
 
     @property
     def _runs(self) -> list[Agreement]:

@@ -207,6 +207,7 @@ class HardwareProfile(_Part):
         method: how it was made.
         baseline: the profile that ratios should be taken to.
         operating_points: other voltages and clocks, each with costs of its own.
+        program: ``"c"`` on a microcontroller that runs the exported C: memory and flash are those of that program.
     """
 
     schema_version: Literal[1] = 1
@@ -219,6 +220,7 @@ class HardwareProfile(_Part):
     method: Method
     baseline: str | None = None
     operating_points: Annotated[tuple[OperatingPoint, ...], Field(strict=False)] = ()
+    program: Literal["c"] | None = None
 
     @model_validator(mode="after")
     def _points_can_be_costed(self) -> Self:
@@ -261,8 +263,9 @@ class HardwareProfile(_Part):
             raise HardwareProfileError(f"{source}: {_first_problem(error)}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; `from_dict` reads it back. Without operating points it is as before there were any."""
-        return self.model_dump(mode="json", exclude=None if self.operating_points else {"operating_points"})
+        """For JSON; `from_dict` reads it back. Without what later releases added it is as before they did."""
+        added = {"operating_points": self.operating_points, "program": self.program}
+        return self.model_dump(mode="json", exclude={name for name, value in added.items() if not value})
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -93,6 +93,8 @@ class Costs(_Read):
     latency_ms: Number = None
     cycles: Number = None
     operating_points: tuple[PointCosts, ...] = ()
+    flash_bytes: int | None = None
+    file_bytes: int | None = None
 
 
 class Uniform(_Read):
@@ -227,6 +229,7 @@ class Artifact(_Read):
     ideal_bytes: int
     real_bytes: int
     ram_bytes: int | None = None
+    over: str = ""
     latency_ratio: Number = None
     first_difference: str = ""
     notes: tuple[str, ...] = ()

@@ -89,7 +89,9 @@ def budget_text(run: RunReport) -> str:
     """
     parts = []
     for name, value in run.budget.items():
-        counts = " (packed weights)" if name == "size" and run.size_counts == "weights" else ""
+        counts = ""
+        if name == "size" and run.size_counts != "total":
+            counts = " (packed weights)" if run.size_counts == "weights" else f" (the {run.size_counts} file)"
         parts.append(f"{name} {value}{counts}")
     return ", ".join(parts)
 

@@ -72,7 +72,14 @@ def chart_data(report: Report) -> dict[str, Any]:
     return {"measures": MEASURES, "runs": runs, "swept": swept_measures(report)}
 
 
-_LIMITED = {"size": "bytes", "energy": "energy_pj", "latency": "latency_ms", "bops": "bops", "ram": "ram_bytes"}
+_LIMITED = {
+    "size": "bytes",
+    "energy": "energy_pj",
+    "latency": "latency_ms",
+    "bops": "bops",
+    "ram": "ram_bytes",
+    "flash": "flash_bytes",
+}
 
 
 def swept_measures(report: Report) -> list[str]:

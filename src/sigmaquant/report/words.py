@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sigmaquant.budget import base_resource, label
+from sigmaquant.budget import FILES, base_resource, label
 from sigmaquant.report.document import Costs, LayerRow, RunReport, Scores
 from sigmaquant.report.gather import cost_of
 
@@ -42,6 +42,7 @@ _COUNTS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _UNITS = {
     "size_bytes": _BYTES,
     "ram_bytes": _BYTES,
+    "flash_bytes": _BYTES,
     "energy_pj": ((1e12, "J"), (1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ"), (1.0, "pJ")),
     "latency_ms": ((1e3, "s"), (1.0, "ms"), (1e-3, "µs"), (1e-6, "ns")),
 }
@@ -128,6 +129,10 @@ class Fact:
     uniform: str = ""
 
 
+_LIMITED_ALONE = (("bops", "Bit operations"), ("ram_bytes", "Activation memory"), ("flash_bytes", "Flash"))
+"""Costs that have a card where they are limited."""
+
+
 def facts(run: RunReport) -> list[Fact]:
     """The cards at the top of a finished run."""
     if run.cost is None or run.reference is None:
@@ -136,7 +141,7 @@ def facts(run: RunReport) -> list[Fact]:
     found += [
         _device_fact(run, run.cost, measure) for measure in _DEVICE if getattr(run.cost, measure.name) is not None
     ]
-    for resource, title in (("bops", "Bit operations"), ("ram_bytes", "Activation memory")):
+    for resource, title in _LIMITED_ALONE:
         value = getattr(run.cost, resource)
         if resource in run.limits and value is not None:
             before = getattr(run.reference, resource)
@@ -174,6 +179,9 @@ def _limit(run: RunReport, resource: str) -> tuple[str, bool]:
     limit = cost_text(run.limits[resource], base_resource(resource))
     if resource == "size_bytes" and run.size_counts == "weights":
         return f"limit {limit} of packed weights", ok
+    if resource == "size_bytes" and run.size_counts in FILES:
+        found = "" if run.cost is None or run.cost.file_bytes is None else cost_text(run.cost.file_bytes, resource)
+        return f"limit {limit} of the {run.size_counts} file, which takes {found}", ok
     return f"limit {limit}", ok
 
 

@@ -17,6 +17,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "latency_ms": parse_latency_ms,
     "bops": parse_count,
     "ram_bytes": parse_size,
+    "flash_bytes": parse_size,
 }
 _ENERGY = ((1e12, "J"), (1e9, "mJ"), (1e6, "uJ"), (1e3, "nJ"), (1.0, "pJ"))
 _TIME = ((1e3, "s"), (1.0, "ms"), (1e-3, "us"), (1e-6, "ns"))
@@ -30,7 +31,7 @@ def format_cost(resource: str, value: float) -> str:
         ('134.2 KB', '2.5 uJ', '20 us')
     """
     resource = base_resource(resource)
-    if resource in ("size_bytes", "ram_bytes"):
+    if resource in ("size_bytes", "ram_bytes", "flash_bytes"):
         return format_bytes(value)
     if resource in ("energy_pj", "latency_ms"):
         scale = _ENERGY if resource == "energy_pj" else _TIME

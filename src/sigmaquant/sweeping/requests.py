@@ -16,6 +16,7 @@ RESOURCE = {
     "latency": "latency_ms",
     "bops": "bops",
     "ram": "ram_bytes",
+    "flash": "flash_bytes",
 }
 """Names of limits and of the costs they limit."""
 

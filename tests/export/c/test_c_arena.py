@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sigmaquant.export.c.arena import ALIGNMENT, Lifetime, gaps, plan_arena
 from sigmaquant.export.c.layout import Loop, View, channels_last, dense, loops, natural
-from sigmaquant.export.c.program import Program, Scratch, place
+from sigmaquant.export.c.program import Program, Scratch, Step, place
 
 lifetimes = st.builds(
     lambda size, first, length: Lifetime(size, first, first + length),
@@ -71,6 +71,24 @@ def test_a_program_without_memory_of_its_own_has_no_arena():
     program = Program()
     program.buffer((4,), caller="input")
     assert place(program).arena_bytes == 0
+
+
+def test_a_sum_takes_over_the_memory_of_a_term_that_ends_there():
+    def program(kernel):
+        made = Program()
+        given, result = made.buffer((64,), caller="input"), made.buffer((64,), caller="output")
+        first, second, total = (made.buffer((64,)) for _ in range(3))
+        for source, target in ((given, first), (first, second)):
+            made.steps.append(Step("s", "sq_lookup_elsewhere", {}, (source,), target))
+        made.steps.append(Step("sum", kernel, {}, (first, second), total))
+        made.steps.append(Step("s", "sq_copy", {}, (total,), result))
+        return made
+
+    placed = place(program("sq_add"))
+    assert placed.arena_bytes == 128
+    assert placed.in_place == {4: 2}
+    assert placed.offsets[4] == placed.offsets[2]
+    assert place(program("sq_conv")).arena_bytes == 192
 
 
 # -- strides -----------------------------------------------------------------------------------------------------

@@ -226,13 +226,13 @@ def _call(step: Step, number: int, constant: str, seen: list[str], program: Prog
         _pointer(view, program) + "".join(f" + i{depth} * {loop.steps[k]}" for depth, loop in enumerate(step.loops))
         for k, view in enumerate(views)
     ]
-    born, dead = [], []
+    born, dead, taken_over = [], [], set(placed.in_place.values())
     for index in sorted({view.buffer for view in (*step.inputs, step.output)}):
         if placed.offsets[index] is not None:
             area = f"SQ_TRASH(BUFFER_{index}, {program.sizes[index]});"
-            if placed.lifetimes[index].first == number:
+            if placed.lifetimes[index].first == number and index not in placed.in_place:
                 born.append(area)
-            if placed.lifetimes[index].last == number:
+            if placed.lifetimes[index].last == number and index not in taken_over:
                 dead.append(area)
     if placed.scratch[number] is not None:
         pieces.append(f"SCRATCH_{number}")

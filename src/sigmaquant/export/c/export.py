@@ -55,15 +55,28 @@ def export_c(model: IntegerModel, folder: str | Path, *, name: str = "model") ->
         ExportError: an operator that C has no kernel for, or a folder that holds something else. Nothing was written.
         StorageError: the folder could not be written.
     """
-    prefix = model_identifier(name)
     target = Path(os.path.realpath(folder))
     check_target(target)
+    integers, report, program, placed = _planned(model, Path(folder), name)
+    write_folder(target, _files(integers, report, program, placed))
+    return report
+
+
+def planned_c(model: IntegerModel, *, name: str = "model") -> CReport:
+    """What `export_c` would write, without writing it.
+
+    Raises:
+        ExportError: an operator that C has no kernel for.
+    """
+    return _planned(model, Path(), name)[1]
+
+
+def _planned(model: IntegerModel, folder: Path, name: str) -> tuple[IntegerModel, CReport, Program, Placed]:
+    prefix = model_identifier(name)
     integers, endings = in_integers(model)
     program = translate(integers, prefix)
     placed = place(program)
-    report = report_of(integers, endings, Path(folder), prefix, program, placed)
-    write_folder(target, _files(integers, report, program, placed))
-    return report
+    return integers, report_of(integers, endings, folder, prefix, program, placed), program, placed
 
 
 def _files(model: IntegerModel, report: CReport, program: Program, placed: Placed) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,12 @@ from sigmaquant.export.c.layout import Ints, Loop, View, natural
 _SMALL_BLOCK = 8
 _SMALL_BYTES = (4864, 9472)
 """Unpacked rows that are worth more RAM than the smallest possible: at least 8, and 16 of 16 channels by 3 x 3 taps."""
+_ENOUGH = 1.15
+"""An arena of that many times the peak of its buffers is small enough: below, rows are not taken from scratch."""
+_DIVISORS = (1, 2, 4)
+"""Of the bytes that unpacked rows are worth, tried one after the other."""
+_CODE_BY_CODE = ("sq_add", "sq_add_strided", "sq_affine", "sq_lookup", "sq_multiply", "sq_rescale")
+"""Kernels that read all they need of a code's place before they write there."""
 _ROWS = 4
 """Rows that lie interleaved in scratch: ``SQ_ROWS``."""
 
@@ -53,10 +59,14 @@ class Scratch:
     @property
     def smallest_block(self) -> int:
         """As few rows as are worth the work that is done again for each block."""
+        return self.block()
+
+    def block(self, divisor: int = 1) -> int:
+        """As few rows as are worth that work, in so many times less memory."""
         if not self.row:
             return 0
-        least, most = (size // (2 * self.row) for size in _SMALL_BYTES)
-        return self._even_blocks(min(max(least, _SMALL_BLOCK), most))
+        least, most = (size // (2 * self.row * divisor) for size in _SMALL_BYTES)
+        return self._even_blocks(min(max(least, _SMALL_BLOCK), max(most, 1)))
 
     def largest_block(self, available: int) -> int:
         """The most rows that fit into so many bytes, within what is of use."""
@@ -128,7 +138,7 @@ class Program:
     tables: list[Table] = field(default_factory=list)
     edges: dict[str, View] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
-    _known: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    _known: dict[tuple[str, str, bytes], str] = field(default_factory=dict)
 
     def buffer(self, shape: Ints, strides: Ints | None = None, rows: int = 1, caller: str = "") -> View:
         """A new buffer, dense, one row after the other; `caller` names it where the caller holds it."""
@@ -139,9 +149,12 @@ class Program:
             self.callers[view.buffer] = caller
         return view
 
-    def table(self, name: str, values: NDArray[Any]) -> str:
-        """Constants under a name, or those of the same values that there already are."""
-        content = (values.dtype.name, values.tobytes())
+    def table(self, name: str, values: NDArray[Any], owner: str = "") -> str:
+        """Constants under a name, or those of the same owner and values that there already are.
+
+        Equal values of two owners are a coincidence that another calibration undoes, and bytes must be known before it.
+        """
+        content = (owner, values.dtype.name, values.tobytes())
         if content not in self._known:
             self._known[content] = name
             self.tables.append(Table(name, values))
@@ -173,6 +186,8 @@ class Placed:
         scratch: bytes of each step's scratch; None: it needs none.
         lifetimes: of each buffer.
         arena_bytes: of the whole arena.
+        in_place: by buffer that takes over another's memory, that other one: its step reads a code and writes a result
+            there.
     """
 
     steps: tuple[Step, ...]
@@ -180,19 +195,33 @@ class Placed:
     scratch: tuple[int | None, ...]
     lifetimes: tuple[Lifetime, ...]
     arena_bytes: int
+    in_place: Mapping[int, int] = field(default_factory=dict)
 
 
 def place(program: Program) -> Placed:
     """Plans the arena with small scratch, then lets scratch grow into what is free anyway."""
     lifetimes = _lifetimes(program)
-    steps = [replace(step, block=step.scratch.smallest_block) for step in program.steps]
+    in_place = _in_place(program, lifetimes)
+    whole = _merged(lifetimes, in_place)
+    owned = [i for i in range(len(program.sizes)) if i not in program.callers and i not in in_place]
+    peak = _peak([lifetimes[i] for i in range(len(program.sizes)) if i not in program.callers])
+    best: tuple[list[Step], list[int], int] | None = None
+    for divisor in _DIVISORS:
+        steps = [replace(step, block=step.scratch.block(divisor)) for step in program.steps]
+        needed = [Lifetime(step.scratch_bytes, i, i) for i, step in enumerate(steps) if step.scratch_bytes]
+        found, total = plan_arena([whole[i] for i in owned] + needed)
+        if best is None or total < best[2]:
+            best = steps, found, total
+        if best[2] <= _ENOUGH * peak:
+            break
+    assert best is not None, "there are divisors"
+    steps, found, total = best
     scratch_steps = [i for i, step in enumerate(steps) if step.scratch_bytes]
-    owned = [i for i in range(len(program.sizes)) if i not in program.callers]
-    wanted = [lifetimes[i] for i in owned] + [Lifetime(steps[i].scratch_bytes, i, i) for i in scratch_steps]
-    found, total = plan_arena(wanted)
     offsets: list[int | None] = [None] * len(program.sizes)
     for index, offset in zip(owned, found, strict=False):
         offsets[index] = offset
+    for index, before in in_place.items():  # in the order of the steps: the one before has its place by now
+        offsets[index] = offsets[before]
     scratch: list[int | None] = [None] * len(steps)
     for step in scratch_steps:
         living = [
@@ -204,7 +233,42 @@ def place(program: Program) -> Placed:
         scratch[step] = -start
         if steps[step].scratch.row:
             steps[step] = replace(steps[step], block=steps[step].scratch.largest_block(size))
-    return Placed(tuple(steps), tuple(offsets), tuple(scratch), tuple(lifetimes), total)
+    return Placed(tuple(steps), tuple(offsets), tuple(scratch), tuple(lifetimes), total, in_place)
+
+
+def _peak(lifetimes: Sequence[Lifetime]) -> int:
+    """The largest sum of buffers that live at one step."""
+    steps = range(max((item.last for item in lifetimes), default=-1) + 1)
+    return max((sum(item.size for item in lifetimes if item.first <= s <= item.last) for s in steps), default=0)
+
+
+def _in_place(program: Program, lifetimes: Sequence[Lifetime]) -> dict[int, int]:
+    """Outputs of steps that go code by code and may overwrite an input that nothing reads after them."""
+    found: dict[int, int] = {}
+    for number, step in enumerate(program.steps):
+        output = step.output
+        if step.kernel not in _CODE_BY_CODE or step.loops or lifetimes[output.buffer].first != number:
+            continue
+        for view in step.inputs:
+            same = (view.offset, view.shape, view.strides, view.rows) == (
+                output.offset, output.shape, output.strides, output.rows,
+            )  # fmt: skip
+            ends = lifetimes[view.buffer].last == number and program.sizes[view.buffer] == program.sizes[output.buffer]
+            if same and ends and not {view.buffer, output.buffer} & program.callers.keys():
+                found[output.buffer] = view.buffer
+                break
+    return found
+
+
+def _merged(lifetimes: Sequence[Lifetime], in_place: Mapping[int, int]) -> list[Lifetime]:
+    """The lifetimes of areas: a buffer's, and of those that take over its memory, at the first one's index."""
+    whole = list(lifetimes)
+    first: dict[int, int] = {}
+    for index, before in in_place.items():
+        first[index] = first.get(before, before)
+        area = first[index]
+        whole[area] = replace(whole[area], last=max(whole[area].last, lifetimes[index].last))
+    return whole
 
 
 def _lifetimes(program: Program) -> list[Lifetime]:

@@ -185,7 +185,8 @@ class Translation:
 
     def table(self, owner: str, kind: str, values: NDArray[Any]) -> str:
         """Constants; `owner` and `kind` make up their name."""
-        return self.program.table(self._names.unique(f"{self.prefix}_{owner}_{kind}"), np.ascontiguousarray(values))
+        name = self._names.unique(f"{self.prefix}_{owner}_{kind}")
+        return self.program.table(name, np.ascontiguousarray(values), owner)
 
     def codes(self, layer: str, rows: NDArray[np.int8], bits: int, midrise: bool) -> dict[str, Any]:
         """The fields of ``sq_layer`` that say where a layer's codes are: packed rows, or planes of several plans."""

@@ -1,0 +1,53 @@
+"""Whether a written file holds the limits of its run: by its real bytes, not by what was predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sigmaquant.budget import label
+from sigmaquant.export.c.flash import code_bytes, unpacker
+from sigmaquant.export.verification import Verification
+from sigmaquant.plan import BitwidthPlan
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a run allows its files.
+
+    Attributes:
+        upper: limits by resource, as in `Limits`.
+        size_counts: which bytes the size limit counts.
+        program: whether memory and flash are those of the C program.
+    """
+
+    upper: Mapping[str, float]
+    size_counts: str
+    program: bool
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any], config: Mapping[str, Any]) -> Held:
+        """Of a run's result and configuration; without limits where they do not say."""
+        limits = {
+            name: value for name, value in dict(result.get("limits") or {}).items() if isinstance(value, int | float)
+        }
+        budget, cost = dict(config.get("budget") or {}), dict(result.get("cost") or {})
+        return cls(limits, str(budget.get("size_counts", "total")), "flash_bytes" in cost)
+
+    def exceeded(self, verdict: Verification, plan: BitwidthPlan) -> str:
+        """Which limits a file exceeds, in words; empty: none."""
+        found: dict[str, float | None] = {}
+        if verdict.target == self.size_counts:
+            found["size_bytes"] = verdict.real_bytes
+        if verdict.target == "c" and self.program:
+            found["ram_bytes"] = verdict.ram_bytes
+            if "flash_bytes" in self.upper:
+                used = {unpacker(bits, bits <= plan.midrise_up_to) for bits in plan.weights.values()}
+                found["flash_bytes"] = verdict.real_bytes + code_bytes(verdict.path).total(used | {unpacker(8, False)})
+        return "; ".join(
+            f"{value:,.0f} bytes of {'RAM' if name == 'ram_bytes' else label(name)} where the budget allows "
+            f"{self.upper[name]:,.0f}"
+            for name, value in found.items()
+            if value is not None and name in self.upper and value > self.upper[name]
+        )
