@@ -144,3 +144,26 @@ def test_integers_out_of_range_are_told() -> None:
         executor(words, mask * 2)
     with pytest.raises(DataError, match="holds integers, but was given float32"):
         executor(words, mask.float())
+
+
+def test_padding_does_not_count_in_calibration() -> None:
+    words, mask = data(32)
+    ranges = []
+    for stray in (0, WORDS - 1):  # what stands where nothing counts, with a row that is far from all others
+        torch.manual_seed(0)
+        net = Net(MASKS["added"]).eval()
+        net.words.weight.data[WORDS - 1] *= 50
+        words = words.clamp(max=WORDS - 2)
+        graph = trace(net, data(2))
+        network = prepare(graph)
+        plan = BitwidthPlan(dict.fromkeys(graph.layer, 8), dict.fromkeys(graph.activation_names, 8))
+        set_plan_(network, plan)
+        calibrate_(network, [(words.masked_fill(mask == 0, stray), mask)])
+        ranges.append([(float(q.scale), q.zero_point) for q in network.activation_quantizers.values()])
+    assert ranges[0] == ranges[1]
+
+
+def test_indices_that_no_row_has_are_told_in_calibration() -> None:
+    network, _ = quantized(MASKS["filled"])
+    with pytest.raises(DataError, match=rf"an embedding of {WORDS} rows was given the indices 0\.\.{WORDS}"):
+        calibrate_(network, [(torch.full((2, LENGTH), WORDS).tril(), torch.ones(2, LENGTH).long())])

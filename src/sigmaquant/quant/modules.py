@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sigmaquant.errors import DataError
 from sigmaquant.numerics import (
     SCALE_FLOOR,
     activation_range,
@@ -213,11 +214,22 @@ class QEmbedding(_Quantized, nn.Embedding):
     """`nn.Embedding` with a quantized table, one scale per row."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """As `nn.Embedding`, for integer indices."""
+        """As `nn.Embedding`, for integer indices.
+
+        Raises:
+            DataError: an index that no row has.
+        """
         # sparse gradients end at the quantizer, which needs dense ones
-        return F.embedding(
-            x, self.quantized_weight, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq, sparse=False
-        )
+        try:
+            return F.embedding(
+                x, self.quantized_weight, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq, sparse=False
+            )
+        except IndexError:
+            low, high = (int(end) for end in torch.aminmax(x))
+            raise DataError(
+                f"an embedding of {self.num_embeddings} rows was given the indices {low}..{high}. Check the tokenizer, "
+                "or how the data are encoded."
+            ) from None
 
 
 class QParameter(_Quantized):

@@ -16,6 +16,7 @@ from sigmaquant.numerics import affine_from_range
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant.modules import ActivationQuantizer, WeightQuantizer, quantized_from_float
 from sigmaquant.quant.observers import MseObserver, Observer
+from sigmaquant.quant.padding import Padding, observing
 from sigmaquant.quant.recurrent import install_recurrent_
 
 _ACTIVATIONS = "activation_quantizers"
@@ -240,6 +241,8 @@ def calibrate_(
 ) -> None:
     """Set every activation's grid from what flows through the network with its weights at the plan.
 
+    Where examples carry a mask of padding (see `sigmaquant.quant.padding`), what stands there does not count.
+
     Args:
         network: after `set_plan_`.
         batches: inputs only, each a tensor or a tuple of tensors.
@@ -252,14 +255,22 @@ def calibrate_(
     quantizers = network.activation_quantizers
     training = network.training
     network.eval()
-    for quantizer in quantizers.values():
-        quantizer.observer = observer()
+    observers = {name: observer() for name in quantizers}
+    padding, current = Padding(network.graph.module), list[Tensor]()
+    for spec in network.graph.activations:
+        seen: Any = observers[spec.name]
+        quantizers[spec.name].observer = (
+            observing(seen, current, spec.producer == "attention") if padding.known else seen
+        )
     try:
         for inputs in batches:
-            network(*(inputs if isinstance(inputs, tuple | list) else (inputs,)))
+            given = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+            if (stand_ins := padding.stand_ins(given)) is not None:
+                current[:] = [stand_ins]
+            network(*given)
         known = {spec.name: spec.known_range for spec in network.graph.activations}
         bits = network.plan.activations
-        grids = {name: _grid(name, q.observer, bits[name], known[name]) for name, q in quantizers.items()}
+        grids = {name: _grid(name, seen, bits[name], known[name]) for name, seen in observers.items()}
         for name, quantizer in quantizers.items():
             quantizer.set_grid_(*grids[name], network.plan.activations[name])
     finally:
