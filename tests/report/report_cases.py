@@ -169,3 +169,21 @@ def verification(path: Path, digest: str | None, **changes: Any) -> Path:
     (path / "export").mkdir(exist_ok=True)
     (path / "export" / "verification.json").write_text(json.dumps(document), encoding="utf-8")
     return path
+
+
+def with_plans(path: Path) -> Path:
+    """The run with three plans of one set of weights, the last of which costs more than the second at less accuracy."""
+    result = json.loads((path / "result.json").read_text(encoding="utf-8"))
+    cost, weights = result["cost"], result["weights"]
+    plans = []
+    for number, (name, share) in enumerate((("8x", 1.0), ("12x", 0.6), ("<b>16x</b>", 0.7))):
+        smaller = {**cost, "weight_bytes": round(cost["weight_bytes"] * share)}
+        smaller["total_bytes"] = smaller["weight_bytes"] + cost["scale_bytes"] + cost["other_bytes"]
+        scores = {"validation": 0.9 - 0.02 * number, "test": 0.89 - 0.02 * number, "divergence": 0.01}
+        plans.append({
+            "name": name, "status": "not met" if number == 2 else "met", "violations": {}, "cost": smaller,
+            "weights": {layer: max(2, bits - 2 * number) for layer, bits in weights.items()}, "scores": scores,
+            "alone": {**scores, "validation": scores["validation"] + 0.003} if number < 2 else None,
+        })  # fmt: skip
+    (path / "result.json").write_text(dumps({**result, "plans": plans}), encoding="utf-8")
+    return path

@@ -318,3 +318,14 @@ def test_it_prints(open_page: Open, single: Path) -> None:
     shown.page.evaluate("() => dispatchEvent(new Event('afterprint'))")
     assert shown.page.locator("article:visible details[open]").count() == 0
     shown.settle()
+
+
+def test_plans_are_one_frontier(open_page: Open, tmp_path: Path) -> None:
+    path = report_cases.with_plans(report_cases.write_run(tmp_path / "run", NAMES, device=True))
+    watched = open_page(write_report([path]))
+    drawn = watched.drawing("plans")
+    assert drawn.count("run ") >= 3
+    assert "for itself: 12x" in drawn
+    watched.choice("plan-score").select_option("test")
+    watched.settle()
+    assert watched.drawing("plans") != drawn

@@ -142,6 +142,25 @@ class Pictures(_Read):
     pictures: tuple[Picture, ...]
 
 
+class Plan(_Read):
+    """One of several plans that share their weights.
+
+    Attributes:
+        alone: of the same bitwidths for themselves.
+        mean_bits: over all weights, as the report adds it.
+        front: measures by which no other plan of the run costs less at no lower validation score, likewise.
+    """
+
+    name: str
+    status: str
+    weights: dict[str, int]
+    cost: Costs
+    scores: Scores
+    alone: Scores | None = None
+    mean_bits: Number = None
+    front: tuple[str, ...] = ()
+
+
 class Result(_Read):
     """``result.json``."""
 
@@ -161,6 +180,7 @@ class Result(_Read):
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     trained_examples: int = 0
+    plans: tuple[Plan, ...] = ()
 
 
 class Zones(_Read):
@@ -316,6 +336,7 @@ class RunReport(_Read):
         integers: the integer model that the files hold, beside the quantized network; None: not compared, or not with
             the network that the run has now.
         front: measures by which no other run of the report costs less at no lower validation score.
+        plans: all plans of the run, from the largest to the smallest, where it has several; all else is of the first.
         missing: what the report lacks, and why.
     """
 
@@ -356,6 +377,7 @@ class RunReport(_Read):
     coverage: tuple[Coverage, ...] = ()
     float_operators: tuple[str, ...] = ()
     front: tuple[str, ...] = ()
+    plans: tuple[Plan, ...] = ()
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     seconds: Number = None

@@ -20,6 +20,7 @@ from sigmaquant.report.document import (
     LayerRow,
     Picture,
     Pictures,
+    Plan,
     Report,
     Result,
     RunReport,
@@ -150,6 +151,7 @@ def gather_run(path: Path, label: str) -> RunReport:
         control=result.control,
         mean_bits=_mean_bits(rows),
         layers=rows,
+        plans=plans_with_front(result, rows),
         outside=_outside(rows, result.cost),
         coverage=result.coverage,
         float_operators=result.float_operators,
@@ -334,6 +336,33 @@ def with_front(runs: Sequence[RunReport]) -> list[RunReport]:
         ]
         marked.append(run.model_copy(update={"front": tuple(front)}))
     return marked
+
+
+def plans_with_front(result: Result, rows: Sequence[LayerRow]) -> tuple[Plan, ...]:
+    """A run's plans with their mean bits, each with the measures by which it lies on the plans' frontier."""
+    elements = {row.name: row.elements or 0 for row in rows}
+    total = sum(elements.values())
+
+    def beaten(plan: Plan, measure: str, cost: float) -> bool:
+        score = plan.scores.validation or 0.0
+        for other in result.plans:
+            theirs, their_score = cost_of(other.cost, measure), other.scores.validation or 0.0
+            if (
+                theirs is not None
+                and theirs <= cost
+                and their_score >= score
+                and (theirs, their_score) != (cost, score)
+            ):
+                return True
+        return False
+
+    marked = []
+    for plan in result.plans:
+        costs = {measure: cost_of(plan.cost, measure) for measure in (*MEASURES, "ram_bytes")}
+        front = [name for name, cost in costs.items() if cost is not None and not beaten(plan, name, cost)]
+        mean = sum(bits * elements.get(name, 0) for name, bits in plan.weights.items()) / total if total else None
+        marked.append(plan.model_copy(update={"front": tuple(front), "mean_bits": mean}))
+    return tuple(marked)
 
 
 def _point(run: RunReport, measure: str) -> tuple[float, float] | None:

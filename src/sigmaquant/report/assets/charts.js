@@ -461,7 +461,7 @@ function twoCostChart(runs, selected, width, measures, kind) {
   });
 }
 
-function frontierChart(runs, selected, width, measure, kind) {
+function frontierChart(runs, selected, width, measure, kind, beside = "uniform control of") {
   const { scale, title, field } = MEASURES[measure];
   const shown = runs.map((run, index) => ({ run, index })).filter(({ run }) => run.finished);
   const { factor, unit } = unitOf(scale, shown.map(({ run }) => run.cost[field]));
@@ -474,7 +474,7 @@ function frontierChart(runs, selected, width, measure, kind) {
       label: `${name} ${run.label}: ${quantity(cost[field], scale)}, ${score(scores[kind], run)}`, ...extra,
     });
     points.push(point("run", run.cost, run.scores, { verdict: run.status, front: run.front.includes(measure), bits: digits(run.mean_bits) }));
-    if (run.control) controls.push(point("uniform control of", run.control.cost, run.control.scores, { bits: [...new Set(Object.values(run.control.weights))].sort().join("/") }));
+    if (run.control) controls.push(point(beside, run.control.cost, run.control.scores, { bits: [...new Set(Object.values(run.control.weights))].sort().join("/") }));
   }
   const there = (rows) => rows.filter((row) => row.x !== null && row.y !== null);
   const floats = [...new Set(shown.map(({ run }) => run.float_scores[kind]).filter(Number.isFinite))];
@@ -496,7 +496,7 @@ function frontierChart(runs, selected, width, measure, kind) {
     ...(there(controls).length ? [{
       data: { values: there(controls) },
       mark: { type: "point", shape: "diamond", stroke: "var(--orange)", fill: "var(--card)", strokeWidth: 2, size: 90, opacity: 1, cursor: "pointer" },
-      encoding: { x, y, tooltip: [{ field: "run", title: "uniform control of" }, tooltip[1], tooltip[2], { field: "bits" }], description: { field: "label" } },
+      encoding: { x, y, tooltip: [{ field: "run", title: beside }, tooltip[1], tooltip[2], { field: "bits" }], description: { field: "label" } },
     }] : []),
     {
       data: { values: dots },

@@ -60,6 +60,18 @@ function measureOptions(names) {
   return names.map((name) => [name, MEASURES[name].title]);
 }
 
+/** Plans of one run as the frontier of several runs has its points; beside each the same plan for itself. */
+function planPoints(run) {
+  return run.plans.map((plan) => ({
+    ...plan, label: plan.name, finished: true, percent: run.percent, float_scores: run.float_scores,
+    control: plan.alone ? { cost: plan.cost, scores: plan.alone, weights: plan.weights } : null,
+  }));
+}
+
+function planMeasures(run) {
+  return Object.keys(MEASURES).filter((name) => run.plans.filter((plan) => Number.isFinite(plan.cost[MEASURES[name].field])).length > 1);
+}
+
 class RunView {
   constructor(article, run) {
     Object.assign(this, { article, run, charts: {}, layer: largest(run.layers) });
@@ -68,6 +80,8 @@ class RunView {
     const steps = Object.keys(MEASURES).filter((name) => run.steps.some((step) => Number.isFinite(step.cost[MEASURES[name].field])));
     const limited = Object.keys(run.limits).find((name) => name !== "accuracy");
     this.stepMeasure = !limited || limited === "size_bytes" ? counted : limited;
+    this.planMeasure = run.size_counts === "weights" ? "weight_bytes" : "bytes";
+    this.planScore = "validation";
     const pick = (index) => this.pick(index);
     this.rows = ["bits", "sigma", "divergence", "costs"]; // charts by layer
     this.add("bits", (width) => bitsChart(run, this.layer, width), pick);
@@ -78,6 +92,7 @@ class RunView {
     this.add("ladder", (width) => ladderChart(run.layers[this.layer], width));
     this.add("steps-cost", (width) => stepsCostChart(run, width, this.stepMeasure));
     this.add("steps-score", (width) => stepsScoreChart(run, width));
+    this.add("plans", (width) => frontierChart(planPoints(run), -1, width, this.planMeasure, this.planScore, "for itself:"));
     const frames = this.rows.map((name) => this.charts[name]?.frame).filter(Boolean);
     for (const frame of frames) { // charts by layer are looked at in the same place
       frame.addEventListener("scroll", () => frames.forEach((other) => {
@@ -88,6 +103,15 @@ class RunView {
       this.measure = name;
       this.charts.costs.draw();
       this.words();
+    });
+    this.choice("plan-measure", measureOptions(planMeasures(run)), this.planMeasure, (name) => {
+      this.planMeasure = name;
+      this.charts.plans.draw();
+    });
+    const planScores = ["validation", "test"].filter((kind) => run.plans.some((plan) => Number.isFinite(plan.scores[kind])));
+    this.choice("plan-score", planScores.map((name) => [name, name]), this.planScore, (name) => {
+      this.planScore = name;
+      this.charts.plans.draw();
     });
     this.choice("step-measure", measureOptions(steps), this.stepMeasure, (name) => {
       this.stepMeasure = name;
