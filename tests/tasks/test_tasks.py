@@ -319,3 +319,21 @@ def test_what_fails_in_a_task_of_ones_own_is_told(broken):
     model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
     with pytest.raises(TaskError, match=rf"{broken}\(\) of the task 'Mine' failed: KeyError: 'nothing'"):
         quantize(model, data, task=kind(1.0), budget="2x", post_training=True, control=True)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([Part("values")], "gives 1 parts for 2 outputs"),
+        ([Part("values"), Part("logits", 2)], r"has classes along axis 2 of an output of shape \(4, 3\)"),
+        ([Part("logits", 0), Part("values")], "the first axis is that of the examples"),
+    ],
+)
+def test_parts_must_fit_the_outputs(parts, message):
+    class Mine(Pair):
+        def parts(self, outputs):
+            return parts
+
+    outputs = drawn(4, 2), drawn(4, 3)
+    with pytest.raises(DataError, match=message):
+        Mine().distance(outputs, outputs)

@@ -16,7 +16,7 @@ from sigmaquant.lowering import IntegerExecutor, IntegerModel
 from sigmaquant.operators import Edge, compute
 from sigmaquant.operators.edge import decode
 from sigmaquant.quant import QuantizedNetwork
-from sigmaquant.tasks import OneOutput, Task, as_task, check_examples, leaves
+from sigmaquant.tasks import OneOutput, Task, as_task, check_examples, leaves, parts_of
 
 Rule = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """Outputs found and expected, codes or floats of the integer model -> the share of each example decided alike, [N]."""
@@ -111,7 +111,7 @@ class Decisions:
         numbers = {id(leaf): place for leaf, place in zip(ours, form.places, strict=True) if place is not None}
         counted = {numbers[id(x)]: k for k, x in enumerate(leaves(outputs)) if id(x) in numbers}
         axes: list[int | None] = [None] * len(model.outputs)
-        parts = () if isinstance(task, OneOutput) or task.own_alike else task.parts(outputs)
+        parts = () if isinstance(task, OneOutput) or task.own_alike else parts_of(task, outputs)
         for leaf, place in zip(ours, form.places, strict=True):
             if place is None:
                 continue

@@ -31,7 +31,7 @@ from sigmaquant.graph.regions import with_gradients_throughout
 from sigmaquant.statistics.batches import Batch, Example, evaluation, float_outputs, read_batches
 from sigmaquant.statistics.divergence import Sensitivity
 from sigmaquant.statistics.quantized import QuantizedWeights
-from sigmaquant.tasks import Outputs, Part, Task, as_task, leaves, map_outputs
+from sigmaquant.tasks import Outputs, Part, Task, as_task, leaves, map_outputs, parts_of
 from sigmaquant.tasks.parts import curvature_signed
 
 Loss = Callable[[Tensor, Any], Tensor]
@@ -157,7 +157,7 @@ def with_factors(
 
 def _norms(module: nn.Module, batch: Example, task: Task) -> tuple[Sequence[Part], list[float]]:
     reference = float_outputs(module(*batch.inputs), task)
-    parts = task.parts(reference)
+    parts = parts_of(task, reference)
     return parts, [part.norm(x) for part, x in zip(parts, leaves(reference), strict=True)]
 
 
@@ -189,7 +189,7 @@ def scalars(
     signs = [_signs((draws, *x.shape), x, generator) for x in tensors]
     if task.own_distance:
         return [_of_distance(task, outputs, [s[draw] for s in signs]) for draw in range(draws)], 2.0 * count
-    parts = task.parts(outputs)
+    parts = parts_of(task, outputs)
     if factors is None:  # a single output
         (part,), (x,), (own,) = parts, tensors, signs
         return [part.signed(x, sign) for sign in own], part.halves * part.norm(x)

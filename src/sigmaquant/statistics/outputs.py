@@ -12,7 +12,7 @@ from sigmaquant.statistics.batches import Batch, counted_outputs, evaluation, fl
 from sigmaquant.statistics.divergence import Sensitivity
 from sigmaquant.statistics.quantized import QuantizedWeights
 from sigmaquant.statistics.replay import LayerPlace, Sweep
-from sigmaquant.tasks import Outputs, Task, as_task, leaves
+from sigmaquant.tasks import Outputs, Task, as_task, leaves, parts_of
 
 
 def output_sensitivity(
@@ -55,7 +55,7 @@ def output_sensitivity(
             sweep = Sweep(graph.module, batch.inputs)
             reference = float_outputs(sweep.reference, task)
             norms = _added(norms, _norms(task, reference))
-            weights = [1.0] if task.own_distance else [part.weight for part in task.parts(reference)]
+            weights = [1.0] if task.own_distance else [part.weight for part in parts_of(task, reference)]
             for name in order:
                 for bits in bitwidths:
                     returned = sweep.replay(places[name], quantized.weight(name, bits))
@@ -74,7 +74,7 @@ def _changes(task: Task, outputs: Outputs, reference: Outputs) -> list[float]:
     """What has changed, for each output, summed over the examples."""
     if task.own_distance:
         return [float(task.distance(outputs, reference).double().sum())]
-    found = zip(task.parts(reference), leaves(outputs), leaves(reference), strict=True)
+    found = zip(parts_of(task, reference), leaves(outputs), leaves(reference), strict=True)
     return [part.change(one, other) for part, one, other in found]
 
 
@@ -83,7 +83,7 @@ def _norms(task: Task, reference: Outputs) -> list[float]:
     tensors = leaves(reference)
     if task.own_distance:
         return [float(len(tensors[0]))]
-    return [part.norm(x) for part, x in zip(task.parts(reference), tensors, strict=True)]
+    return [part.norm(x) for part, x in zip(parts_of(task, reference), tensors, strict=True)]
 
 
 def _added(one: list[float], other: list[float]) -> list[float]:

@@ -20,7 +20,7 @@ from sigmaquant.tasks.structure import (
     leaves,
     map_outputs,
 )
-from sigmaquant.tasks.task import Task, all_finite, floating, mean_distance, same_form
+from sigmaquant.tasks.task import Task, all_finite, floating, mean_distance, parts_of, same_form
 
 __all__ = [
     "METRICS",
@@ -58,6 +58,7 @@ __all__ = [
     "map_outputs",
     "mean_distance",
     "metric_name",
+    "parts_of",
     "same_form",
     "score",
     "suppressed",

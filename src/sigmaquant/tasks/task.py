@@ -109,7 +109,7 @@ class Task:
             reference: the float network's.
             temperature: of the distillation, which softens distributions.
         """
-        return sum_of_parts(self.parts(reference), outputs, reference, temperature)
+        return sum_of_parts(parts_of(self, reference), outputs, reference, temperature)
 
     def each(self, outputs: Outputs, targets: Tensor) -> Tensor | None:
         """Scores of the single examples, [N], whose mean is the metric; None: the metric is no such mean.
@@ -173,6 +173,24 @@ class Task:
     def own_distance(self) -> bool:
         """Whether `distance` is not the sum over `parts`."""
         return type(self).distance is not Task.distance or "distance" in vars(self)
+
+
+def parts_of(task: Task, outputs: Outputs) -> Sequence[Part]:
+    """The task's parts, once they are known to fit the outputs.
+
+    Raises:
+        DataError: another number of them, or logits along an axis that there is not.
+    """
+    parts, tensors = task.parts(outputs), leaves(outputs)
+    if len(parts) != len(tensors):
+        raise DataError(f"parts() of the task {task.name!r} gives {len(parts)} parts for {len(tensors)} outputs.")
+    for part, x in zip(parts, tensors, strict=True):
+        if part.kind == "logits" and not (-x.dim() < part.axis < x.dim() and part.axis != 0):
+            raise DataError(
+                f"parts() of the task {task.name!r} has classes along axis {part.axis} of an output of shape "
+                f"{tuple(x.shape)}; the first axis is that of the examples."
+            )
+    return parts
 
 
 def sum_of_parts(parts: Sequence[Part], outputs: Outputs, reference: Outputs, temperature: float = 1.0) -> Tensor:
