@@ -30,7 +30,7 @@ from sigmaquant.runs.atomic import write_text_atomic
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "recurrent.jsonl"
 BITS = (8, 4, 3, 2)
-TRAINED_EPOCHS = 20.0
+TRAINED_EPOCHS = 10.0
 FILES = ("packed", "c", "onnx", "litert")
 
 

@@ -37,7 +37,8 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def test_every_example_is_run_here() -> None:
-    assert NAMES == ["digits", "microcontroller", "own_hardware", "own_model", "own_strategy", "own_task"]
+    found = ["digits", "keyword_lstm", "microcontroller", "own_hardware", "own_model", "own_strategy", "own_task"]
+    assert found == NAMES
 
 
 def test_digits(example: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,6 +47,15 @@ def test_digits(example: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert digits.cache_path().exists()
     assert digits.accuracy(digits.model(), digits.test_data()) > 0.5
     assert "test accuracy" in capsys.readouterr().out
+
+
+def test_keyword_lstm(example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = example("keyword_lstm").main(["--quick", "--out", str(tmp_path / "run")])
+    scores = found["result"].scores.test, found["result"].float_scores.test
+    assert scores[0] > scores[1] - 0.05 > 0.7
+    assert {"packed", "onnx", "litert"} <= {verdict.target for verdict in found["verdicts"]}
+    assert all(verdict.passed for verdict in found["verdicts"])
+    assert "verified" in capsys.readouterr().out
 
 
 def test_own_model(example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

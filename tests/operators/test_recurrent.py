@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sigmaquant.errors import GraphExportError
 from sigmaquant.export.fidelity import FidelityCheck
 from sigmaquant.graph import QuantGraph, trace
 from sigmaquant.lowering import IntegerExecutor, lower
@@ -154,6 +156,21 @@ def test_eight_bits_are_close_to_the_float_network(name):
     assert float((real - found).square().mean() / real.square().mean()) < 1e-3
 
 
+def test_a_wrong_layer_is_found_although_each_step_is_given_the_networks_hidden_states():
+    graph, shapes = net("lstm_states")
+    network, data = quantized(graph, inputs(shapes, 16), 8, 8), inputs(shapes, 9, 5)
+    model = lower(network)
+    (sequence, cell) = (op for op in model.operators if isinstance(op, Recurrent))
+    for operator in (sequence, cell):
+        for change in ("hidden_matrix", "input_matrix"):
+            matrix = getattr(operator, change)
+            wrong = replace(operator, **{change: replace(matrix, codes=-matrix.codes)})
+            broken = replace(model, operators=tuple(wrong if op is operator else op for op in model.operators))
+            parting = FidelityCheck(network, broken).run([data])
+            assert parting is not None
+            assert parting.operator == f"Recurrent {operator.name!r}"
+
+
 def test_the_reference_is_the_same_with_integer_kernels():
     for name in ("lstm_both_ways", "gru_state"):
         graph, shapes = net(name)
@@ -195,6 +212,23 @@ def test_a_state_of_many_units_has_a_coarser_unit():
     _, cell = IntegerExecutor(lower(network))(*data)
     with torch.no_grad():
         assert float((cell - graph.module(*data)[1]).abs().max()) < 0.02 * float(cell.abs().max())
+
+
+def test_packed_sequences_are_refused_with_what_to_do():
+    def packed(m: Any, x: Tensor, lengths: Tensor) -> Tensor:
+        sequence = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(m.rnn(sequence)[0], batch_first=True)[0]
+
+    model = Net(packed, rnn=nn.GRU(4, 6, batch_first=True))
+    with pytest.raises(GraphExportError, match=r"Packed sequences .* Give the recurrent layer the padded sequences"):
+        trace(model, (torch.zeros(2, 5, 4), torch.tensor([5, 3])))
+
+
+def test_projections_are_listed_by_name():
+    model = Net(lambda m, x: m.rnn(x)[0], rnn=nn.LSTM(4, 6, proj_size=3, batch_first=True))
+    (place,) = trace(model.eval(), inputs((X,), 2)).float_places
+    assert str(place) == "rnn: lstm"
+    assert "lambda m, x: m.rnn(x)[0]" in place.line
 
 
 def test_a_cell_alone_is_listed_and_computed_in_float():

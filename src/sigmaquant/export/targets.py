@@ -216,6 +216,20 @@ def _executor(path: Path, source: Source, plan: int | None = None) -> IntegerExe
         raise ArtifactError(str(error)) from error
 
 
+def _run_packed(path: Path, source: Source, plan: int | None = None) -> Runner:
+    """With the batch first in every output, as the reference has it."""
+    executor = _executor(path, source, plan)
+    axes = [executor.edges[name].batch_axis for name in executor.model.outputs]
+
+    def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        found = executor(*inputs)
+        outputs = found if isinstance(found, tuple) else (found,)
+        moved = tuple(y.movedim(axis, 0) if axis else y for y, axis in zip(outputs, axes, strict=True))
+        return moved if isinstance(found, tuple) else moved[0]
+
+    return run
+
+
 def _watch_packed(path: Path, source: Source, model: IntegerModel, plan: int | None = None) -> Watch:
     executor = _executor(path, source, plan)
 
@@ -263,7 +277,7 @@ TARGETS: dict[str, Target] = {
         "model.safetensors",
         1.0,
         lambda network, model, path, options: export_packed(network, path),
-        _executor,
+        _run_packed,
         _watch_packed,
         exact=True,
     ),
@@ -280,7 +294,7 @@ def plan_target(name: str, plan: int) -> Target:
     if name == "packed":
         return replace(
             target,
-            runner=lambda path, source: _executor(path, source, plan),
+            runner=lambda path, source: _run_packed(path, source, plan),
             watch=lambda path, source, model: _watch_packed(path, source, model, plan),
         )
     if name == "c":

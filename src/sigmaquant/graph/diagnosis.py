@@ -15,6 +15,7 @@ import torch
 
 _OWN = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
 _STANDARD_LIBRARY = sysconfig.get_paths()["stdlib"]
+_PACKED, _RECURRENT = str(Path("torch", "nn", "utils", "rnn.py")), str(Path("torch", "nn", "modules", "rnn.py"))
 _BATCH_GUARD = re.compile(r"\b(Eq|Ne|Mod)\(|[<>=]")
 
 
@@ -108,6 +109,15 @@ def is_batch_violation(error: BaseException) -> bool:
 def explain(error: BaseException, line: SourceLine | None) -> str:
     """What happened and what to change, from the error and the text of the user's line."""
     message, text = str(error), "" if line is None else line.text
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    # a layer that is given packed sequences makes states for a number of them that depends on the data
+    sized = any(file.endswith(_RECURRENT) for file in files) and "argument 'size'" in message
+    if sized or any(file.endswith(_PACKED) for file in files):
+        return (
+            "Packed sequences (pack_padded_sequence, pad_packed_sequence) have lengths that depend on the data, and a "
+            "graph has one length. Give the recurrent layer the padded sequences, all of one length, and choose the "
+            "last step that counts with a mask or torch.gather where it matters."
+        )
     if is_batch_violation(error):
         found = re.search(r"Suggested fixes:\s*(.+)", message)
         allowed = "" if found is None else f" (it works only for {_readable(found.group(1))})"

@@ -193,6 +193,21 @@ class Recurrent(Operator):
 
 @compute.register
 def _(operator: Recurrent, reference: Reference, codes: Tensor, *states: Tensor) -> Tensor:
+    return followed(operator, reference, None, codes, *states)
+
+
+def followed(
+    operator: Recurrent, reference: Reference, hidden_codes: Tensor | None, codes: Tensor, *states: Tensor
+) -> Tensor:
+    """The operator's output where each step reads other hidden states than its own, to judge steps one by one.
+
+    Args:
+        operator: of one layer.
+        reference: as for `compute`.
+        hidden_codes: int8 [N, T, units], what each step hands on; None: its own.
+        codes: of the sequence.
+        states: that are given.
+    """
     kind = torch.int64 if reference.integer_kernels else torch.float64
     edges = [reference.edges[name] for name in operator.inputs]
     sums = _sums(operator.input_matrix, codes.to(torch.int64) - edges[0].zero_point, kind)
@@ -219,6 +234,7 @@ def _(operator: Recurrent, reference: Reference, codes: Tensor, *states: Tensor)
         )
         hidden = operator.hidden_factor.apply_(value, -1).add_(operator.zero).clamp_(operator.low, operator.high)
         outputs.append(hidden.to(torch.int8))
+        hidden = hidden if hidden_codes is None else hidden_codes[:, step].to(torch.int64)
         hidden = hidden - operator.zero
     if operator.result == "cell":
         assert operator.cell_factor is not None, "of this result"
