@@ -37,6 +37,7 @@ from sigmaquant.search.session import Data, Session, Statistics
 from sigmaquant.search.settings import Settings
 from sigmaquant.search.start import Start
 from sigmaquant.search.strategies import STRATEGIES
+from sigmaquant.search.timing import told
 from sigmaquant.tasks import Metric, Task, TaskLoss, as_task, identity
 from sigmaquant.training.devices import Device, choose_device
 from sigmaquant.training.metrics import evaluate, outputs_of
@@ -181,11 +182,14 @@ class Job:
                 for sentence in filter(None, (between(session, uniform, wider), verdict.sentence)):
                     notes = (*notes, sentence)
                     log.info(sentence)
+            if sentence := told(self.settings, returned.driver.state):
+                notes = (*notes, sentence)
+                log.info(sentence)
             discarded = returned.driver.state.discarded_examples
             if discarded:
                 seen = returned.driver.state.trained_examples
-                told = f"training on {discarded:,} examples made the network no better and was thrown away"
-                notes = (*notes, f"{told}; what is returned has seen {seen:,}")
+                thrown = f"training on {discarded:,} examples made the network no better and was thrown away"
+                notes = (*notes, f"{thrown}; what is returned has seen {seen:,}")
             harm = session.float_network.harm_at(returned.plan, returned.driver.student.observer)
             if sentence := costly_activations(harm, returned.plan):
                 notes = (*notes, sentence)

@@ -69,11 +69,11 @@ SensitivityName = Annotated[str, typer.Option(help="divergence, output_kl, fishe
 PostTraining = Annotated[bool, typer.Option("--post-training", help="no training at all")]
 Minutes = Annotated[
     float | None,
-    typer.Option(
-        help="time for everything; what the search leaves of it goes into learning the rounding, block by block"
-    ),
+    typer.Option(help="time for everything: search, learning the rounding block by block, final training"),
 ]
+EffortName = Annotated[str | None, typer.Option("--effort", help="low, medium or high: 1, 5 or 30 --minutes")]
 Epochs = Annotated[float, typer.Option(help="passes over the training data after the search")]
+Steps = Annotated[int | None, typer.Option("--steps", help="training steps after the search, in place of --epochs")]
 CycleExamples = Annotated[int, typer.Option(help="training examples of one search cycle")]
 MaxCycles = Annotated[int, typer.Option(help="most moves of phase 2")]
 SearchMinutes = Annotated[
@@ -153,6 +153,7 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
         "max_cycles",
         "search_minutes",
         "minutes",
+        "effort",
         "cycle_examples",
         "post_training",
         "batch_size",
@@ -180,4 +181,5 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
         sigma=cast(SigmaVariant, options["sigma"]),
         outputs=cast(OutputKind, options["outputs"]),
         final_epochs=options["epochs"],
+        final_steps=options["steps"],
     )

@@ -10,15 +10,18 @@ from typer.models import OptionInfo
 PANELS: Mapping[str, tuple[str, ...]] = {
     "Model and data": ("weights", "train", "val", "test", "data", "input_shape", "task", "metric", "loss", "outputs"),
     "Budget": (
-        *("size", "plans", "accuracy", "bops", "energy", "latency", "ram", "size_counts", "hardware"),
+        *("size", "plans", "accuracy", "bops", "energy", "latency", "ram", "flash", "size_counts", "hardware"),
         *("control", "accept_control"),
     ),
     "Run": ("config", "out", "resume", "overwrite", "jobs", "address", "export", "seed", "device"),
     "Search": (
         *("strategy", "start", "objective", "bitwidths", "activation_bits", "midrise_up_to", "pin", "allow", "sigma"),
-        *("sensitivity", "max_cycles", "search_minutes"),
+        *("activation_bitwidths", "equalize", "sensitivity", "max_cycles", "search_minutes"),
     ),
-    "Training": ("post_training", "epochs", "cycle_examples", "batch_size", "lr", "bf16", "distill"),
+    "Training": (
+        *("minutes", "effort", "post_training", "epochs", "steps", "cycle_examples", "batch_size", "lr", "bf16"),
+        "distill",
+    ),
     "Output": ("json_output", "quiet"),
 }
 _PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}

@@ -160,7 +160,7 @@ class Bench:
     @property
     def trains_in_cycles(self) -> bool:
         """Whether a plan that is tried is trained for a cycle before it is judged."""
-        return not self.settings.post_training and self.settings.cycle_examples > 0
+        return self.settings.trains_in_cycles
 
     def measure(self, bits: Bits, title: str) -> Standing:
         """Put the student at a plan, train it for a cycle, judge it."""

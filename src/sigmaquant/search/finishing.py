@@ -11,6 +11,7 @@ from sigmaquant.runs.progress import task
 from sigmaquant.search.bench import Bench
 from sigmaquant.search.reconstructing import reconstruct
 from sigmaquant.search.state import Standing
+from sigmaquant.search.timing import SEGMENTS, training_examples
 
 _log = logging.getLogger("sigmaquant")
 
@@ -111,13 +112,20 @@ def _compensated(bench: Bench, plan: BitwidthPlan) -> Standing:
 
 
 def _segments(bench: Bench, extra_examples: int) -> tuple[int, int]:
-    """Number of segments (two for each pass over the data) and examples in each."""
+    """Number of segments (two for each pass over the data, or as many as a time has) and examples in each."""
     if bench.settings.post_training:
         return 0, 0
-    if not bench.settings.final_epochs and not extra_examples:
+    if bench.settings.minutes is not None:
+        examples = training_examples(bench)
+        return (SEGMENTS, -(-examples // SEGMENTS)) if examples else (0, 0)
+    settings = bench.settings
+    if not settings.final_steps and not settings.final_epochs and not extra_examples:
         return 0, 0
     known = bench.session.train_examples
-    examples = round(bench.settings.final_epochs * known) + extra_examples
+    passes = round(settings.final_epochs * known)
+    examples = extra_examples + (passes if settings.final_steps is None else settings.final_steps * settings.batch_size)
+    if settings.final_steps is not None and examples > known:
+        return SEGMENTS, -(-examples // SEGMENTS)  # however many passes it is
     segments = max(1, round(2 * examples / known)) if examples else 0
     return segments, -(-examples // segments) if segments else 0
 

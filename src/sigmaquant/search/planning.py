@@ -47,7 +47,7 @@ def plan_stage(bench: Bench, start: Start | None) -> None:
         bench.accept(standing)
         bench.state.measured = {}
         line = bench.line(standing, bench.settings.strategy, True, {})
-        bench.state.stage = "final"
+        bench.state.stage, bench.state.search_seconds = "final", bench.seconds
         bench.save(line)
 
 

@@ -12,6 +12,7 @@ from sigmaquant.reconstruction import Reconstruction, in_batches
 from sigmaquant.runs.progress import task
 from sigmaquant.search.bench import Bench
 from sigmaquant.search.state import Reconstructed
+from sigmaquant.search.timing import reconstruction_seconds
 from sigmaquant.tasks import as_float32
 from sigmaquant.training.metrics import call
 
@@ -38,6 +39,7 @@ def reconstruct(bench: Bench) -> None:
     if not learned_on or not held_out:
         _log.info("too few examples for a reconstruction: it takes %d at least", 2 * _BATCH)
         settle_weights_(student.network)
+        state.reconstruction = Reconstructed(0, [], 0, 0.0, learned=False)
         return
     seed = bench.session.seed("reconstruction")
     with bench.session.device.random_state(seed):
@@ -58,8 +60,7 @@ def _begin(bench: Bench, work: Reconstruction, held_out: list[Any]) -> None:
     if settings.reconstruction_steps is not None:
         schedule = work.fixed(settings.reconstruction_steps)
     else:
-        assert settings.minutes is not None, "else nothing is reconstructed"
-        schedule = work.schedule(60 * settings.minutes - bench.seconds)
+        schedule = work.schedule(reconstruction_seconds(bench))
     state.reconstruction = Reconstructed(schedule.batches, list(schedule.steps), 0, _moved(bench, held_out))
     bench.kept = bench.student.tensors()
     if not any(schedule.steps):

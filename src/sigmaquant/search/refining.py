@@ -9,6 +9,7 @@ from sigmaquant.runs.progress import task
 from sigmaquant.search.bench import Bench
 from sigmaquant.search.phase2 import Move, propose
 from sigmaquant.search.problem import Sensitivity
+from sigmaquant.search.timing import search_seconds
 
 
 def refine_stage(bench: Bench) -> None:
@@ -27,7 +28,7 @@ def refine_stage(bench: Bench) -> None:
             bench.progress.advance()
             if accepted and bench.student.trained_examples:
                 table, per_element = _sensitivity(bench)
-    state.stage, state.search_examples = "final", bench.student.trained_examples
+    state.stage, state.search_examples, state.search_seconds = "final", bench.student.trained_examples, bench.seconds
     bench.save()
 
 
@@ -49,7 +50,8 @@ def _spent(bench: Bench) -> bool:
     state, settings = bench.state, bench.settings
     if not bench.problem.fits(state.weights):
         return state.cycle >= 2 * settings.max_cycles + 4
-    late = settings.search_minutes is not None and state.seconds >= 60 * settings.search_minutes
+    end = search_seconds(settings)
+    late = end is not None and state.seconds >= end
     return late or state.cycle >= settings.max_cycles
 
 

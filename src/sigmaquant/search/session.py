@@ -148,7 +148,7 @@ class Session:
         self.float_accuracy = self.judge.float_accuracy
         equal = self.plan(dict.fromkeys(self.graph.layer, 8))
         self.equalization = self.float_network.equalize_(equal) if settings.equalize else None
-        if settings.final_epochs and not settings.post_training:
+        if settings.minutes is None and (settings.final_epochs or settings.final_steps) and not settings.post_training:
             _ = self.train_examples  # likewise, and not after the search
         self.recipe = Recipe(
             lr=settings.lr,

@@ -17,6 +17,9 @@ from sigmaquant.statistics import SENSITIVITIES, SigmaVariant
 Objective = Literal["auto", "feasible", "smallest", "accurate"]
 Rounding = Literal["compensated", "nearest"]
 Beginning = Literal["best", "sigma"]
+Effort = Literal["low", "medium", "high"]
+EFFORT_MINUTES: Mapping[str, float] = {"low": 1.0, "medium": 5.0, "high": 30.0}
+"""`Settings.minutes` of each `Settings.effort`."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,16 @@ class Settings:
         phase1_cycles: most measured cycles of phase 1.
         cycle_examples: training examples of one search cycle; 0: moves are judged by calibration alone.
         final_epochs: passes over the training data after the search; may be fractional.
+        final_steps: steps of `batch_size` examples in place of passes: of few data, passes are soon over.
         post_training: no training at all; overrides `cycle_examples` and `final_epochs`.
         rounding: ``"compensated"`` rounds the searched plan's weights such that the layers' outputs change least
             (`sigmaquant.quant.compensate_rounding_`), where that brings the outputs closer to the float network's;
             ``"nearest"`` leaves the float weights as they are. Only for weights that no search cycle has trained.
-        minutes: time for everything, by which reconstruction is measured out: what the search leaves of it. Of the
-            computing that it takes one thread, or a GPU alone: other programs make it longer. None: no reconstruction.
+        minutes: time for everything: the search, which tries without training, a reconstruction and, unless
+            `post_training`, a final training, in place of `cycle_examples` and `final_epochs`. What it became is in the
+            result (`sigmaquant.search.timing`). With a control, each has half of it. None: no reconstruction, and
+            training as long as these two say.
+        effort: ``"low"``, ``"medium"`` or ``"high"``: 1, 5 or 30 `minutes`.
         reconstruction_steps: so many steps for every block in place of a time; the result then does not depend on the
             machine's speed.
         reconstruction_examples: most training examples that a reconstruction looks at; their labels are not used.
@@ -108,9 +115,11 @@ class Settings:
     phase1_cycles: int = 3
     cycle_examples: int = 4096
     final_epochs: float = 2.0
+    final_steps: int | None = None
     post_training: bool = False
     rounding: Rounding = "compensated"
     minutes: float | None = None
+    effort: Effort | None = None
     reconstruction_steps: int | None = None
     reconstruction_examples: int = 512
     batch_size: int = 128
@@ -166,7 +175,9 @@ class Settings:
         ):
             if not least <= getattr(self, name) < 2**63:  # which also holds of infinity in the files of a run
                 raise SigmaQuantError(f"{name} is {getattr(self, name)!r}; it must be finite and at least {least}.")
-        optional = ("search_minutes", "minutes", "reconstruction_steps")
+        if self.effort is not None:
+            self._make_effort_()
+        optional = ("search_minutes", "minutes", "reconstruction_steps", "final_steps")
         given = [name for name in optional if getattr(self, name) is not None]
         for name in ("lr", "cycle_lr", "scale_lr", "temperature", *given):
             if not 0 < getattr(self, name) < math.inf:
@@ -189,6 +200,25 @@ class Settings:
                 value = str(getattr(self, name))
                 raise SigmaQuantError(f"there is no {name} {value!r}. {near_matches(value, known)}")
 
+    def _make_effort_(self) -> None:
+        """An effort as minutes.
+
+        Raises:
+            SigmaQuantError: there is no such effort, or other minutes are given.
+        """
+        effort = str(self.effort)
+        if effort not in EFFORT_MINUTES:
+            raise SigmaQuantError(f"there is no effort {effort!r}. {near_matches(effort, tuple(EFFORT_MINUTES))}")
+        minutes = EFFORT_MINUTES[effort]
+        if self.minutes not in (None, minutes):
+            raise SigmaQuantError(f"effort {self.effort!r} is {minutes:g} minutes; give either of the two.")
+        object.__setattr__(self, "minutes", minutes)
+
+    @property
+    def trains_in_cycles(self) -> bool:
+        """Whether a plan that is tried is trained for a cycle before it is judged."""
+        return not self.post_training and self.minutes is None and self.cycle_examples > 0
+
     @property
     def reconstructs(self) -> bool:
         """Whether the rounding is learned block by block."""
@@ -197,7 +227,8 @@ class Settings:
     @property
     def trains(self) -> bool:
         """Whether any training happens."""
-        return not self.post_training and (self.cycle_examples > 0 or self.final_epochs > 0)
+        final = self.minutes is not None or self.final_steps is not None or self.final_epochs > 0
+        return not self.post_training and (final or self.cycle_examples > 0)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -226,9 +257,11 @@ class Options(TypedDict, total=False):
     phase1_cycles: int
     cycle_examples: int
     final_epochs: float
+    final_steps: int | None
     post_training: bool
     rounding: Rounding
     minutes: float | None
+    effort: Effort | None
     reconstruction_steps: int | None
     reconstruction_examples: int
     batch_size: int

@@ -105,6 +105,8 @@ class Progression:
         best_segment: the segment that it is of; 0: it is from before the training.
         best_examples: training examples that it has seen.
         reconstruction: how far it is; None: not begun.
+        final_examples: of the final training, where a time is given for everything; None: not decided yet.
+        search_seconds: wall time that the search took.
         rate: factor of the learning rates; below 1 after a training that collapsed.
         discarded_examples: training examples of trainings that were thrown away.
         trained_examples: training examples seen so far by the network that is at hand.
@@ -133,6 +135,8 @@ class Progression:
     best_segment: int = 0
     best_examples: int = 0
     reconstruction: Reconstructed | None = None
+    final_examples: int | None = None
+    search_seconds: float = 0.0
     rate: float = 1.0
     discarded_examples: int = 0
     trained_examples: int = 0

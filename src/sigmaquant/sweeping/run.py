@@ -227,7 +227,7 @@ def _prepare(jobs: Mapping[str, Job], asked: Requests, directory: SweepDirectory
         limits[run] = tuple(upper[resource] for resource in asked.resources)
     _ = first.float_test
     for job in jobs.values():
-        trains_first = job.settings.strategy == "sigma" and job.settings.trains and job.settings.cycle_examples > 0
+        trains_first = job.settings.strategy == "sigma" and job.settings.trains_in_cycles
         if not trains_first and job.settings.strategy not in ("uniform", "random", "greedy"):
             session = job.session(next(iter(asked.named.values())).budget)
             session.sensitivity(session.graph)
