@@ -34,7 +34,7 @@ def activation_sensitivities(
     *,
     seed: int = 0,
     draws: int = 2,
-    micro_batch: int = 16,
+    micro_batch: int = 8,
     task: Task | None = None,
     observer: type[Observer] = MseObserver,
 ) -> Sensitivity:
@@ -48,7 +48,7 @@ def activation_sensitivities(
         batches: calibration data, read once and kept.
         seed: of the random signs.
         draws: random signs (backward passes) per micro-batch.
-        micro_batch: examples per backward pass.
+        micro_batch: examples per backward pass; fewer need less memory, and the estimate is as precise.
         task: which outputs count and how they are compared, see `sigmaquant.statistics.fisher.fisher_sensitivities`.
         observer: decides the ranges.
 
