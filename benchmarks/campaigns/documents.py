@@ -111,7 +111,9 @@ def verbs(folder: Path, place: str, draw: random.Random) -> tuple[str, Ending]:
     if place == "begun":
         return "quantize --resume", quantize(folder / "begun", "--resume")
     run = str(folder / "run")
-    name = draw.choice(("compare", "report", "evaluate", "verify", "export", "resume", "overwrite"))
+    name = draw.choice(
+        ("compare", "compare", "report", "report", "evaluate", "verify", "export", "resume", "overwrite")
+    )
     calls = {
         "compare": lambda: call("compare", run, run),
         "report": lambda: call("report", run),

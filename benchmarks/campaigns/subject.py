@@ -65,11 +65,11 @@ SEARCH = (
 )
 
 
-def quantize(out: Path, *more: str) -> Ending:
+def quantize(out: Path, *more: str, kill_after: float | None = None) -> Ending:
     """``sigmaquant quantize`` into a folder."""
-    return call("quantize", *SEARCH, "--size", "7x", "--control", "--out", str(out), *more)
+    return call("quantize", *SEARCH, "--size", "7x", "--control", "--out", str(out), *more, kill_after=kill_after)
 
 
-def sweep(out: Path, *more: str) -> Ending:
+def sweep(out: Path, *more: str, kill_after: float | None = None) -> Ending:
     """``sigmaquant sweep`` over two sizes."""
-    return call("sweep", *SEARCH, "--size", "6x,8x", "--out", str(out), *more)
+    return call("sweep", *SEARCH, "--size", "6x,8x", "--out", str(out), *more, kill_after=kill_after)
