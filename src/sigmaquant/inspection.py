@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from sigmaquant.export.deployed import DeployedCosts
 from sigmaquant.export.feasibility import Feasibility, feasibilities
 from sigmaquant.export.targets import TARGETS
 from sigmaquant.graph import LayerSpec, QuantGraph, trace
@@ -15,7 +16,7 @@ from sigmaquant.graph.copying import copied
 from sigmaquant.graph.inputs import ExampleInputs
 from sigmaquant.hardware.costs import packed_bytes
 from sigmaquant.hardware.profile import HardwareProfile
-from sigmaquant.hardware.profiled import HardwareCost, LayerCost, ProfiledCosts
+from sigmaquant.hardware.profiled import HardwareCost, LayerCost
 from sigmaquant.plan import BitwidthPlan, check_bitwidth
 from sigmaquant.statistics import SigmaVariant, divergences, layer_sigmas
 
@@ -119,7 +120,7 @@ def inspect_model(
     costs: dict[int, HardwareCost] = {}
     midrise_up_to = 2
     if hardware is not None:
-        device = ProfiledCosts(graph, hardware)
+        device = DeployedCosts(graph, hardware)
         midrise_up_to = device.midrise_up_to
         for bits in widths:
             activations = dict.fromkeys(graph.activation_names, 8)

@@ -17,7 +17,7 @@ _SMALL_BYTES = (4864, 9472)
 """Unpacked rows that are worth more RAM than the smallest possible: at least 8, and 16 of 16 channels by 3 x 3 taps."""
 _ENOUGH = 1.15
 """An arena of that many times the peak of its buffers is small enough: below, rows are not taken from scratch."""
-_DIVISORS = (1, 2, 4)
+_DIVISORS = (1, 1.5, 2, 2.5, 3, 4)
 """Of the bytes that unpacked rows are worth, tried one after the other."""
 _CODE_BY_CODE = ("sq_add", "sq_add_strided", "sq_affine", "sq_lookup", "sq_multiply", "sq_rescale")
 """Kernels that read all they need of a code's place before they write there."""
@@ -61,12 +61,12 @@ class Scratch:
         """As few rows as are worth the work that is done again for each block."""
         return self.block()
 
-    def block(self, divisor: int = 1) -> int:
-        """As few rows as are worth that work, in so many times less memory."""
+    def block(self, divisor: float = 1.0) -> int:
+        """As few rows as are worth that work, where their memory is worth so many times less."""
         if not self.row:
             return 0
-        least, most = (size // (2 * self.row * divisor) for size in _SMALL_BYTES)
-        return self._even_blocks(min(max(least, _SMALL_BLOCK), max(most, 1)))
+        least, most = (size // (2 * self.row) for size in _SMALL_BYTES)
+        return self._even_blocks(min(max(int(least / divisor), _SMALL_BLOCK), most))
 
     def largest_block(self, available: int) -> int:
         """The most rows that fit into so many bytes, within what is of use."""
@@ -212,7 +212,7 @@ def place(program: Program) -> Placed:
         found, total = plan_arena([whole[i] for i in owned] + needed)
         if best is None or total < best[2]:
             best = steps, found, total
-        if best[2] <= _ENOUGH * peak:
+        if not peak or best[2] <= _ENOUGH * peak:  # of a single layer all memory but scratch is the caller's
             break
     assert best is not None, "there are divisors"
     steps, found, total = best
