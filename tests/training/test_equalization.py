@@ -70,7 +70,7 @@ def test_ranges_that_differ_are_brought_together(data: list[Tensor]) -> None:
     assert found is not None
     assert found.before > 0.02
     assert found.after < 0.1 * found.before
-    assert "equalized" in found.sentence
+    assert "at 8-bit weights and 8-bit activations" in found.sentence
     assert torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
 
 

@@ -50,6 +50,7 @@ class Equalization:
 
     Attributes:
         activations: how many tensors have channels with factors.
+        activation_bits: the smallest and largest width of the activations, as it was judged.
         before: how far 8-bit weights and the plan's activations moved the outputs: mean KL in nats of class logits,
             else share of the outputs' variance, or what the task calls a distance.
         after: the same with the factors.
@@ -57,6 +58,7 @@ class Equalization:
     """
 
     activations: int
+    activation_bits: tuple[int, int]
     before: float
     after: float
     exponents: tuple[float, float]
@@ -68,9 +70,12 @@ class Equalization:
     @property
     def sentence(self) -> str:
         """For the user."""
+        low, high = self.activation_bits
+        widths = f"{low}" if low == high else f"{low}- to {high}"
         return (
-            f"the channels of {self.activations} activations were equalized, which leaves the float network as it is: "
-            f"quantized to 8-bit weights its outputs are off by {self.after:.3g} instead of {self.before:.3g}"
+            f"the channels of {self.activations} activations were equalized, which leaves the float network as it is; "
+            f"at 8-bit weights and {widths}-bit activations its outputs are off by {self.after:.3g} instead of "
+            f"{self.before:.3g}"
         )
 
 
@@ -121,7 +126,8 @@ def equalize_(
         return None
     _, factors, after, exponents = best
     rescaling.apply_(graph.module, factors)
-    return Equalization(len(rescaling.activations), before, after, exponents)
+    widths = sorted(set(plan.activations.values()))
+    return Equalization(len(rescaling.activations), (widths[0], widths[-1]), before, after, exponents)
 
 
 def examples_for(graph: QuantGraph, most: int) -> int:
