@@ -74,6 +74,15 @@ def test_paths_are_printed_as_they_are(name: str, tmp_path: Path, monkeypatch: p
     assert main("report", out).out.startswith(f"Report: {out}/report.html\n")
 
 
+def test_names_of_files_that_are_no_text(tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"caf\xe9")
+    assert quantize("--size", "6x", "--post-training", "--out", out, "--export", "packed").code == 0
+    for verb in ("report", "compare"):
+        assert main(verb, *[out] * (1 + (verb == "compare"))).code == 0
+    assert "caf\\\\xe9" in (out / "export" / "verification.json").read_text()
+    assert "caf\\xe9" in (out / "report.html").read_text()
+
+
 def test_an_interrupt_while_the_program_loads_is_quiet() -> None:
     source = str(Path(sigmaquant.__file__).parents[1])
     code = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import PurePath
 from typing import Any, NoReturn
 
 DEPTH = 100
@@ -41,6 +42,16 @@ def read_json(text: str | bytes, *, infinities: bool = False) -> Any:
         raise ValueError(f"it is nested more than {DEPTH} deep") from None
     _check(document)
     return document
+
+
+def path_text(path: str | PurePath) -> str:
+    """A path for documents and pages: bytes of its name that are no text are written as ``\\xe9``.
+
+    Example:
+        >>> path_text("caf\\udce9/run")
+        'caf\\\\xe9/run'
+    """
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _integer(digits: str) -> int:

@@ -1,8 +1,17 @@
 import pytest
 from statistics_cases import branches
 
+import tiny
 from sigmaquant.errors import DataError, PlanError
-from sigmaquant.statistics import SENSITIVITIES, divergences, fisher_sensitivities, output_sensitivity, sensitivity
+from sigmaquant.statistics import (
+    SENSITIVITIES,
+    divergences,
+    fisher_sensitivities,
+    output_sensitivity,
+    register_sensitivity,
+    registry,
+    sensitivity,
+)
 
 BITWIDTHS = (2, 4, 8)
 
@@ -32,3 +41,22 @@ def test_errors():
             sensitivity(name, graph, BITWIDTHS)
     with pytest.raises(PlanError):
         sensitivity("divergence", graph, (1,))
+
+
+def test_one_of_your_own_decides_a_search():
+    asked = []
+
+    @register_sensitivity("last-first")
+    def last_first(request):
+        asked.append(request.name)
+        order = [spec.name for spec in request.graph.layers]
+        return {name: {b: (1 + order.index(name)) * 4.0**-b for b in request.bitwidths} for name in order}
+
+    try:
+        result = tiny.run("8x", sensitivity="last-first", strategy="ilp", post_training=True)
+        assert asked == ["last-first"]
+        assert result.met
+        with pytest.raises(DataError, match="of its own"):
+            register_sensitivity("fisher")
+    finally:
+        del registry._REGISTERED["last-first"]

@@ -16,6 +16,7 @@ from sigmaquant.export.codes import CodesFound
 from sigmaquant.export.comparison import VALUE_STEPS, Agreement, Measure, Tally, decision_axis
 from sigmaquant.export.decisions import Decisions
 from sigmaquant.export.fidelity import Fidelity
+from sigmaquant.json_text import path_text
 from sigmaquant.lowering import IntegerExecutor, IntegerModel
 from sigmaquant.operators import Edge
 from sigmaquant.outputs import OutputKind
@@ -125,7 +126,8 @@ class Verification:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         notes = (*self.notes, *([self.deployment] if self.deployment else []))
-        return {**asdict(self), "notes": notes, "path": str(self.path), "passed": self.passed, "demand": self.demand}
+        texts = {"path": path_text(self.path), "problem": path_text(self.problem)}
+        return {**asdict(self), "notes": notes, **texts, "passed": self.passed, "demand": self.demand}
 
 
 class Reference:

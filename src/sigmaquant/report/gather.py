@@ -9,6 +9,7 @@ from typing import Any
 
 from sigmaquant.errors import RunDirectoryError, SigmaQuantError
 from sigmaquant.hardware.costs import FLOAT_BITS, packed_bytes
+from sigmaquant.json_text import path_text
 from sigmaquant.report.document import (
     MEASURES,
     Artifact,
@@ -55,7 +56,7 @@ def gather(paths: Sequence[str | Path]) -> Report:
     for number, folder in enumerate(resolved):
         if folder in resolved[:number]:
             raise SigmaQuantError(f"the run {paths[number]} is given twice. Give each run once.")
-    names = labels(resolved)
+    names = [path_text(label) for label in labels(resolved)]
     runs = [gather_run(folder, name) for folder, name in zip(folders, names, strict=True)]
     return Report(runs=tuple(with_front(runs)), notes=comparability(runs))
 

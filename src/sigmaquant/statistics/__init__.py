@@ -7,7 +7,13 @@ from sigmaquant.statistics.drawing import Drawn, draw_until_stable
 from sigmaquant.statistics.fisher import FisherSensitivities, fisher_sensitivities
 from sigmaquant.statistics.outputs import output_sensitivity
 from sigmaquant.statistics.quantized import QuantizedWeights
-from sigmaquant.statistics.registry import ESTIMATED, SENSITIVITIES, SensitivityFunction, sensitivity
+from sigmaquant.statistics.registry import (
+    ESTIMATED,
+    SENSITIVITIES,
+    SensitivityFunction,
+    register_sensitivity,
+    sensitivity,
+)
 from sigmaquant.statistics.sigma import SigmaVariant, layer_sigmas
 
 __all__ = [
@@ -26,6 +32,7 @@ __all__ = [
     "fisher_sensitivities",
     "layer_sigmas",
     "output_sensitivity",
+    "register_sensitivity",
     "sensitivity",
     "weight_divergence",
 ]

@@ -1,11 +1,11 @@
 """Sensitivities by name: what the search and the command line choose from.
 
-A new one is a function of this signature, entered in `SENSITIVITIES`.
+A new one is a function of this signature, entered by `register_sensitivity`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -127,15 +127,42 @@ def _second_order(request: Request) -> FisherSensitivities:
     )
 
 
-SENSITIVITIES: Mapping[str, SensitivityFunction] = MappingProxyType(
-    {
-        "divergence": _divergence,
-        "output_kl": _output_kl,
-        "fisher": lambda request: _second_order(request).fisher,
-        "curvature": lambda request: _second_order(request).curvature,
-    }
-)
-"""Every sensitivity by name."""
+_REGISTERED: dict[str, SensitivityFunction] = {
+    "divergence": _divergence,
+    "output_kl": _output_kl,
+    "fisher": lambda request: _second_order(request).fisher,
+    "curvature": lambda request: _second_order(request).curvature,
+}
+SENSITIVITIES: Mapping[str, SensitivityFunction] = MappingProxyType(_REGISTERED)
+"""Every sensitivity by name; `register_sensitivity` enters another."""
+
+
+def register_sensitivity(name: str) -> Callable[[SensitivityFunction], SensitivityFunction]:
+    """Enter a sensitivity of your own: ``quantize(..., sensitivity=name)`` and ``--sensitivity`` then know it.
+
+    Args:
+        name: in place of one of the same name, unless that is the package's.
+
+    Raises:
+        DataError: the package has a sensitivity of that name.
+
+    Example:
+        >>> @register_sensitivity("parameters")
+        ... def parameters(request):
+        ...     \"\"\"The more weights, the more harm; a quarter of it for every bit more.\"\"\"
+        ...     return {s.name: {b: s.elements / 4**b for b in request.bitwidths} for s in request.graph.layers}
+    """
+    if name in _OWN:
+        raise DataError(f"the package has a sensitivity {name!r} of its own. Choose another name.")
+
+    def enter(function: SensitivityFunction) -> SensitivityFunction:
+        _REGISTERED[name] = function
+        return function
+
+    return enter
+
+
+_OWN = frozenset(_REGISTERED)
 
 ESTIMATED = frozenset({"fisher", "curvature"})
 """Those whose noise decides how many examples they need, see `drawing`."""
