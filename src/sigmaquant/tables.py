@@ -260,7 +260,8 @@ def _device_tables(report: ModelReport) -> list[Grid]:
                 cells.append(_cost(name, getattr(cost, name)) + (" *" if cost.interpolated else ""))
         rows.append((row.spec.name, *cells))
     totals = [_cost(name, getattr(report.hardware[b].total, name)) for name in wanted for b in report.bitwidths]
-    notes = [f"peak activation RAM {format_bytes(float(first.total.ram_bytes or 0))}"]
+    what = "peak activation RAM" if first.total.flash_bytes is None else "RAM of the C program"
+    notes = [f"{what} {format_bytes(float(first.total.ram_bytes or 0))}"]
     if any(cost.interpolated for cost in report.hardware.values()):
         notes.append("* interpolated between measured bitwidths")
     return [
