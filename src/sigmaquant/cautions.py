@@ -43,7 +43,7 @@ def _chance(session: Session) -> str:
 
 def _few(session: Session) -> str:
     count = session.data.validation.examples
-    if count is None or count >= _FEW_EXAMPLES:
+    if count is None or count >= _FEW_EXAMPLES or not session.task.share:
         return ""
     return (
         f"{counted(count, 'validation example')} decide everything: one more that is right moves a share by "

@@ -94,12 +94,12 @@ def _flush_c() -> None:
 
 
 @contextlib.contextmanager
-def interruptible(out: Path | None) -> Iterator[None]:
+def interruptible(out: Path | None, overwrite: bool = False) -> Iterator[None]:
     """Ctrl-C ends in one line and the exit code that shells expect."""
     try:
         yield
     except KeyboardInterrupt:
-        again = "Continue with the same command and --resume, in place of --overwrite if that was given"
+        again = f"Continue with the same command and --resume{' in place of --overwrite' if overwrite else ''}"
         remedy = "" if out is None else f" {again}; the run is in {out}."
         typer.secho(f"stopped.{remedy}", err=True)
         raise typer.Exit(130) from None

@@ -124,7 +124,7 @@ def quantize_command(
     }
     budgets = options.make_plans(plans, limits, size_counts)
     budget = None if budgets else options.make_budget(limits, size_counts)
-    with stdout_is_ours(json_output), interruptible(out), repeatable(ctx, out):
+    with stdout_is_ours(json_output), interruptible(out, overwrite), repeatable(ctx, out):
         result = quantize(
             **load_inputs(model, weights, train, val, test, metric, loss, batch_size, task),
             budget=budget,

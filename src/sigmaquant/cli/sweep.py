@@ -119,7 +119,7 @@ def sweep_command(
         settings=settings,
         device=device,
     )
-    with stdout_is_ours(json_output), interruptible(out), repeatable(ctx, out):
+    with stdout_is_ours(json_output), interruptible(out, overwrite), repeatable(ctx, out):
         found = sweep_job(
             make,
             budgets,

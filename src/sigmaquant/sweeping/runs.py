@@ -48,6 +48,7 @@ class Runs:
         self.directory, self.requests, self.limits = directory, requests, limits
         self.named, self.configs, self.linked = requests.named, configs, linked
         self.finished = [run for run in self.named if self._ours(run) and self.files(run).finished]
+        self._found = tuple(self.finished)
         self.pending = [run for run in self.named if run not in self.finished]
         self.running: list[str] = []
         self.failed: dict[str, str] = {}
@@ -139,8 +140,8 @@ class Runs:
         return tuple(replace(p, on_front=i in on_front, knee=i == bend) for i, p in enumerate(found))
 
     def complete_reports(self) -> None:
-        """Write the report of every finished run that was killed before it came to that."""
-        for run in self.finished:
+        """Write the report of every run that was killed at its end, in an earlier part of the sweep."""
+        for run in self._found:
             path = self.files(run).path
             if not all(file.exists() for file in (path / NAME, *number_files(path / NAME, 1).values())):
                 refresh_report(path)
