@@ -37,8 +37,8 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def test_every_example_is_run_here() -> None:
-    found = ["digits", "keyword_lstm", "microcontroller", "own_hardware", "own_model", "own_strategy", "own_task"]
-    assert found == NAMES
+    others = ["own_hardware", "own_model", "own_strategy", "own_task"]
+    assert ["battery", "digits", "keyword_lstm", "microcontroller", *others] == NAMES
 
 
 def test_digits(example: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,3 +105,15 @@ def test_microcontroller(example: Any, tmp_path: Path, capsys: pytest.CaptureFix
     assert found["agreed"] >= 0.9 * found["images"]
     assert found["needs"]["arena_bytes"] > 0
     assert "as the reference" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_battery(example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = example("battery").main(["--quick", "--out", str(tmp_path / "run")])
+    assert found["result"].met
+    assert all(verdict.passed for verdict in found["verdicts"])
+    plans = [plan for plan, _ in found["answers"]]
+    assert plans == sorted(plans), "the charge only falls, so plans only get smaller"
+    assert set(plans) == {0, 1, 2}
+    assert len(plans) > found["alone"], "smaller plans make the battery last longer"
+    assert "every plan verified" in capsys.readouterr().out
