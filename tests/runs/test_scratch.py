@@ -110,11 +110,11 @@ def test_a_killed_c_export_leaves_nothing_for_long(tmp_path: Path) -> None:
 
     def writes() -> None:
         Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
-        export._write_folder(target, {"a.c": "int a;"})
+        export.write_folder(target, {"a.c": "int a;"})
 
-    export._write_folder(target, {"a.c": "int b;"})
+    export.write_folder(target, {"a.c": "int b;"})
     killed(writes)
     assert len(names(tmp_path)) == 2
-    export._write_folder(target, {"a.c": "int c;"})
+    export.write_folder(target, {"a.c": "int c;"})
     assert names(tmp_path) == ["model_c"]
     assert (target / "a.c").read_text() == "int c;"
