@@ -20,7 +20,7 @@ from sigmaquant.reconstruction.blocks import Block, Values, run_block
 from sigmaquant.reconstruction.parameters import learnable
 from sigmaquant.tasks import Outputs, Task, as_float32, mean_distance
 
-_ATTEMPTS = ((1.0, 0.5), (0.25, 0.1))
+_ATTEMPTS = ((1.0, 1.0), (0.25, 0.2))
 """Share of the steps, and twice the way, in steps of the grid, that a weight goes whose gradient is large and steady;
 the second one where the first has not brought the block closer."""
 _OTHER_RATE = 2e-3
