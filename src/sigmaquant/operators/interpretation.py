@@ -121,7 +121,7 @@ class Interpretation:
                     self.meaning[node] = meaning
                     self.integers[said.source] = count
         for node in reversed(computed):  # what leads to a factor
-            users = [user for user in node.users if yields_tensor(user)]
+            users = [user for user in node.users if user.op == "output" or yields_tensor(user)]
             if node not in self.meaning and all(user in self.absorbed or user in self.meaning for user in users):
                 self.absorbed.add(node)
 
