@@ -46,7 +46,7 @@ def steps_csv(report: Report) -> str:
     for run in report.runs:
         for step in run.steps:
             values = step.model_dump(exclude={"cost", "violations"})
-            rows.append({"run": run.label, **values, **step.cost.model_dump()})
+            rows.append({"run": run.label, **values, **step.cost.model_dump(exclude={"operating_points"})})
     return _text(rows)
 
 
