@@ -201,10 +201,14 @@ def test_a_resumed_run_must_have_the_same_validation_data_and_metric(tmp_path: P
     before = (tmp_path / "result.json").read_bytes()
     images, labels = tiny.validation_data()
     other = {"validation_data": (images.flip(0) * 0.9, labels)}
-    for changed in (other, {"metric": lambda o, t: float(o.mean()) + 0.1}):
-        with pytest.raises(sigmaquant.SigmaQuantError, match="other validation data, or another metric of the same n"):
+    for changed, words in (
+        (other, "other validation data, or another metric of the same n"),
+        ({"metric": lambda o, t: float(o.mean()) + 0.1}, r"another configuration: 'task\.options\.metric'"),
+    ):
+        with pytest.raises(sigmaquant.SigmaQuantError, match=words):
             tiny.run("8x", **{**options, **changed}, resume=True)
         assert (tmp_path / "result.json").read_bytes() == before
+    options["metric"] = lambda o, t: float(o.mean())  # the same function, in another place
     turned = (images.flip(0), labels.flip(0))  # the same examples in another order
     tiny.run("8x", **{**options, "validation_data": turned}, resume=True)
 
