@@ -40,7 +40,7 @@ RUNNING = [
     if page.name not in NOT_RUN and page != FIRST and any(b.language in ("python", "sh") for b in blocks(page))
 ]
 APPLICATION = typer.main.get_command(app)
-OF_OTHERS = {"--gc-sections", "--help", "--install-completion", "--specs", "--quick", "--strict"}
+OF_OTHERS = {"--gc-sections", "--help", "--install-completion", "--version", "--specs", "--quick", "--strict"}
 """Options of other programs that the prose names."""
 
 
