@@ -25,8 +25,8 @@ from torch.utils.data import Dataset
 
 import sigmaquant
 from sigmaquant.export.verification import Verification
-from sigmaquant.exporting import export_run
 from sigmaquant.tasks import Boxes, Detection, box_targets, suppressed
+from sigmaquant.workflow.exporting import export_run
 
 
 class Images(Dataset[tuple[Tensor, Tensor]]):

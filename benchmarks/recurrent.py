@@ -24,8 +24,8 @@ import torch
 
 import sigmaquant
 from sigmaquant import Budget
-from sigmaquant.exporting import export_run
 from sigmaquant.runs.atomic import write_text_atomic
+from sigmaquant.workflow.exporting import export_run
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "recurrent.jsonl"

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 import sigmaquant
 from sigmaquant import Budget
-from sigmaquant.exporting import export_run
 from sigmaquant.quant.rounding import BLOCK, _compensated
+from sigmaquant.workflow.exporting import export_run
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:

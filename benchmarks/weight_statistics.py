@@ -108,7 +108,7 @@ def bag(*layers):
     """A graph that calls the layers one after the other; it is never run."""
     from torch import fx, nn
 
-    from sigmaquant.graph.layers import LayerSpec, QuantGraph
+    from sigmaquant.graph.specs import LayerSpec, QuantGraph
 
     module = fx.symbolic_trace(nn.Sequential(*layers))
     kind = {nn.Conv2d: "conv2d", nn.Linear: "linear"}

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sigmaquant
-from sigmaquant.exporting import export_run
+from sigmaquant.workflow.exporting import export_run
 
 FRAMES, PITCHES, WORDS = 24, 12, ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 

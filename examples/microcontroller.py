@@ -23,8 +23,8 @@ import torch
 
 import sigmaquant
 from sigmaquant.export.c import CRunner
-from sigmaquant.exporting import export_run
 from sigmaquant.units import format_bytes
+from sigmaquant.workflow.exporting import export_run
 
 CROSS = "arm-none-eabi-"
 TARGET = "-mcpu=cortex-m4 -mthumb"

@@ -21,7 +21,7 @@ import digits
 
 import sigmaquant
 from sigmaquant import Budget, HardwareProfile, QuantizationResult, load_profile
-from sigmaquant.inspection import inspect_model
+from sigmaquant.workflow.inspection import inspect_model
 
 SHIPPED = "shift-add-csd-sg13g2"
 SHARE = 0.5

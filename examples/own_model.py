@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import sigmaquant
 from sigmaquant import Budget, QuantizationResult
-from sigmaquant.exporting import export_run
+from sigmaquant.workflow.exporting import export_run
 
 SEED = 0
 QUICK = {"cycle_examples": 256, "max_cycles": 2, "final_epochs": 0.5, "sensitivity_examples": 128}

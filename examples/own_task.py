@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 import sigmaquant
 from sigmaquant import QuantizationResult, Task
-from sigmaquant.exporting import export_run
 from sigmaquant.tasks import Part
+from sigmaquant.workflow.exporting import export_run
 
 SEED = 0
 QUICK = {"cycle_examples": 256, "max_cycles": 1, "sensitivity_examples": 128}

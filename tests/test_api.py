@@ -15,10 +15,10 @@ from torch import nn
 import tiny
 from sigmaquant import Budget, QuantizationResult
 from sigmaquant.errors import TrainingError, UnreachableBudgetError
-from sigmaquant.exporting import export_run
-from sigmaquant.loading import evaluate_run
 from sigmaquant.numerics import weight_qmax
 from sigmaquant.training import student
+from sigmaquant.workflow.exporting import export_run
+from sigmaquant.workflow.loading import evaluate_run
 
 NAMES = ("0", "3", "5", "9")
 
@@ -188,7 +188,7 @@ def test_the_control_of_an_overwritten_run_is_in_nobodys_way(
 
     options.update(changed)
     with monkeypatch.context() as patch:
-        patch.setattr("sigmaquant.job.run_control", stop)
+        patch.setattr("sigmaquant.workflow.job.run_control", stop)
         with pytest.raises(KeyboardInterrupt):
             tiny.run("6x", tiny.single(), run_dir=tmp_path / "run", overwrite=True, **options)
     result = tiny.run("6x", tiny.single(), run_dir=tmp_path / "run", resume=True, **options)

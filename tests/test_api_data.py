@@ -14,10 +14,10 @@ import tiny
 from sigmaquant import Budget, evaluate_run, load_quantized, quantize
 from sigmaquant.data import Keys, as_source
 from sigmaquant.errors import DataError, MetricError
-from sigmaquant.exporting import read_inputs
-from sigmaquant.job import trace_copy
 from sigmaquant.search.session import Data
 from sigmaquant.training.devices import choose_device
+from sigmaquant.workflow.exporting import read_inputs
+from sigmaquant.workflow.job import trace_copy
 
 QUICK = {**tiny.QUICK, "final_epochs": 0.5, "max_cycles": 1}
 

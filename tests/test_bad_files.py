@@ -21,7 +21,7 @@ import tiny
 from command import BAD, MODEL, TEST, main, quantize, refused
 from sigmaquant.errors import CheckpointError
 from sigmaquant.runs import load_tensors, save_tensors_atomic
-from sigmaquant.search.start import Start
+from sigmaquant.search.warm_start import Start
 
 
 @pytest.fixture(scope="module")

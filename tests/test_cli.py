@@ -231,7 +231,7 @@ def test_a_control_is_shown_beside_the_network() -> None:
 
 
 def test_a_defect_is_no_result_and_leaves_the_directory_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sigmaquant.job.Driver", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("sigmaquant.workflow.job.Driver", lambda *_, **__: 1 / 0)
     outcome = quantize("--size", "8x", "--out", tmp_path, model=SINGLE)
     assert outcome.code not in (0, 1, 2)
     assert "ZeroDivisionError" in outcome.err

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-import sigmaquant.job
+import sigmaquant.workflow.job
 import tiny
 from sigmaquant import Budget
-from sigmaquant.control import Contender, Verdict, paired_error, weigh
-from sigmaquant.results import Scores
+from sigmaquant.workflow.control import Contender, Verdict, paired_error, weigh
+from sigmaquant.workflow.results import Scores
 
 SIZE = Budget(size="10x", size_counts="weights")  # 3.2 bits
 OPTIONS: dict[str, Any] = {"post_training": True, "control": True, "start": "sigma"}
@@ -84,11 +84,11 @@ def contenders(monkeypatch: pytest.MonkeyPatch, mine: Scores, theirs: Scores, **
     verdicts: list[Verdict] = []
 
     def told(session: Any, found: Contender, control: Contender) -> Verdict:
-        monkeypatch.setattr("sigmaquant.control.paired_error", lambda *_: 0.01)
+        monkeypatch.setattr("sigmaquant.workflow.control.paired_error", lambda *_: 0.01)
         verdicts.append(weigh(session, replace(found, scores=mine), replace(control, scores=theirs)))
         return verdicts[-1]
 
-    monkeypatch.setattr(sigmaquant.job, "weigh", told)
+    monkeypatch.setattr(sigmaquant.workflow.job, "weigh", told)
     return tiny.run(SIZE, **{**OPTIONS, **options}), verdicts[0]
 
 
@@ -114,7 +114,7 @@ ALL = {"bitwidths": (2, 3, 4, 6, 8)}
 def test_what_is_returned(
     theirs: Scores, options: dict[str, Any], returned: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sigmaquant.control._no_larger", lambda *_: True)
+    monkeypatch.setattr("sigmaquant.workflow.control._no_larger", lambda *_: True)
     result, verdict = contenders(monkeypatch, scores(0.9, 0.2), theirs, **options)
     assert words in verdict.sentence
     assert bool(words) == bool(verdict.sentence)
@@ -125,14 +125,14 @@ def test_what_is_returned(
 
 
 def test_a_larger_control_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sigmaquant.control._no_larger", lambda *_: False)
+    monkeypatch.setattr("sigmaquant.workflow.control._no_larger", lambda *_: False)
     _, verdict = contenders(monkeypatch, scores(0.9, 0.2), scores(0.9, 0.3), accept_control=True)
     assert verdict == Verdict(False, "")
 
 
 def test_trained_networks_are_compared_by_the_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     more: dict[str, Any] = {**ALL, "post_training": False, "cycle_examples": 0, "final_epochs": 0.25}
-    monkeypatch.setattr("sigmaquant.control._no_larger", lambda *_: False)
+    monkeypatch.setattr("sigmaquant.workflow.control._no_larger", lambda *_: False)
     result, _ = contenders(monkeypatch, scores(0.9, 0.1), scores(0.92, 0.3), **more)
     assert result.returned == "control"
     result, _ = contenders(monkeypatch, scores(0.9, 0.3), scores(0.905, 0.1), **more)
@@ -142,7 +142,7 @@ def test_trained_networks_are_compared_by_the_metric(monkeypatch: pytest.MonkeyP
 
 
 def test_a_returned_control_is_what_the_run_directory_holds(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sigmaquant.control._no_larger", lambda *_: True)
+    monkeypatch.setattr("sigmaquant.workflow.control._no_larger", lambda *_: True)
     result, _ = contenders(monkeypatch, scores(0.9, 0.2), scores(0.9, 0.1), **ALL, run_dir=tmp_path / "run")
     files = sigmaquant.runs.RunFiles(tmp_path / "run")
     assert files.read_plan().weights == result.control.plan.weights
@@ -153,7 +153,7 @@ def test_a_returned_control_is_what_the_run_directory_holds(tmp_path: Any, monke
 def test_the_paired_error_is_that_of_the_differences() -> None:
     found: list[tuple[Any, Contender, Contender]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sigmaquant.job, "weigh", lambda *a: found.append(a) or Verdict(False, ""))
+        patch.setattr(sigmaquant.workflow.job, "weigh", lambda *a: found.append(a) or Verdict(False, ""))
         tiny.run(SIZE, **OPTIONS)
     session, one, other = found[0]
     inputs, targets = tiny.validation_data()

@@ -14,11 +14,11 @@ import pytest
 
 import command
 import tiny
-from sigmaquant import exporting
 from sigmaquant.errors import ArtifactError, StorageError
 from sigmaquant.export.probe import probe
 from sigmaquant.export.probe.child import FAILED
-from sigmaquant.exporting import digest_of, export_run, verify_run
+from sigmaquant.workflow import exporting
+from sigmaquant.workflow.exporting import digest_of, export_run, verify_run
 from test_exporting import forget_digests
 
 THERE = {

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 import command
 import tiny
-from sigmaquant import exporting
 from sigmaquant.errors import ExportError, PlanError, SigmaQuantError
 from sigmaquant.export.targets import TARGETS, ExportOptions
-from sigmaquant.exporting import export_run, verify_run
 from sigmaquant.lowering import IntegerModel, lower
 from sigmaquant.quant import QuantizedNetwork
 from sigmaquant.runs.atomic import save_tensors_atomic
 from sigmaquant.runs.weights import load_tensors
+from sigmaquant.workflow import exporting
+from sigmaquant.workflow.exporting import export_run, verify_run
 
 needs_onnx = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("onnx", "onnxruntime")),

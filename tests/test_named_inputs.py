@@ -16,9 +16,9 @@ import command
 import sigmaquant
 from sigmaquant.data import Keys, as_source
 from sigmaquant.errors import DataError
-from sigmaquant.exporting import verify_run
-from sigmaquant.loading import keys_of
 from sigmaquant.tasks import Classification, TokenTagging
+from sigmaquant.workflow.exporting import verify_run
+from sigmaquant.workflow.loading import keys_of
 
 HERE = Path(__file__)
 QUICK: dict[str, Any] = {"budget": "2x", "post_training": True, "batch_size": 16}

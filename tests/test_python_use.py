@@ -16,9 +16,9 @@ import sigmaquant
 import tiny
 from sigmaquant import BitwidthPlan, Budget, Settings
 from sigmaquant.errors import ExportError, RunDirectoryError
-from sigmaquant.results import Control, Scores
 from sigmaquant.runs import NullProgress, RunFiles, TerminalProgress, make_progress, shown_progress
 from sigmaquant.search.settings import Options
+from sigmaquant.workflow.results import Control, Scores
 
 QUICK = {**tiny.QUICK, "max_cycles": 1, "final_epochs": 0.5}
 

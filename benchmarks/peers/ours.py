@@ -1,4 +1,4 @@
-"""SigmaQuant itself, with the settings of ``benchmarks/cifar.py``; ``control.py`` is its uniform control.
+"""SigmaQuant itself, with the settings of ``benchmarks/cifar.py``; ``workflow/control.py`` is its uniform control.
 
 .peers/sigmaquant/bin/python benchmarks/peers/ours.py --data DIR --stages post-training,trained
 """

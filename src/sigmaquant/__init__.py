@@ -12,27 +12,27 @@ if TYPE_CHECKING:
     from sigmaquant.frontends.models import load_model
     from sigmaquant.graph import trace
     from sigmaquant.hardware.profile import HardwareProfile, load_profile
-    from sigmaquant.loading import evaluate_run, load_quantized
     from sigmaquant.plan import BitwidthPlan
-    from sigmaquant.results import QuantizationResult
     from sigmaquant.search.settings import Settings
     from sigmaquant.sweeping import Sweep, sweep
     from sigmaquant.tasks import Task
+    from sigmaquant.workflow.loading import evaluate_run, load_quantized
+    from sigmaquant.workflow.results import QuantizationResult
 
 _HOMES = {
     "BitwidthPlan": "plan",
     "Budget": "budget",
     "Cost": "budget",
     "HardwareProfile": "hardware.profile",
-    "QuantizationResult": "results",
+    "QuantizationResult": "workflow.results",
     "Settings": "search.settings",
     "SigmaQuantError": "errors",
     "Sweep": "sweeping",
     "Task": "tasks",
-    "evaluate_run": "loading",
+    "evaluate_run": "workflow.loading",
     "load_model": "frontends.models",
     "load_profile": "hardware.profile",
-    "load_quantized": "loading",
+    "load_quantized": "workflow.loading",
     "quantize": "api",
     "sweep": "sweeping",
     "trace": "graph",

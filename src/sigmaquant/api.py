@@ -13,16 +13,16 @@ from torch import nn
 from sigmaquant.budget import Budget
 from sigmaquant.errors import ExportError, SigmaQuantError
 from sigmaquant.export.feasibility import check_feasible
-from sigmaquant.exporting import export_run
 from sigmaquant.hardware.profile import HardwareProfile
-from sigmaquant.job import Job, make_settings
 from sigmaquant.nested.files import export_plans
 from sigmaquant.nested.run import named_budgets, plan_settings, run_plans
-from sigmaquant.results import QuantizationResult
 from sigmaquant.runs import Progress, shown_progress
 from sigmaquant.search.callbacks import Callback
 from sigmaquant.search.settings import Options, Settings
 from sigmaquant.tasks import Metric, Task, TaskLoss
+from sigmaquant.workflow.exporting import export_run
+from sigmaquant.workflow.job import Job, make_settings
+from sigmaquant.workflow.results import QuantizationResult
 
 _EXAMPLES = 1000
 """Files that are written at the end of a run are verified on so many."""

@@ -10,15 +10,15 @@ from typing import Any
 from sigmaquant.budget import Cost
 from sigmaquant.export.verification import Verification
 from sigmaquant.hardware.profile import Compute, HardwareProfile
-from sigmaquant.inspection import ModelReport
 from sigmaquant.report.document import Config, Result
-from sigmaquant.results import QuantizationResult, Scores
 from sigmaquant.runs import RunFiles
 from sigmaquant.runs.documents import parse
-from sigmaquant.search.reach import format_cost
+from sigmaquant.search.feasibility import format_cost
 from sigmaquant.sweeping import Sweep
 from sigmaquant.terminal.grid import Column, Grid
 from sigmaquant.units import counted, format_bytes, format_count, format_seconds
+from sigmaquant.workflow.inspection import ModelReport
+from sigmaquant.workflow.results import QuantizationResult, Scores
 
 
 def _number(value: float | None) -> str:

@@ -14,7 +14,7 @@ import typer
 from command import MODEL, QUICK, SINGLE, TRAIN, VALIDATION, main, refused
 from sigmaquant.cli import app
 from sigmaquant.cli.panels import EXAMPLES, PANELS, without_panel
-from sigmaquant.job import Job
+from sigmaquant.workflow.job import Job
 
 GIVEN = ("--train", TRAIN, "--val", VALIDATION, "--post-training", *QUICK)
 

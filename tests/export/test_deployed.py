@@ -19,12 +19,12 @@ from sigmaquant.export.c import export_c
 from sigmaquant.export.c.flash import COMPILER, code_bytes, unpacker
 from sigmaquant.export.deployed import DeployedCosts
 from sigmaquant.export.holding import Held
-from sigmaquant.exporting import export_run
 from sigmaquant.graph import trace
 from sigmaquant.hardware.profile import load_profile
 from sigmaquant.lowering import lower
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import calibrate_, prepare, set_plan_
+from sigmaquant.workflow.exporting import export_run
 
 NEEDS = {"onnx": "onnx", "litert": "ai_edge_litert", "tflm": "tflite_micro"}
 

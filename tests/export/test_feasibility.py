@@ -11,8 +11,8 @@ from sigmaquant.errors import ExportError
 from sigmaquant.export.feasibility import check_feasible, feasibilities
 from sigmaquant.export.onnx import OnnxRunner
 from sigmaquant.export.targets import ExportOptions
-from sigmaquant.exporting import export_run
 from sigmaquant.graph import trace
+from sigmaquant.workflow.exporting import export_run
 
 
 class Sorted(nn.Module):

@@ -14,9 +14,9 @@ from sigmaquant.errors import ModelError
 from sigmaquant.graph import trace
 from sigmaquant.graph.copying import copied
 from sigmaquant.graph.reading import read_copy, readable
-from sigmaquant.inspection import inspect_model
-from sigmaquant.loading import weights_digest
 from sigmaquant.quant import prepare
+from sigmaquant.workflow.inspection import inspect_model
+from sigmaquant.workflow.loading import weights_digest
 
 EXAMPLE = torch.zeros(2, 3, 8, 8)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sigmaquant.errors import GraphExportError, ModelError
 from sigmaquant.graph import trace
-from sigmaquant.graph.export import export_graph
+from sigmaquant.graph.exporting import export_graph
 from sigmaquant.graph.inputs import Arguments
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from sigmaquant.budget import Cost
 from sigmaquant.graph import QuantGraph, trace
-from sigmaquant.graph.layers import LayerSpec
+from sigmaquant.graph.specs import LayerSpec
 from sigmaquant.hardware.costs import (
     IdealCosts,
     constant_bytes,

@@ -11,7 +11,7 @@ from torch import nn
 from hardware_documents import DOCUMENT
 from sigmaquant.errors import HardwareProfileError
 from sigmaquant.graph import trace
-from sigmaquant.graph.layers import LayerSpec
+from sigmaquant.graph.specs import LayerSpec
 from sigmaquant.hardware.digits import digit_statistics
 from sigmaquant.hardware.profile import CycleRule, HardwareProfile, load_profile
 from sigmaquant.hardware.profiled import ProfiledCosts, find_entry, layer_class

@@ -57,18 +57,18 @@ def test_too_few_measurements_are_told(built):
 
 
 def test_a_runner_s_words():
-    runner = CommandRunner("ssh 'my board' bench --n={runs} {model}")
-    assert runner.command("a b.onnx", 7) == ["ssh", "my board", "bench", "--n=7", "a b.onnx"]
+    runner = CommandRunner("ssh 'my board' search_state --n={runs} {model}")
+    assert runner.command("a b.onnx", 7) == ["ssh", "my board", "search_state", "--n=7", "a b.onnx"]
     with pytest.raises(MeasurementError, match="does not say where the model goes"):
-        CommandRunner("bench")
+        CommandRunner("search_state")
     with pytest.raises(MeasurementError, match="cannot be split"):
-        CommandRunner("bench '{model}")
+        CommandRunner("search_state '{model}")
 
 
 @pytest.mark.parametrize("text", ["", "done\n", "latency: nan", "-3", '{"latency": 3}', "0"])
 def test_output_without_a_latency_is_told(text):
     with pytest.raises(MeasurementError, match="printed no latency"):
-        parse_latency_ms(text, "./bench")
+        parse_latency_ms(text, "./search_state")
 
 
 def python(code):

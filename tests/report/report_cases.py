@@ -12,7 +12,7 @@ import torch
 from sigmaquant.hardware.costs import packed_bytes
 from sigmaquant.numerics import mse_weight_scales, quantize_weight
 from sigmaquant.report.histogram import weight_histograms
-from sigmaquant.report.layers import LayerCosts, LayerRecord, LayersDocument
+from sigmaquant.report.layer_records import LayerCosts, LayerRecord, LayersDocument
 from sigmaquant.runs.documents import dumps
 
 EVIL = (

@@ -15,9 +15,9 @@ import torch
 import command
 import tiny
 from sigmaquant.errors import RunDirectoryError, SigmaQuantError, StorageError
-from sigmaquant.exporting import export_run, verify_run
 from sigmaquant.report import write_report
 from sigmaquant.runs import RunDirectory
+from sigmaquant.workflow.exporting import export_run, verify_run
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -20,7 +20,7 @@ from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import QuantizedNetwork, calibrate_, prepare, set_plan_
 from sigmaquant.report import describe_layers
 from sigmaquant.report.histogram import bins_per_step, weight_histograms
-from sigmaquant.report.layers import read_layers
+from sigmaquant.report.layer_records import read_layers
 from sigmaquant.statistics import divergences, layer_sigmas
 
 
@@ -136,7 +136,7 @@ def test_a_variant_of_sigma_that_cannot_be_had_is_told(
             raise ModelError("no statistics")
         return dict.fromkeys(network.graph.layer, 1.0)
 
-    monkeypatch.setattr("sigmaquant.report.layers.layer_sigmas", fails)
+    monkeypatch.setattr("sigmaquant.report.layer_records.layer_sigmas", fails)
     found = describe_layers(network, ProfiledCosts(network.graph, load_profile("ideal")), "folded")
     assert (found.sigma, found.notes) == ("raw", ("σ is raw, not folded: no statistics",))
 

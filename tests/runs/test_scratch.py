@@ -104,7 +104,7 @@ def test_files_half_written_by_killed_processes_go(tmp_path: Path) -> None:
 
 
 def test_a_killed_c_export_leaves_nothing_for_long(tmp_path: Path) -> None:
-    from sigmaquant.export.c import export
+    from sigmaquant.export.c import writing as export
 
     target = tmp_path / "model_c"
 

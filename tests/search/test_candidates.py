@@ -67,7 +67,7 @@ def test_the_rest_is_spent_where_it_helps_most() -> None:
 def test_the_search_begins_from_the_best_and_ends_no_worse() -> None:
     search = driver(BUDGET, **BEST)
     search.run()
-    steps = search.bench.recorder.lines
+    steps = search.search_state.recorder.lines
     measured = [step for step in steps if step["move"] == "candidate"]
     start = next(step for step in steps if step["move"] == "start")
     assert len(measured) >= 3
@@ -77,34 +77,36 @@ def test_the_search_begins_from_the_best_and_ends_no_worse() -> None:
     assert search.state.measured == {}
     # Rounded with compensation, every rival is still no better than what is returned.
     for rival in search.state.rivals:
-        student = search.bench.session.student()
-        student.apply(search.bench.session.plan(dict(zip(search.bench.problem.layers, rival, strict=True))))
+        student = search.search_state.session.student()
+        student.apply(
+            search.search_state.session.plan(dict(zip(search.search_state.problem.layers, rival, strict=True)))
+        )
         student.compensate()
-        assert search.bench.session.search_judge(student.network).divergence >= search.state.divergence - 1e-12
+        assert search.search_state.session.search_judge(student.network).divergence >= search.state.divergence - 1e-12
 
 
 @pytest.mark.parametrize("step", [1, 3])
 def test_a_search_that_was_stopped_among_its_candidates_goes_on_with_the_others(step: int) -> None:
     whole = driver(BUDGET, **BEST)
     whole.run()
-    number, tensors, meta = whole.bench.recorder.states[step - 1]
+    number, tensors, meta = whole.search_state.recorder.states[step - 1]
     rest = Memory((number, tensors, meta))
     resumed = driver(BUDGET, rest, **BEST)
     resumed.run()
-    assert without_seconds(rest.lines) == without_seconds(whole.bench.recorder.lines[step:])
+    assert without_seconds(rest.lines) == without_seconds(whole.search_state.recorder.lines[step:])
     assert tiny.same_tensors(resumed.student.tensors(), whole.student.tensors())
 
 
 def test_with_training_cycles_the_start_is_trained_like_every_move() -> None:
     search = driver(BUDGET, **{**BEST, "post_training": False})
     search.run()
-    moves = [step["move"] for step in search.bench.recorder.lines]
+    moves = [step["move"] for step in search.search_state.recorder.lines]
     assert moves.index("start") == moves.count("candidate")
-    assert search.bench.recorder.states[moves.index("start")][2]["trained_examples"] == 100
+    assert search.search_state.recorder.states[moves.index("start")][2]["trained_examples"] == 100
 
 
 def test_clusters_alone_are_the_published_start_and_that_of_an_accuracy_alone() -> None:
     for budget, options in ((BUDGET, {**BEST, "start": "sigma"}), (Budget(accuracy="-2 %"), BEST)):
         search = driver(budget, **options)
         search.run()
-        assert search.bench.recorder.lines[0]["move"] == "cluster"
+        assert search.search_state.recorder.lines[0]["move"] == "cluster"

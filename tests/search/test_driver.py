@@ -36,18 +36,18 @@ def of_stage(steps: list[dict], stage: str) -> list[dict]:
 def test_phase1_measures_the_clustered_plan_once_where_cost_has_no_slack() -> None:
     search = driver(EIGHT)
     search.run()
-    first = search.bench.recorder.lines[0]
-    found = cluster_to_budget(layer_sigmas(graph()), search.bench.problem)
+    first = search.search_state.recorder.lines[0]
+    found = cluster_to_budget(layer_sigmas(graph()), search.search_state.problem)
     assert first["weights"] == found.bits
     assert first["changes"] == {"tau": found.tau, "landing": found.landing}
     assert first["violations"], "phase 1 lands above the limit on purpose"
-    assert len(of_stage(search.bench.recorder.lines, "phase1")) == 1
+    assert len(of_stage(search.search_state.recorder.lines, "phase1")) == 1
 
 
 def test_phase1_goes_back_by_half_of_the_last_step_while_accuracy_is_low_and_cost_has_slack() -> None:
     search = driver(Budget(accuracy="97 %"), phase1_cycles=4, max_cycles=0, final_epochs=0)
     search.run()
-    cycles = of_stage(search.bench.recorder.lines, "phase1")
+    cycles = of_stage(search.search_state.recorder.lines, "phase1")
     taus = [step["changes"]["tau"] for step in cycles]
     sigmas = layer_sigmas(graph())
     steps = [before - after for before, after in pairwise(taus)]
@@ -57,14 +57,14 @@ def test_phase1_goes_back_by_half_of_the_last_step_while_accuracy_is_low_and_cos
     assert steps[1] == pytest.approx(steps[0] / 2)
     assert steps[2] == pytest.approx(steps[1] / 2)
     for step in cycles:
-        assert step["weights"] == shifted(sigmas, search.bench.problem, step["changes"]["tau"]).bits
+        assert step["weights"] == shifted(sigmas, search.search_state.problem, step["changes"]["tau"]).bits
 
 
 def test_phase1_is_content_with_an_accuracy_near_the_floor() -> None:
     search = driver(Budget(accuracy="90 %"))
-    search.bench.session.search_judge = Scripted(0.885)
+    search.search_state.session.search_judge = Scripted(0.885)
     search.run()
-    assert len(of_stage(search.bench.recorder.lines, "phase1")) == 1
+    assert len(of_stage(search.search_state.recorder.lines, "phase1")) == 1
 
 
 def test_every_line_names_the_stage_it_was_made_in() -> None:
@@ -112,18 +112,18 @@ def test_without_phase2_only_the_limits_are_seen_to() -> None:
 
 def test_a_rejected_move_is_undone_exactly_and_never_proposed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     search = driver(Budget(accuracy="99 %"), phase1_cycles=1, max_cycles=3, final_epochs=0)
-    plan_stage(search.bench, None)
+    plan_stage(search.search_state, None)
     assert search.state.stage == "phase2"
     search.state.count = 4
     before, weights, trained = search.student.tensors(), dict(search.state.weights), search.student.trained_examples
     assert any(key.startswith("optimizer.") for key in before)
     monkeypatch.setattr(Standing, "better_than", lambda *_: False)
-    refine_stage(search.bench)
+    refine_stage(search.search_state)
     assert tiny.same_tensors(search.student.tensors(), before)
     assert {name: quantizer.bits for name, quantizer in search.student.network.weight_quantizers.items()} == weights
     assert search.student.trained_examples == trained == search.state.search_examples
     assert search.state.weights == weights
-    steps = of_stage(search.bench.recorder.lines, "phase2")
+    steps = of_stage(search.search_state.recorder.lines, "phase2")
     tried = [tuple(step["weights"].values()) for step in steps]
     assert len(set(tried)) == len(tried) == 3
     assert [tuple(key) for key in search.state.tabu] == tried
@@ -133,24 +133,24 @@ def test_a_rejected_move_is_undone_exactly_and_never_proposed_again(monkeypatch:
 
 def test_the_number_of_layers_moved_at_once_halves_after_a_rejection(monkeypatch: pytest.MonkeyPatch) -> None:
     search = driver(Budget(accuracy="99 %"), phase1_cycles=1, max_cycles=2, final_epochs=0)
-    plan_stage(search.bench, None)
+    plan_stage(search.search_state, None)
     search.state.count = 4
     monkeypatch.setattr(Standing, "better_than", lambda *_: False)
-    refine_stage(search.bench)
-    sizes = [len(step["changes"]) for step in of_stage(search.bench.recorder.lines, "phase2")]
+    refine_stage(search.search_state)
+    sizes = [len(step["changes"]) for step in of_stage(search.search_state.recorder.lines, "phase2")]
     assert sizes == [3, 2], "three layers have a higher bitwidth; then half of four"
 
 
 def test_an_accepted_move_is_kept_and_sensitivities_are_measured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     search = driver(Budget(accuracy="99 %"), phase1_cycles=1, max_cycles=2, final_epochs=0)
-    plan_stage(search.bench, None)
+    plan_stage(search.search_state, None)
     measured = []
-    original = search.bench.session.sensitivity
-    monkeypatch.setattr(search.bench.session, "sensitivity", lambda g: measured.append(g) or original(g))
+    original = search.search_state.session.sensitivity
+    monkeypatch.setattr(search.search_state.session, "sensitivity", lambda g: measured.append(g) or original(g))
     monkeypatch.setattr(Standing, "better_than", lambda *_: True)
     trained = search.student.trained_examples
-    refine_stage(search.bench)
-    steps = of_stage(search.bench.recorder.lines, "phase2")
+    refine_stage(search.search_state)
+    steps = of_stage(search.search_state.recorder.lines, "phase2")
     assert search.state.weights == steps[-1]["weights"]
     assert search.state.accuracy == steps[-1]["accuracy"]
     assert search.student.trained_examples == trained + 100 * len(steps)
@@ -163,13 +163,13 @@ def test_sensitivities_of_a_trained_network_are_those_of_its_float_weights(
 ) -> None:
     """Not seen through the grid that it has now: there 8 bits would be rounded to 2, and be worse than these."""
     search = driver(Budget(size="16x", size_counts="weights"), sensitivity=sensitivity, phase1_cycles=1, max_cycles=1)
-    plan_stage(search.bench, None)
+    plan_stage(search.search_state, None)
     assert search.student.trained_examples
     tables = []
-    original = search.bench.session.sensitivity
-    monkeypatch.setattr(search.bench.session, "sensitivity", lambda g: tables.append(original(g)) or tables[-1])
+    original = search.search_state.session.sensitivity
+    monkeypatch.setattr(search.search_state.session, "sensitivity", lambda g: tables.append(original(g)) or tables[-1])
     present = {name: q.bits for name, q in search.student.network.weight_quantizers.items()}
-    refine_stage(search.bench)
+    refine_stage(search.search_state)
     assert set(present.values()) == {2}
     table, _ = tables[0]
     for row in table.values():
@@ -244,8 +244,8 @@ def test_what_is_limited_is_shown(budget: Budget, shown: dict[str, str]) -> None
             notes.append(fields)
 
     search = driver(budget)
-    search.bench.progress = Noted()
-    cost = search.bench.measure_plainly(dict.fromkeys(graph().layer, 4)).cost
+    search.search_state.progress = Noted()
+    cost = search.search_state.measure_plainly(dict.fromkeys(graph().layer, 4)).cost
     costs = {name: (format_bytes if name == "size" else format_count)(getattr(cost, q)) for name, q in shown.items()}
     (note,) = notes
     assert {key: value for key, value in note.items() if isinstance(value, str)} == {**costs, "limits": "met"}
@@ -262,8 +262,8 @@ def test_better_is_feasible_then_less_violated_then_what_the_objective_wants() -
     search = driver(Budget(size="8x", accuracy="90 %"))
 
     def standing(bits: int, accuracy: float) -> Standing:
-        plan = search.bench.session.plan(dict.fromkeys(graph().layer, bits))
-        return search.bench.standing(plan, Scripted(accuracy)(None))
+        plan = search.search_state.session.plan(dict.fromkeys(graph().layer, bits))
+        return search.search_state.standing(plan, Scripted(accuracy)(None))
 
     assert standing(2, 0.9).better_than(standing(8, 0.99), "feasible")
     assert standing(2, 0.89).better_than(standing(2, 0.8), "feasible")

@@ -13,7 +13,7 @@ from sigmaquant import Budget
 from sigmaquant.errors import CheckpointError
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import QuantizedNetwork
-from sigmaquant.search.bench import Bench
+from sigmaquant.search.search_state import SearchState
 from sigmaquant.training.student import Judgement
 
 EIGHT = Budget(size="8x")
@@ -22,7 +22,7 @@ EIGHT = Budget(size="8x")
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No training counts as collapsed: what is told of it is to be seen to its end."""
-    monkeypatch.setattr(Bench, "collapsed", lambda *_: False)
+    monkeypatch.setattr(SearchState, "collapsed", lambda *_: False)
 
 
 @pytest.mark.usefixtures("patient")
@@ -39,8 +39,8 @@ def test_the_best_state_of_the_final_training_is_kept(
     monkeypatch: pytest.MonkeyPatch, accuracies: tuple[float, ...], kept: int
 ) -> None:
     search = driver(EIGHT, strategy="uniform", rounding="nearest")
-    search.bench.session.search_judge = Scripted(0.99)
-    search.bench.session.judge = Scripted(*accuracies, 0.1)  # the last: BatchNorm re-estimated
+    search.search_state.session.search_judge = Scripted(0.99)
+    search.search_state.session.judge = Scripted(*accuracies, 0.1)  # the last: BatchNorm re-estimated
     seen = []
 
     def recorded(method):
@@ -55,7 +55,7 @@ def test_the_best_state_of_the_final_training_is_kept(
     search.run()
     assert len(seen) == 3, "before the training, and after each of two segments"
     assert tiny.same_tensors(search.student.network.state(), _network(seen[kept]))
-    assert [line["accepted"] for line in search.bench.recorder.lines][1:3] == [
+    assert [line["accepted"] for line in search.search_state.recorder.lines][1:3] == [
         accuracies[1] >= accuracies[0],
         accuracies[2] >= max(accuracies[:2]),
     ]
@@ -64,14 +64,14 @@ def test_the_best_state_of_the_final_training_is_kept(
 @pytest.mark.usefixtures("patient")
 def test_a_training_is_judged_by_its_accuracy_on_all_validation_data() -> None:
     search = driver(EIGHT, strategy="uniform", rounding="nearest")
-    search.bench.session.search_judge = Scripted(0.5)
-    search.bench.session.judge = Scripted(
+    search.search_state.session.search_judge = Scripted(0.5)
+    search.search_state.session.judge = Scripted(
         Judgement(0.8, 0.1), Judgement(0.7, 0.05), Judgement(0.8, 0.2), Judgement(0.8, 0.3)
     )
     search.run()
-    *_, first, second, norms = search.bench.recorder.lines
+    *_, first, second, norms = search.search_state.recorder.lines
     assert [first["accepted"], second["accepted"], norms["accepted"]] == [False, True, False]
-    assert first["held_to"] == search.bench.limits.to_dict()
+    assert first["held_to"] == search.search_state.limits.to_dict()
     assert (search.state.accuracy, search.state.divergence) == (0.8, 0.2)
 
 
@@ -90,10 +90,10 @@ def test_the_untrained_state_has_to_be_better_beyond_chance(
     floor: str | None, accuracies: tuple[float, ...], kept: list[bool]
 ) -> None:
     search = driver(Budget(size="8x", accuracy=floor), strategy="uniform", rounding="nearest")
-    search.bench.session.search_judge = Scripted(0.5)
-    search.bench.session.judge = Scripted(*accuracies, 0.1, error=0.02)
+    search.search_state.session.search_judge = Scripted(0.5)
+    search.search_state.session.judge = Scripted(*accuracies, 0.1, error=0.02)
     search.run()
-    assert [line["accepted"] for line in search.bench.recorder.lines if line["move"] == "final training"] == kept
+    assert [line["accepted"] for line in search.search_state.recorder.lines if line["move"] == "final training"] == kept
     best = [accuracies[0], *(accuracy for accuracy, here in zip(accuracies[1:], kept, strict=True) if here)][-1]
     assert search.state.accuracy == best
 
@@ -105,10 +105,10 @@ def _network(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("after", "kept"), [(0.8, False), (0.9, True), (0.95, True)])
 def test_batch_norm_statistics_are_re_estimated_where_that_does_no_harm(after: float, kept: bool) -> None:
     search = driver(EIGHT, strategy="uniform", final_epochs=0.25, rounding="nearest")
-    search.bench.session.search_judge = Scripted(0.1)
-    search.bench.session.judge = Scripted(0.5, 0.9, after)
+    search.search_state.session.search_judge = Scripted(0.1)
+    search.search_state.session.judge = Scripted(0.5, 0.9, after)
     search.run()
-    line = search.bench.recorder.lines[-1]
+    line = search.search_state.recorder.lines[-1]
     assert (line["move"], line["accepted"], line["accuracy"]) == ("batch norm", kept, after)
     assert search.state.accuracy == (after if kept else 0.9)
 
@@ -123,11 +123,11 @@ def test_extra_examples_lengthen_the_final_training() -> None:
 
 def test_a_training_that_collapses_in_its_first_segment_begins_anew_at_lower_rates() -> None:
     search = driver(EIGHT, strategy="uniform", rounding="nearest")
-    search.bench.session.search_judge = Scripted(0.9)
+    search.search_state.session.search_judge = Scripted(0.9)
     # Untrained, two segments that ruin it, then two that do not, and BatchNorm.
-    search.bench.session.judge = Scripted(0.9, 0.5, 0.6, 0.91, 0.92, 0.1)
+    search.search_state.session.judge = Scripted(0.9, 0.5, 0.6, 0.91, 0.92, 0.1)
     search.run()
-    moves = [(line["move"], line["accuracy"]) for line in search.bench.recorder.lines]
+    moves = [(line["move"], line["accuracy"]) for line in search.search_state.recorder.lines]
     assert [move for move in moves if move[0] == "final training"] == [
         ("final training", 0.91),
         ("final training", 0.92),
@@ -139,13 +139,16 @@ def test_a_training_that_collapses_in_its_first_segment_begins_anew_at_lower_rat
 
 def test_a_training_that_always_collapses_is_given_up() -> None:
     search = driver(EIGHT, strategy="uniform", rounding="nearest")
-    search.bench.session.search_judge = Scripted(0.9)
-    search.bench.session.judge = Scripted(0.9, 0.5)
+    search.search_state.session.search_judge = Scripted(0.9)
+    search.search_state.session.judge = Scripted(0.9, 0.5)
     search.run()
     assert search.state.accuracy == 0.9
     assert search.state.trained_examples == 0
     assert search.state.discarded_examples == 4 * 200
-    assert [line["move"] for line in search.bench.recorder.lines][-2:] == ["final training given up", "post-training"]
+    assert [line["move"] for line in search.search_state.recorder.lines][-2:] == [
+        "final training given up",
+        "post-training",
+    ]
 
 
 def test_post_training_leaves_every_parameter_as_it_was() -> None:
@@ -155,30 +158,30 @@ def test_post_training_leaves_every_parameter_as_it_was() -> None:
     network = search.student.network.body
     for name, parameter in graph().module.named_parameters():
         assert torch.equal(network.get_parameter(name), parameter), name
-    assert search.bench.recorder.lines[-1]["move"] == "post-training"
+    assert search.search_state.recorder.lines[-1]["move"] == "post-training"
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "random"])
 def test_the_searched_plan_is_calibrated_on_all_examples(strategy: str) -> None:
     search = driver(EIGHT, strategy=strategy, post_training=True, rounding="nearest")
     search.run()
-    plan = search.bench.session.plan(search.state.weights)
-    whole, half = search.bench.session.student(), search.bench.session.student()
+    plan = search.search_state.session.plan(search.state.weights)
+    whole, half = search.search_state.session.student(), search.search_state.session.student()
     for student in (whole, half):
         student.apply(plan)
     whole.recalibrate()
     assert tiny.same_tensors(search.student.network.state(), whole.network.state())
     assert not tiny.same_tensors(whole.network.state(), half.network.state())
-    judged = search.bench.session.search_judge(search.student.network)
+    judged = search.search_state.session.search_judge(search.student.network)
     assert (search.state.accuracy, search.state.divergence) == (judged.accuracy, judged.divergence)
-    assert search.bench.recorder.lines[-1]["divergence"] == judged.divergence
+    assert search.search_state.recorder.lines[-1]["divergence"] == judged.divergence
 
 
 @pytest.mark.parametrize("change", [{"unheard_of": 1}, {"stage": None}])
 def test_the_state_of_another_version_is_refused(change: dict) -> None:
     search = driver(EIGHT, strategy="uniform", post_training=True)
     search.run()
-    step, tensors, meta = search.bench.recorder.states[-1]
+    step, tensors, meta = search.search_state.recorder.states[-1]
     meta = {key: value for key, value in {**meta, **change}.items() if value is not None}
     again = driver(EIGHT, Memory((step, tensors, meta)), strategy="uniform", post_training=True)
     with pytest.raises(CheckpointError, match=f"another version.*{next(iter(change))}"):
@@ -189,10 +192,10 @@ def test_the_state_of_another_version_is_refused(change: dict) -> None:
 def test_compensated_rounding_is_kept_where_it_brings_the_outputs_closer(closer: bool) -> None:
     search = driver(EIGHT, strategy="uniform", post_training=True)
     # A plan, then the same with compensation, then what is left where that is refused.
-    search.bench.session.search_judge = Scripted(0.5, 0.6 if closer else 0.4, 0.45)
+    search.search_state.session.search_judge = Scripted(0.5, 0.6 if closer else 0.4, 0.45)
     search.run()
-    plan = search.bench.session.plan(search.state.weights)
-    expected = search.bench.session.student()
+    plan = search.search_state.session.plan(search.state.weights)
+    expected = search.search_state.session.student()
     expected.apply(plan)
     if closer:
         expected.compensate()
@@ -232,13 +235,13 @@ def test_a_greedy_search_goes_on_from_its_last_upgrade() -> None:
     recorder, options = Memory(), {"strategy": "greedy", "post_training": True, "rounding": "nearest"}
     whole = driver(EIGHT, recorder, **options)
     measured: list[BitwidthPlan | None] = []
-    judge = whole.bench.session.search_judge
+    judge = whole.search_state.session.search_judge
 
     def counted(network: QuantizedNetwork) -> Judgement:
         measured.append(network.plan)
         return judge(network)
 
-    whole.bench.session.search_judge = counted
+    whole.search_state.session.search_judge = counted
     whole.run()
     lines = [line for line in recorder.lines if line["stage"] == "phase1"]
     moves = [line["move"] for line in lines]
@@ -255,11 +258,11 @@ def test_a_greedy_search_goes_on_from_its_last_upgrade() -> None:
     left = unbroken[len(saved[2]["measured"]) :]
     measured.clear()
     again = driver(EIGHT, Memory(saved), **options)
-    again.bench.session.search_judge = counted
+    again.search_state.session.search_judge = counted
     again.run()
     assert measured == left, "nothing is measured twice"
     assert again.state.weights == whole.state.weights
-    assert again.bench.recorder.lines[0]["step"] == half + 2
+    assert again.search_state.recorder.lines[0]["step"] == half + 2
 
 
 def test_a_finished_run_is_not_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:

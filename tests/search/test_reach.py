@@ -9,8 +9,7 @@ from search_cases import every_plan, problems, size_problem
 
 from sigmaquant.budget import RESOURCES
 from sigmaquant.errors import UnreachableBudgetError
-from sigmaquant.search.problem import SearchProblem
-from sigmaquant.search.reach import (
+from sigmaquant.search.feasibility import (
     check_reachable,
     format_cost,
     format_limit,
@@ -18,6 +17,7 @@ from sigmaquant.search.reach import (
     smallest_reachable,
     unreachable,
 )
+from sigmaquant.search.problem import SearchProblem
 from sigmaquant.units import parse_count, parse_energy_pj, parse_latency_ms, parse_size
 
 

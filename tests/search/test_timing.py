@@ -10,7 +10,7 @@ import pytest
 import tiny
 from sigmaquant import Budget, Settings
 from sigmaquant.errors import SigmaQuantError
-from sigmaquant.search.bench import Bench
+from sigmaquant.search.search_state import SearchState
 from sigmaquant.search.state import Progression, Reconstructed
 from sigmaquant.search.timing import SEGMENTS, search_seconds, told, total_seconds
 
@@ -57,7 +57,7 @@ def test_what_became_of_the_time_is_told() -> None:
 
 
 def test_a_run_trains_for_the_time_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Bench, "seconds", 0.0)  # however slow the machine, all of the time is left
+    monkeypatch.setattr(SearchState, "seconds", 0.0)  # however slow the machine, all of the time is left
     options = {"minutes": 0.04, "calibration_examples": 400, "strategy": "uniform", "run_dir": tmp_path / "run"}
     result = tiny.run(Budget(size="9x"), **options)
     (note,) = [note for note in result.notes if "minutes became" in note]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from sigmaquant.graph.layers import LayerSpec, QuantGraph
+from sigmaquant.graph.specs import LayerSpec, QuantGraph
 
 KINDS = {
     nn.Conv2d: "conv2d",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigmaquant.errors import SigmaQuantError
-from sigmaquant.sweeping.shares import Share, share
+from sigmaquant.sweeping.worker_resources import Share, share
 
 MACHINES = st.lists(
     st.fixed_dictionaries({"CPU": st.integers(0, 9)}, optional={"GPU": st.integers(0, 3)}), min_size=1, max_size=4

@@ -23,12 +23,12 @@ from sigmaquant.errors import (
     TrainingError,
     UnreachableBudgetError,
 )
-from sigmaquant.job import Job
 from sigmaquant.runs import NullProgress, RunFiles
 from sigmaquant.search.problem import SearchProblem
 from sigmaquant.search.session import Statistics
 from sigmaquant.search.strategies import STRATEGIES, Evidence
 from sigmaquant.sweeping import workers
+from sigmaquant.workflow.job import Job
 
 SIZES = ("6x", "8x", "9x")
 
@@ -98,9 +98,9 @@ def test_trained_weights_are_taken_over_and_counted(tmp_path: Path) -> None:
 
 def test_statistics_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = {"draw_until_stable": 0, "evaluate": 0}
-    from sigmaquant import control as control_module
-    from sigmaquant import job as job_module
     from sigmaquant.search import session as session_module
+    from sigmaquant.workflow import control as control_module
+    from sigmaquant.workflow import job as job_module
 
     names = ((session_module, "draw_until_stable"), (job_module, "evaluate"), (control_module, "evaluate"))
     for module, name in names:

@@ -75,7 +75,7 @@ def test_a_rate_that_ruins_is_backed_off_and_told() -> None:
 
 
 def test_an_untrained_network_that_is_returned_has_seen_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sigmaquant.search.bench._LOWEST_RATE", 1.0)  # no second try
+    monkeypatch.setattr("sigmaquant.search.search_state._LOWEST_RATE", 1.0)  # no second try
     result = trained(lr=300.0, cycle_lr=300.0)
     assert result.trained_examples == 0
     assert result.discarded_examples >= 256

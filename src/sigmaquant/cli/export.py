@@ -22,12 +22,12 @@ from sigmaquant.cli.common import (
 )
 from sigmaquant.export.targets import TARGETS, ExportOptions
 from sigmaquant.export.verification import Verification
-from sigmaquant.exporting import export_run, verify_run
 from sigmaquant.frontends.data import load_data
 from sigmaquant.frontends.factories import load_task
 from sigmaquant.frontends.models import load_model
 from sigmaquant.nested.files import export_plans, run_with_plans, verify_plans
 from sigmaquant.runs import make_progress
+from sigmaquant.workflow.exporting import export_run, verify_run
 
 DataOption = Annotated[str, typer.Option(help=f"data to verify on (their test part): {DATA_HELP}")]
 ExamplesOption = Annotated[int | None, typer.Option(help="verify on at most so many examples")]

@@ -40,11 +40,11 @@ from sigmaquant.frontends.inputs import load_inputs
 from sigmaquant.frontends.models import load_model
 from sigmaquant.graph.inputs import ExampleInputs
 from sigmaquant.hardware.profile import load_profile
-from sigmaquant.inspection import inspect_model
-from sigmaquant.loading import batch_size_of, evaluate_run, keys_of, task_of
 from sigmaquant.runs import RunFiles, make_progress
 from sigmaquant.statistics import SigmaVariant
 from sigmaquant.tasks import as_task
+from sigmaquant.workflow.inspection import inspect_model
+from sigmaquant.workflow.loading import batch_size_of, evaluate_run, keys_of, task_of
 
 
 def quantize_command(

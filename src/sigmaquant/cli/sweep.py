@@ -32,11 +32,11 @@ from sigmaquant.cli.configuration import ConfigOption, repeatable
 from sigmaquant.cli.options import DEFAULTS
 from sigmaquant.errors import SigmaQuantError
 from sigmaquant.frontends.inputs import load_inputs
-from sigmaquant.job import Job
 from sigmaquant.runs import make_progress
 from sigmaquant.search.session import Statistics
 from sigmaquant.search.settings import Settings
 from sigmaquant.sweeping import sweep_job
+from sigmaquant.workflow.job import Job
 
 
 def sweep_command(

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from sigmaquant.budget import FILES, Cost, SizeCounts
 from sigmaquant.errors import BudgetError, ExportError, LoweringError
-from sigmaquant.export.c.export import export_c, planned_c
 from sigmaquant.export.c.flash import CodeBytes, code_bytes, unpacker
+from sigmaquant.export.c.writing import export_c, planned_c
 from sigmaquant.export.feasibility import describe
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.hardware.costs import packed_bytes
 from sigmaquant.hardware.profile import HardwareProfile
 from sigmaquant.hardware.profiled import HardwareCost, ProfiledCosts

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sigmaquant.errors import ExportError, LoweringError, MissingExtraError, near_matches
 from sigmaquant.export.targets import TARGETS, ExportOptions
-from sigmaquant.graph.layers import FloatPlace, QuantGraph
+from sigmaquant.graph.specs import FloatPlace, QuantGraph
 from sigmaquant.lowering import lower
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import prepare, set_plan_

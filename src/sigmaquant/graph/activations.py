@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from sigmaquant.exported.nodes import arguments, operator, scope, tensor_value, user_line
 from sigmaquant.exported.shapes import example_shape
-from sigmaquant.graph.layers import ActivationSpec, FloatPlace, QuantGraph
+from sigmaquant.graph.specs import ActivationSpec, FloatPlace, QuantGraph
 from sigmaquant.operators.floats import Ending
 from sigmaquant.operators.interpretation import Interpretation, is_weight, picked_from, readers
 from sigmaquant.operators.meaning import Meaning, extent, is_live

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from sigmaquant.exported.nodes import tensor_value
 from sigmaquant.exported.shapes import count
 from sigmaquant.graph.activations import Placement
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor, fx, nn
 
 from sigmaquant.exported.nodes import arguments, operator, tensor_value
-from sigmaquant.graph.layers import FloatParameter, LayerSpec
 from sigmaquant.graph.parameters import ParameterFlow
+from sigmaquant.graph.specs import FloatParameter, LayerSpec
 from sigmaquant.operators.meaning import known_in_float
 from sigmaquant.operators.norm import is_norm
 from sigmaquant.operators.products import products

@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 
 from sigmaquant.exported.nodes import operator, tensor_value
 from sigmaquant.exported.shapes import count, example_shape
-from sigmaquant.graph.layers import LayerSpec
 from sigmaquant.graph.parameters import ParameterFlow, ParameterLayer, WeightUse, channel_axis
+from sigmaquant.graph.specs import LayerSpec
 from sigmaquant.operators.products import products
 
 _KINDS: tuple[tuple[type[nn.Module], str], ...] = (

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from sigmaquant.graph.channel_walk import Reader, Walk
-from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.graph.numbers import FIXED, Scaled
+from sigmaquant.graph.specs import QuantGraph
 
 
 @dataclass(frozen=True)

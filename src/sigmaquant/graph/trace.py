@@ -21,12 +21,11 @@ from sigmaquant.graph.cleanup import (
     make_functional_,
 )
 from sigmaquant.graph.decomposition import decompose_, keep_sequences_first_
-from sigmaquant.graph.export import export_graph
+from sigmaquant.graph.exporting import export_graph
 from sigmaquant.graph.floats import float_parameters
 from sigmaquant.graph.folding import fold_constants_
 from sigmaquant.graph.inputs import ExampleInputs, read_arguments
 from sigmaquant.graph.inventory import install_parameter_layers_, take_inventory
-from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.graph.masks import separate_masks_
 from sigmaquant.graph.norms import raise_norms_
 from sigmaquant.graph.parameters import ParameterLayer, constant_nodes, follow
@@ -35,6 +34,7 @@ from sigmaquant.graph.reading import precision_note, readable
 from sigmaquant.graph.recurrent import write_out_recurrent_
 from sigmaquant.graph.regions import float_regions, inline_regions_
 from sigmaquant.graph.sizes import simplify_sizes_
+from sigmaquant.graph.specs import QuantGraph
 
 _log = logging.getLogger(__name__)
 

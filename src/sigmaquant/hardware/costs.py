@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from sigmaquant.budget import Cost, SizeCounts
-from sigmaquant.graph.layers import LayerSpec, QuantGraph
+from sigmaquant.graph.specs import LayerSpec, QuantGraph
 from sigmaquant.plan import BitwidthPlan
 
 FLOAT_BITS = 32
@@ -42,7 +42,7 @@ class IdealCosts:
         graph: the network.
 
     Example:
-        >>> from sigmaquant.graph.layers import LayerSpec, QuantGraph
+        >>> from sigmaquant.graph.specs import LayerSpec, QuantGraph
         >>> layer = LayerSpec("fc", "linear", "fc.weight", (10, 64), 0, 1, False, 640, (64,), (10,))
         >>> costs = IdealCosts(QuantGraph(None, (layer,)))
         >>> costs.cost(BitwidthPlan({"fc": 3})).weight_bytes, costs.reference().weight_bytes

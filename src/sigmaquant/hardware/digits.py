@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.hardware.profile import CycleRule, Encoding
 from sigmaquant.numerics import mse_weight_scales, quantize_weight
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from sigmaquant.budget import Cost, PointCost, SizeCounts
 from sigmaquant.errors import HardwareProfileError
 from sigmaquant.graph.buffers import activation_buffers, peak_activation_bytes
-from sigmaquant.graph.layers import LayerSpec, QuantGraph
+from sigmaquant.graph.specs import LayerSpec, QuantGraph
 from sigmaquant.hardware.costs import FLOAT_BITS, IdealCosts, input_bits, output_channels, packed_bytes
 from sigmaquant.hardware.digits import DigitStatistics, digit_statistics, weight_digits
 from sigmaquant.hardware.profile import (

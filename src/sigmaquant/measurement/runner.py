@@ -16,7 +16,7 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 class CommandRunner:
-    """Measures latency with a command such as ``ssh board ./bench {model} {runs}``.
+    """Measures latency with a command such as ``ssh board ./search_state {model} {runs}``.
 
     ``{model}`` becomes the path of the file to run, ``{runs}`` the number of inferences. The command prints the latency
     of one inference in milliseconds as its last number, or as JSON ``{"latency_ms": …}`` on its last line.
@@ -33,7 +33,7 @@ class CommandRunner:
         if "{model}" not in template:
             raise MeasurementError(
                 f"the runner {template!r} does not say where the model goes. Write {{model}} for its path and {{runs}} "
-                'for the number of inferences, such as "./bench {model} {runs}".'
+                'for the number of inferences, such as "./search_state {model} {runs}".'
             )
         try:
             self._words = shlex.split(template)
@@ -74,9 +74,9 @@ def parse_latency_ms(text: str, shown: str) -> float:
         MeasurementError: there is none, or it is not a positive number.
 
     Example:
-        >>> parse_latency_ms("warm-up done\\naverage: 1.25", "./bench")
+        >>> parse_latency_ms("warm-up done\\naverage: 1.25", "./search_state")
         1.25
-        >>> parse_latency_ms('{"latency_ms": 3}', "./bench")
+        >>> parse_latency_ms('{"latency_ms": 3}', "./search_state")
         3.0
     """
     lines = text.strip().splitlines()

@@ -20,7 +20,14 @@ from sigmaquant.export.feasibility import known_targets
 from sigmaquant.export.nested import load_nested, read_plans
 from sigmaquant.export.targets import TARGETS, ExportOptions, plan_target, write_plans
 from sigmaquant.export.verification import Verification
-from sigmaquant.exporting import (
+from sigmaquant.graph.reading import read_copy
+from sigmaquant.hardware.costs import IdealCosts
+from sigmaquant.report import checkpoint_digest
+from sigmaquant.runs import NullProgress, Progress, RunFiles
+from sigmaquant.runs import task as progress_task
+from sigmaquant.runs.atomic import storage_error
+from sigmaquant.tasks import Task
+from sigmaquant.workflow.exporting import (
     FOLDER,
     REPORT,
     Subject,
@@ -34,14 +41,7 @@ from sigmaquant.exporting import (
     task_of_run,
     verify_file,
 )
-from sigmaquant.graph.reading import read_copy
-from sigmaquant.hardware.costs import IdealCosts
-from sigmaquant.loading import keys_of
-from sigmaquant.report import checkpoint_digest
-from sigmaquant.runs import NullProgress, Progress, RunFiles
-from sigmaquant.runs import task as progress_task
-from sigmaquant.runs.atomic import storage_error
-from sigmaquant.tasks import Task
+from sigmaquant.workflow.loading import keys_of
 
 log = logging.getLogger("sigmaquant")
 
@@ -74,7 +74,7 @@ def export_plans(
     Args:
         model: the trained float model.
         run: the run directory.
-        data: what to verify on, as for `sigmaquant.exporting.export_run`.
+        data: what to verify on, as for `sigmaquant.workflow.exporting.export_run`.
         to: kinds of files.
         out: the folder; None: ``export`` in the run directory.
         options: how files are written.
@@ -86,7 +86,7 @@ def export_plans(
         a verdict for each kind of file and plan.
 
     Raises:
-        ExportError, MissingExtraError, StorageError: as `sigmaquant.exporting.export_run`.
+        ExportError, MissingExtraError, StorageError: as `sigmaquant.workflow.exporting.export_run`.
     """
     names = known_targets(to)
     folder = Path(run) / FOLDER if out is None else Path(out)

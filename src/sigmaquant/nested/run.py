@@ -15,22 +15,22 @@ from torch import Tensor
 from sigmaquant.budget import Budget
 from sigmaquant.errors import SigmaQuantError
 from sigmaquant.export.nested import NestedPlan, compact_, document_of, export_nested
-from sigmaquant.job import Job, write_run
 from sigmaquant.plan import MIDRISE_LARGEST, BitwidthPlan
 from sigmaquant.quant import QuantizedNetwork
 from sigmaquant.quant.coverage import coverage
 from sigmaquant.report import describe_layers, refresh_report
-from sigmaquant.results import PlanRow, QuantizationResult, Scores
 from sigmaquant.runs import NullProgress, Progress, RunDirectory, RunFiles, logging_to, task, write_text_atomic
 from sigmaquant.runs.documents import dumps
-from sigmaquant.search.bench import NullRecorder, Recorder
 from sigmaquant.search.driver import Driver
+from sigmaquant.search.search_state import NullRecorder, Recorder
 from sigmaquant.search.session import Session
 from sigmaquant.search.settings import Settings
 from sigmaquant.training.metrics import evaluate
 from sigmaquant.training.nesting import round_nested_
 from sigmaquant.training.student import Student
 from sigmaquant.training.together import Together, resumed
+from sigmaquant.workflow.job import Job, write_run
+from sigmaquant.workflow.results import PlanRow, QuantizationResult, Scores
 
 log = logging.getLogger("sigmaquant")
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from sigmaquant.errors import CheckpointError, CoverageError, DataError
 from sigmaquant.graph.copying import copied
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.numerics import affine_from_range
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant.modules import ActivationQuantizer, WeightQuantizer, quantized_from_float

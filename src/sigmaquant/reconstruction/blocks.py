@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.quant.modules import ActivationQuantizer
 from sigmaquant.quant.network import QuantizedNetwork
 

@@ -59,7 +59,7 @@ class Config(_Read):
 
 
 class Scores(_Read):
-    """As `sigmaquant.results.Scores`."""
+    """As `sigmaquant.workflow.results.Scores`."""
 
     validation: Number = None
     test: Number = None

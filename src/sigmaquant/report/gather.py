@@ -28,7 +28,7 @@ from sigmaquant.report.document import (
     Step,
     StepRow,
 )
-from sigmaquant.report.layers import LayerCosts, LayerRecord, LayersDocument, read_layers
+from sigmaquant.report.layer_records import LayerCosts, LayerRecord, LayersDocument, read_layers
 from sigmaquant.runs.documents import parse
 from sigmaquant.runs.files import RunFiles, read_document
 

@@ -4,12 +4,12 @@ The strategies themselves are found by name (`find_strategy`), or imported from 
 """
 
 from sigmaquant.search.clustering import LineClusters, kmeans_line
+from sigmaquant.search.feasibility import check_reachable, smallest_reachable
 from sigmaquant.search.greedy import GreedyProgress
 from sigmaquant.search.phase1 import Clustering, cluster_to_budget, shifted
 from sigmaquant.search.phase2 import Move, propose
 from sigmaquant.search.problem import Assignment, Bits, SearchProblem, Sensitivity
 from sigmaquant.search.random_search import random_plan
-from sigmaquant.search.reach import check_reachable, smallest_reachable
 from sigmaquant.search.strategies import STRATEGIES, Evidence, Strategy, find_strategy, register
 
 __all__ = [

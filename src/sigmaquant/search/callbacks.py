@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sigmaquant.search.bench import Recorder
+from sigmaquant.search.search_state import Recorder
 
 log = logging.getLogger("sigmaquant")
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import get_args
 
 from sigmaquant.errors import SigmaQuantError
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.search.phase1 import cluster_to_budget
 from sigmaquant.search.phase2 import propose
 from sigmaquant.search.problem import Bits, Ledger, SearchProblem, Sensitivity, layer_totals, worth

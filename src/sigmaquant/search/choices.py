@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from sigmaquant.errors import PlanError
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.plan import check_names
 from sigmaquant.search.settings import Settings
 

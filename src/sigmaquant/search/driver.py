@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sigmaquant.runs.progress import Progress
-from sigmaquant.search.bench import Bench, Recorder
-from sigmaquant.search.finishing import train_stage
+from sigmaquant.search.final_training import train_stage
 from sigmaquant.search.planning import plan_stage
 from sigmaquant.search.refining import refine_stage
+from sigmaquant.search.search_state import Recorder, SearchState
 from sigmaquant.search.session import Session
-from sigmaquant.search.start import Start
 from sigmaquant.search.state import Progression
+from sigmaquant.search.warm_start import Start
 from sigmaquant.training.student import Student
 
 
@@ -33,7 +33,7 @@ class Driver:
         CheckpointError: the start is of another network.
 
     Attributes:
-        bench: what the stages work with.
+        search_state: what the stages work with.
     """
 
     def __init__(
@@ -46,18 +46,18 @@ class Driver:
     ) -> None:
         if start is not None:
             start.check(session.graph.fingerprint)
-        self.bench = Bench(session, recorder, progress)
+        self.search_state = SearchState(session, recorder, progress)
         self.extra_examples, self.start = extra_examples, start
 
     @property
     def student(self) -> Student:
         """The network; at the end, with the best weights."""
-        return self.bench.student
+        return self.search_state.student
 
     @property
     def state(self) -> Progression:
         """Where the run stands."""
-        return self.bench.state
+        return self.search_state.state
 
     def run(self) -> Progression:
         """Go through all stages that are left.
@@ -67,13 +67,13 @@ class Driver:
             StorageError: a step could not be recorded.
             CheckpointError: a run to resume is damaged, or another version's.
         """
-        saved = self.bench.recorder.load_state()
+        saved = self.search_state.recorder.load_state()
         if saved is not None:
-            self.bench.resume(*saved)
+            self.search_state.resume(*saved)
         stages: dict[str, Callable[[], None]] = {
-            "phase1": lambda: plan_stage(self.bench, self.start),
-            "phase2": lambda: refine_stage(self.bench),
-            "final": lambda: train_stage(self.bench, self.extra_examples),
+            "phase1": lambda: plan_stage(self.search_state, self.start),
+            "phase2": lambda: refine_stage(self.search_state),
+            "final": lambda: train_stage(self.search_state, self.extra_examples),
         }
         while self.state.stage != "done":
             stages[self.state.stage]()

@@ -9,7 +9,7 @@ from typing import Any
 
 from sigmaquant.data import DataSource
 from sigmaquant.errors import SigmaQuantError
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant.observers import MseObserver, Observer
 from sigmaquant.search.settings import Settings

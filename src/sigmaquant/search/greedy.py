@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sigmaquant.errors import MetricError
+from sigmaquant.search.feasibility import lowest_that_fits
 from sigmaquant.search.problem import Assignment, Bits, Ledger, SearchProblem, worth
-from sigmaquant.search.reach import lowest_that_fits
 
 Loss = Callable[[Bits], float]
 """Calibration loss of a plan: expensive, deterministic, lower is better."""

@@ -7,8 +7,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from sigmaquant.errors import SigmaQuantError
+from sigmaquant.search.feasibility import check_reachable, unreachable
 from sigmaquant.search.problem import SearchProblem, Sensitivity, layer_totals
-from sigmaquant.search.reach import check_reachable, unreachable
 
 _OBJECTIVE_SCALE = 1e6
 """The solver stops at an absolute gap of 1e-6: scaled to this, that is a relative one of 1e-12."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from sigmaquant.search.feasibility import lowest_that_fits
 from sigmaquant.search.problem import Ledger, SearchProblem
-from sigmaquant.search.reach import lowest_that_fits
 
 
 def random_plan(problem: SearchProblem, seed: int = 0) -> dict[str, int]:

@@ -10,7 +10,7 @@ import torch
 from sigmaquant.quant import settle_weights_
 from sigmaquant.reconstruction import Reconstruction, in_batches
 from sigmaquant.runs.progress import task
-from sigmaquant.search.bench import Bench
+from sigmaquant.search.search_state import SearchState
 from sigmaquant.search.state import Reconstructed
 from sigmaquant.search.timing import reconstruction_seconds
 from sigmaquant.tasks import as_float32
@@ -23,46 +23,46 @@ _HELD_OUT = 0.125
 _MOST_HELD_OUT = 256
 
 
-def reconstruct(bench: Bench) -> None:
+def reconstruct(search_state: SearchState) -> None:
     """Learn the rounding block by block, where the settings ask for it, and keep it where it helps.
 
     Every block is a complete step: what it learned, and how many steps the others have, is in the saved state. A
     resumed run so learns what an unbroken one does.
 
     Args:
-        bench: rounded with error compensation, or in the middle of a reconstruction.
+        search_state: rounded with error compensation, or in the middle of a reconstruction.
     """
-    state, student = bench.state, bench.student
-    if not bench.settings.reconstructs or (state.reconstruction and state.reconstruction.learned is not None):
+    state, student = search_state.state, search_state.student
+    if not search_state.settings.reconstructs or (state.reconstruction and state.reconstruction.learned is not None):
         return
-    learned_on, held_out = _parts(bench)
+    learned_on, held_out = _parts(search_state)
     if not learned_on or not held_out:
         _log.info("too few examples for a reconstruction: it takes %d at least", 2 * _BATCH)
         settle_weights_(student.network)
         state.reconstruction = Reconstructed(0, [], 0, 0.0, learned=False)
         return
-    seed = bench.session.seed("reconstruction")
-    with bench.session.device.random_state(seed):
-        work = Reconstruction(student.network, learned_on, bench.session.judge.task, seed)
+    seed = search_state.session.seed("reconstruction")
+    with search_state.session.device.random_state(seed):
+        work = Reconstruction(student.network, learned_on, search_state.session.judge.task, seed)
         if state.reconstruction is None:
-            _begin(bench, work, held_out)
+            _begin(search_state, work, held_out)
         progress = state.reconstruction
         assert progress is not None, "just begun"
-        with task(bench.progress, "reconstruction", max(1, sum(progress.steps))):
-            bench.progress.advance(sum(progress.steps[: progress.done]))
+        with task(search_state.progress, "reconstruction", max(1, sum(progress.steps))):
+            search_state.progress.advance(sum(progress.steps[: progress.done]))
             if any(progress.steps):
-                _learn(bench, work, progress)
-    _decide(bench, progress, held_out)
+                _learn(search_state, work, progress)
+    _decide(search_state, progress, held_out)
 
 
-def _begin(bench: Bench, work: Reconstruction, held_out: list[Any]) -> None:
-    settings, state = bench.settings, bench.state
+def _begin(search_state: SearchState, work: Reconstruction, held_out: list[Any]) -> None:
+    settings, state = search_state.settings, search_state.state
     if settings.reconstruction_steps is not None:
         schedule = work.fixed(settings.reconstruction_steps)
     else:
-        schedule = work.schedule(reconstruction_seconds(bench))
-    state.reconstruction = Reconstructed(schedule.batches, list(schedule.steps), 0, _moved(bench, held_out))
-    bench.kept = bench.student.tensors()
+        schedule = work.schedule(reconstruction_seconds(search_state))
+    state.reconstruction = Reconstructed(schedule.batches, list(schedule.steps), 0, _moved(search_state, held_out))
+    search_state.kept = search_state.student.tensors()
     if not any(schedule.steps):
         _log.warning("the time is used up: nothing is reconstructed")
         return
@@ -75,15 +75,15 @@ def _begin(bench: Bench, work: Reconstruction, held_out: list[Any]) -> None:
     )
     if work.left_alone:
         _log.info("not reconstructed: %s", ", ".join(work.left_alone))
-    bench.save(bench.line(bench.present(), "compensated rounding", True, {}))
+    search_state.save(search_state.line(search_state.present(), "compensated rounding", True, {}))
 
 
-def _learn(bench: Bench, work: Reconstruction, progress: Reconstructed) -> None:
+def _learn(search_state: SearchState, work: Reconstruction, progress: Reconstructed) -> None:
     work.begin(progress.batches, progress.done)
 
     def tick(distance: float) -> None:
-        bench.progress.note(distance=distance)
-        bench.progress.advance()
+        search_state.progress.note(distance=distance)
+        search_state.progress.advance()
 
     while work.done < len(work.blocks):
         block, steps = work.blocks[work.done], progress.steps[work.done]
@@ -91,13 +91,13 @@ def _learn(bench: Bench, work: Reconstruction, progress: Reconstructed) -> None:
         progress.done = work.done
         if steps:
             _log.info("%s: distance %.4g, after %d steps %.4g", block.title, before, steps, after)
-            bench.save()
+            search_state.save()
 
 
-def _decide(bench: Bench, progress: Reconstructed, held_out: list[Any]) -> None:
+def _decide(search_state: SearchState, progress: Reconstructed, held_out: list[Any]) -> None:
     """Keep what has been learned where it is closer to the float network on examples that it was not learned on."""
-    state, student = bench.state, bench.student
-    after = _moved(bench, held_out)
+    state, student = search_state.state, search_state.student
+    after = _moved(search_state, held_out)
     progress.learned = after < progress.before
     _log.info(
         "reconstruction: distance on held-out examples %.4g before, %.4g after%s",
@@ -105,22 +105,22 @@ def _decide(bench: Bench, progress: Reconstructed, held_out: list[Any]) -> None:
         after,
         "" if progress.learned else "; the network is as it was before",
     )
-    standing = bench.judged(bench.session.search_judge)
+    standing = search_state.judged(search_state.session.search_judge)
     if not progress.learned:
-        student.restore(bench.session.plan(state.weights), bench.kept, 0)
+        student.restore(search_state.session.plan(state.weights), search_state.kept, 0)
         settle_weights_(student.network)
-    bench.kept = {}
-    line = bench.line(standing, "reconstruction", progress.learned, {})
+    search_state.kept = {}
+    line = search_state.line(standing, "reconstruction", progress.learned, {})
     if progress.learned:
-        bench.accept(standing)
-    bench.save(line)
+        search_state.accept(standing)
+    search_state.save(line)
 
 
-def _parts(bench: Bench) -> tuple[list[Any], list[Any]]:
+def _parts(search_state: SearchState) -> tuple[list[Any], list[Any]]:
     """Calibration examples to learn from, and others to judge by, in batches."""
-    batches = in_batches(bench.student.calibration, _BATCH)
+    batches = in_batches(search_state.student.calibration, _BATCH)
     sizes = [len(x[0] if isinstance(x, tuple | list) else x) for x in batches]
-    most = max(1, bench.settings.reconstruction_examples // _BATCH)
+    most = max(1, search_state.settings.reconstruction_examples // _BATCH)
     apart = max(1, round(_HELD_OUT * len(batches)))
     used = min(most, len(batches) - apart)
     if used < 1:
@@ -131,11 +131,11 @@ def _parts(bench: Bench) -> tuple[list[Any], list[Any]]:
 
 
 @torch.no_grad()
-def _moved(bench: Bench, batches: list[Any]) -> float:
+def _moved(search_state: SearchState, batches: list[Any]) -> float:
     """Mean distance of the network's outputs from the float network's."""
-    student, teacher = bench.student, bench.session.teacher
+    student, teacher = search_state.student, search_state.session.teacher
     student.network.eval()
-    task = bench.session.judge.task
+    task = search_state.session.judge.task
     found = [
         task.distance(as_float32(call(student.network, x, task)), as_float32(call(teacher, x, task))) for x in batches
     ]

@@ -18,14 +18,14 @@ from sigmaquant.budget import Budget, Cost, Limits, base_resource, label
 from sigmaquant.data import DataSource
 from sigmaquant.data.indexed import IndexedSource
 from sigmaquant.errors import BudgetError, ModelError, UnreachableBudgetError
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.hardware.costs import CostModel
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.search.activation_widths import choose_activation_widths
 from sigmaquant.search.choices import activation_choices, layer_choices
+from sigmaquant.search.feasibility import check_reachable, format_cost
 from sigmaquant.search.float_network import FloatNetwork
 from sigmaquant.search.problem import Bits, SearchProblem, Sensitivity
-from sigmaquant.search.reach import check_reachable, format_cost
 from sigmaquant.search.settings import Settings
 from sigmaquant.search.state import Progression
 from sigmaquant.search.uniform import uniform_at

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from sigmaquant.search.bench import Bench
+from sigmaquant.search.search_state import SearchState
 from sigmaquant.search.settings import Settings
 from sigmaquant.search.state import Progression
 
@@ -39,42 +39,42 @@ def search_seconds(settings: Settings) -> float | None:
     return min(limits, default=None)
 
 
-def reconstruction_seconds(bench: Bench) -> float:
+def reconstruction_seconds(search_state: SearchState) -> float:
     """What reconstruction may take from now on."""
-    total = total_seconds(bench.settings)
+    total = total_seconds(search_state.settings)
     assert total is not None, "asked for where a time is given"
-    left = max(0.0, total - bench.seconds)
-    return left if bench.settings.post_training else _RECONSTRUCTION * left
+    left = max(0.0, total - search_state.seconds)
+    return left if search_state.settings.post_training else _RECONSTRUCTION * left
 
 
-def training_examples(bench: Bench) -> int:
+def training_examples(search_state: SearchState) -> int:
     """Examples that the final training has time for, decided once: a resumed run goes by the same.
 
     A few steps are taken, timed and undone.
     """
-    state, student = bench.state, bench.student
+    state, student = search_state.state, search_state.student
     if state.final_examples is None:
         start = time.perf_counter()
-        before = bench.judged_on_all()
+        before = search_state.judged_on_all()
         evaluation = time.perf_counter() - start
         kept, trained = student.tensors(), student.trained_examples
-        count = _TIMED_STEPS * bench.settings.batch_size
-        seed = bench.session.seed("timing")
-        bench.session.device.seed(seed)
+        count = _TIMED_STEPS * search_state.settings.batch_size
+        seed = search_state.session.seed("timing")
+        search_state.session.device.seed(seed)
         start = time.perf_counter()
         student.segment(count, seed, 0, count)
         pace = (time.perf_counter() - start) / max(1, student.trained_examples - trained)
         student.restore(before.plan, kept, trained)
         student.reset_momentum()
-        total = total_seconds(bench.settings)
+        total = total_seconds(search_state.settings)
         assert total is not None, "asked for where a time is given"
-        left = total - bench.seconds - (SEGMENTS + _SPARE) * evaluation
-        left -= pace / 3 * bench.settings.batch_norm_examples * student.has_batch_norm  # forward alone
+        left = total - search_state.seconds - (SEGMENTS + _SPARE) * evaluation
+        left -= pace / 3 * search_state.settings.batch_norm_examples * student.has_batch_norm  # forward alone
         examples = int(left / pace)
-        least = _LEAST_STEPS * bench.settings.batch_size
+        least = _LEAST_STEPS * search_state.settings.batch_size
         state.final_examples = examples if examples >= least else 0
         _log.info("final training: %d examples in the time that is left", state.final_examples)
-        bench.save()
+        search_state.save()
     return state.final_examples
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from sigmaquant.search.feasibility import unreachable
 from sigmaquant.search.problem import SearchProblem
-from sigmaquant.search.reach import unreachable
 
 
 def uniform(problem: SearchProblem) -> dict[str, int]:

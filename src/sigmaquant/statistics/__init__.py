@@ -5,7 +5,7 @@ from sigmaquant.statistics.batches import Batch
 from sigmaquant.statistics.divergence import Sensitivity, divergences, weight_divergence
 from sigmaquant.statistics.drawing import Drawn, draw_until_stable
 from sigmaquant.statistics.fisher import FisherSensitivities, fisher_sensitivities
-from sigmaquant.statistics.outputs import output_sensitivity
+from sigmaquant.statistics.output_sensitivity import output_sensitivity
 from sigmaquant.statistics.quantized import QuantizedWeights
 from sigmaquant.statistics.registry import (
     ESTIMATED,

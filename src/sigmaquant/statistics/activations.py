@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from sigmaquant.errors import DataError
-from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.graph.regions import with_gradients_throughout
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.numerics import activation_range, affine_from_range
 from sigmaquant.quant import prepare
 from sigmaquant.quant.modules import ActivationQuantizer

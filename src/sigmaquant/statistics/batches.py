@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor, nn
 
 from sigmaquant.errors import DataError
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.tasks import Outputs, Task, all_finite, check_examples, floating
 
 Batch: TypeAlias = Tensor | tuple[Any, Any] | list[Any]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sigmaquant.errors import ModelError
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.numerics import weight_qmax
 from sigmaquant.statistics.histogram import HALF_BINS, density, weight_histogram
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sigmaquant.errors import DataError
-from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.graph.regions import with_gradients_throughout
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.statistics.batches import Batch, Example, evaluation, float_outputs, read_batches
 from sigmaquant.statistics.divergence import Sensitivity
 from sigmaquant.statistics.quantized import QuantizedWeights

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sigmaquant.errors import ModelError
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.numerics import dequantize_weight, mse_weight_scales, quantize_weight
 
 _KEPT_BYTES = 1 << 28

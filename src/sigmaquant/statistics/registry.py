@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import Protocol
 
 from sigmaquant.errors import DataError, near_matches
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.statistics.batches import Batch
 from sigmaquant.statistics.divergence import Sensitivity, divergences
 from sigmaquant.statistics.fisher import FisherSensitivities, fisher_sensitivities
-from sigmaquant.statistics.outputs import output_sensitivity
+from sigmaquant.statistics.output_sensitivity import output_sensitivity
 from sigmaquant.statistics.quantized import QuantizedWeights
 from sigmaquant.tasks import Task, as_task
 

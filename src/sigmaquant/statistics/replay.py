@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, fx
 from torch.func import functional_call
 
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 
 
 class LayerPlace:

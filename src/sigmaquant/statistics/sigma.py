@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sigmaquant.errors import DataError, ModelError
-from sigmaquant.graph.layers import LayerSpec, QuantGraph
+from sigmaquant.graph.specs import LayerSpec, QuantGraph
 from sigmaquant.statistics.moments import ChannelMoments, channel_moments
 
 SigmaVariant = Literal["raw", "folded", "normalised"]

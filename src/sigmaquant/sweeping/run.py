@@ -16,7 +16,6 @@ from torch import nn
 from sigmaquant.budget import Budget
 from sigmaquant.errors import RunDirectoryError, SigmaQuantError
 from sigmaquant.hardware.profile import HardwareProfile
-from sigmaquant.job import Job, make_settings
 from sigmaquant.report import write_report
 from sigmaquant.runs import NullProgress, Progress, shown_progress, task
 from sigmaquant.runs.atomic import write_text_atomic
@@ -31,6 +30,7 @@ from sigmaquant.sweeping.requests import Requests, requests
 from sigmaquant.sweeping.runs import Runs
 from sigmaquant.sweeping.workers import JobMaker, Jobs, RayWorkers, ThisProcess, Workers, import_ray
 from sigmaquant.tasks import Metric, Task, TaskLoss
+from sigmaquant.workflow.job import Job, make_settings
 
 log = logging.getLogger("sigmaquant")
 

@@ -17,11 +17,11 @@ import torch
 
 from sigmaquant.budget import Budget
 from sigmaquant.errors import MissingExtraError, SigmaQuantError
-from sigmaquant.job import Job
 from sigmaquant.runs import Progress
 from sigmaquant.search.session import Statistics
-from sigmaquant.search.start import Start
-from sigmaquant.sweeping.shares import share
+from sigmaquant.search.warm_start import Start
+from sigmaquant.sweeping.worker_resources import share
+from sigmaquant.workflow.job import Job
 
 log = logging.getLogger("sigmaquant")
 

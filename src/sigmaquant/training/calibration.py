@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import calibrate_, prepare
 from sigmaquant.quant.observers import ExampleObserver, MseObserver, Observer

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from sigmaquant.graph.copying import copied
-from sigmaquant.graph.layers import QuantGraph
 from sigmaquant.graph.numbers import FIXED
 from sigmaquant.graph.rescaling import Channels, Rescaling, find_rescaling
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import calibrate_, prepare, set_plan_
 from sigmaquant.quant.observers import ExampleObserver, MseObserver, Observer

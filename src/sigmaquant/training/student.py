@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sigmaquant.data import DataSource
 from sigmaquant.errors import CheckpointError
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import (
     QuantizedNetwork,

@@ -6,7 +6,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from sigmaquant.graph.copying import copied
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 
 
 def make_teacher(graph: QuantGraph) -> fx.GraphModule:

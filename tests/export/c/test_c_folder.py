@@ -19,7 +19,7 @@ from torch import nn
 
 from sigmaquant.errors import ArtifactError, ExportError, StorageError
 from sigmaquant.export.c import CRunner, export_c
-from sigmaquant.export.c import export as export_module
+from sigmaquant.export.c import writing as export_module
 from sigmaquant.export.c.names import Names, comment, identifier, model_identifier
 from sigmaquant.export.targets import TARGETS, Source
 from sigmaquant.export.verification import Reference

@@ -14,7 +14,7 @@ from torch import nn
 
 from sigmaquant.errors import ExportError, MissingExtraError, StorageError
 from sigmaquant.export.litert import LitertRunner, export_litert, litert_form
-from sigmaquant.export.litert.export import PLAN_METADATA
+from sigmaquant.export.litert.writing import PLAN_METADATA
 from sigmaquant.graph import trace
 from sigmaquant.lowering import IntegerExecutor, lower
 from sigmaquant.plan import BitwidthPlan

@@ -10,7 +10,7 @@ from litert_cases import Call, lowered, noise, read, steps
 from torch import nn
 
 from sigmaquant.export.litert import LitertRunner, export_litert, litert_form
-from sigmaquant.export.litert.layers import packed
+from sigmaquant.export.litert.layer_operators import packed
 from sigmaquant.lowering import IntegerExecutor
 
 pytest.importorskip("ai_edge_litert")

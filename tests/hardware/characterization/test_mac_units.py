@@ -23,37 +23,37 @@ ALL = sorted(MAC_UNITS)
 def test_every_pair_of_operands_at_the_level_of_the_verilog(name):
     unit = find_unit(name)
     for bits in range(2, 9):
-        bench = TestBench(generic(name), unit, all_pairs(unit, bits, 8))
-        steps = len(bench.stimulus.weights[0])
-        bench.run(steps + 1)
-        assert bench.steps >= bench.streams * steps
+        search_state = TestBench(generic(name), unit, all_pairs(unit, bits, 8))
+        steps = len(search_state.stimulus.weights[0])
+        search_state.run(steps + 1)
+        assert search_state.steps >= search_state.streams * steps
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_pair_of_operands_in_cells(name, tiny_path):
     unit = find_unit(name)
     for bits in (2, 3, 8):
-        bench = TestBench(mapped(name, tiny_path).netlist, unit, all_pairs(unit, bits, 8))
-        steps = len(bench.stimulus.weights[0])
-        bench.run(steps + 1)
-        assert bench.steps >= bench.streams * steps
+        search_state = TestBench(mapped(name, tiny_path).netlist, unit, all_pairs(unit, bits, 8))
+        steps = len(search_state.stimulus.weights[0])
+        search_state.run(steps + 1)
+        assert search_state.steps >= search_state.streams * steps
 
 
 @pytest.mark.parametrize("name", ["int8_dot", "csd_lanes", "bit_plane_dot"])
 def test_units_for_narrow_activations(name):
     unit = find_unit(name)
-    bench = TestBench(generic(name, activation_bits=4), unit, all_pairs(unit, 5, 4, streams=128))
-    bench.run(5)
-    assert bench.steps >= 512
+    search_state = TestBench(generic(name, activation_bits=4), unit, all_pairs(unit, 5, 4, streams=128))
+    search_state.run(5)
+    assert search_state.steps >= 512
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_accumulators_hold_32_bits(name):
     unit = find_unit(name)
     low, high = np.full((1, 150, unit.weights_per_step(2)), -128), np.full((1, 150, 2), 127)
-    bench = TestBench(generic(name), unit, stimulus_of(unit, 8, low, high, first=0.0))
-    bench.run(149)
-    assert bench.stimulus.expected().min() <= 149 * -128 * 127 < -(1 << 21)
+    search_state = TestBench(generic(name), unit, stimulus_of(unit, 8, low, high, first=0.0))
+    search_state.run(149)
+    assert search_state.stimulus.expected().min() <= 149 * -128 * 127 < -(1 << 21)
 
 
 def test_real_layers(shared_loader):
@@ -82,9 +82,9 @@ def test_real_layers(shared_loader):
         unit = find_unit(name)
         for bits in (2, 8):
             stimulus = build_stimulus(unit, bits, 8, streams=64, steps=40, lanes=2, seed=bits, samples=samples)
-            bench = TestBench(generic(name), unit, stimulus)
-            bench.run(40)
-            assert bench.steps >= 64 * 39
+            search_state = TestBench(generic(name), unit, stimulus)
+            search_state.run(40)
+            assert search_state.steps >= 64 * 39
             assert len(np.unique(stimulus.weights)) > 2
             assert stimulus.activations.max() > 40
 
@@ -98,9 +98,9 @@ def test_a_wrong_gate_is_found_and_shown(name):
     for index in exclusive[:: max(1, len(exclusive) // 5)][:5]:
         wrong = dataclasses.replace(netlist.instances[index], cell=cell)
         instances = (*netlist.instances[:index], wrong, *netlist.instances[index + 1 :])
-        bench = TestBench(dataclasses.replace(netlist, instances=instances), unit, all_pairs(unit, 4, 8))
+        search_state = TestBench(dataclasses.replace(netlist, instances=instances), unit, all_pairs(unit, 4, 8))
         with pytest.raises(CharacterizationError, match=rf"^{name} (computes|took) .* of 4 bits"):
-            bench.run(20)
+            search_state.run(20)
 
 
 def test_a_step_of_wrong_length_is_found():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from sigmaquant.errors import ExportError
-from sigmaquant.export.c import elementwise, layers, moves, pools, recurrent, sequences  # noqa: F401  # they add to `emit`
+from sigmaquant.export.c import elementwise, layer_calls, moves, pools, recurrent, sequences  # noqa: F401  # they add to `emit`
 from sigmaquant.export.c.planes import SharedConstants
 from sigmaquant.export.c.program import Program
 from sigmaquant.export.c.translate import Translation, emit, refuse

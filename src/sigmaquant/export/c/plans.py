@@ -11,7 +11,6 @@ from pathlib import Path
 from sigmaquant.errors import ExportError
 from sigmaquant.export.c import code
 from sigmaquant.export.c.endings import in_integers
-from sigmaquant.export.c.export import check_target, code_tables, example_of, kernel_files, report_of, write_folder
 from sigmaquant.export.c.folder import makefile
 from sigmaquant.export.c.names import model_identifier
 from sigmaquant.export.c.operators import translate
@@ -19,6 +18,7 @@ from sigmaquant.export.c.planes import SharedConstants
 from sigmaquant.export.c.plans_folder import dispatch_header, dispatch_source, plans_main, plans_readme
 from sigmaquant.export.c.program import Placed, Program, place
 from sigmaquant.export.c.report import FILE, CPlan, CPlans, CReport
+from sigmaquant.export.c.writing import check_target, code_tables, example_of, kernel_files, report_of, write_folder
 from sigmaquant.lowering import IntegerModel
 
 _POINTER_BYTES = 4

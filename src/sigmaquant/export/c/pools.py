@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sigmaquant.export.c.layers import window
+from sigmaquant.export.c.layer_calls import window
 from sigmaquant.export.c.layout import RANK, Ints, Loop, View, channels_last, dense, loops
 from sigmaquant.export.c.translate import Translation, emit, factor_fields, grid_fields, refuse
 from sigmaquant.operators import Average, MaxPool, Resize

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sigmaquant.export.c.layers import PIECE, depth_of
+from sigmaquant.export.c.layer_calls import PIECE, depth_of
 from sigmaquant.export.c.layout import natural
 from sigmaquant.export.c.program import Scratch
 from sigmaquant.export.c.translate import Translation, emit

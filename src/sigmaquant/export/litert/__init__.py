@@ -1,8 +1,8 @@
 """LiteRT (.tflite) files."""
 
-from sigmaquant.export.litert.export import LitertLayer, LitertReport, export_litert
 from sigmaquant.export.litert.form import litert_form
+from sigmaquant.export.litert.intermediate_activations import LitertWatch
 from sigmaquant.export.litert.runner import LitertRunner
-from sigmaquant.export.litert.watch import LitertWatch
+from sigmaquant.export.litert.writing import LitertLayer, LitertReport, export_litert
 
 __all__ = ["LitertLayer", "LitertReport", "LitertRunner", "LitertWatch", "export_litert", "litert_form"]

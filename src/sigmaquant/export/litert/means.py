@@ -15,7 +15,7 @@ from sigmaquant.export.litert.emission import emit, refusal
 from sigmaquant.export.litert.flatbuffer import Grid
 from sigmaquant.export.litert.form import SAME, Forming, formed, in_float
 from sigmaquant.export.litert.geometry import lifted
-from sigmaquant.export.litert.layers import convolved
+from sigmaquant.export.litert.layer_operators import convolved
 from sigmaquant.export.litert.taps import int32, own_weight
 from sigmaquant.export.litert.values import Values, image_shape
 from sigmaquant.operators import Average, Concatenation, Edge, Operator, Slice, compute

@@ -9,7 +9,7 @@ from dataclasses import replace
 from sigmaquant.export.litert.emission import emit, refusal
 from sigmaquant.export.litert.form import Forming, formed
 from sigmaquant.export.litert.geometry import lifted, padding_of, windows_of
-from sigmaquant.export.litert.places import padded
+from sigmaquant.export.litert.movement import padded
 from sigmaquant.export.litert.values import LOWEST, Values
 from sigmaquant.operators import MaxPool, Operator, Reshape, Take
 

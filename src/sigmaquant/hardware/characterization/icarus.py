@@ -92,20 +92,20 @@ def cross_check(
         stimulus.first[same],
         stimulus.delay[same],
     )
-    bench = TestBench(mapped.netlist, mapped.unit, stimulus)
+    search_state = TestBench(mapped.netlist, mapped.unit, stimulus)
     vectors: list[str] = []
     outputs: list[str] = []
     simulator = WaveformSimulator(mapped.netlist, mapped.timing, mapped.period_ps, streams)
     activity = Activity()
     counted = 0
     while counted < cycles:
-        before, after = bench.cycle()
-        bits = [word & 1 for name in bench.model.ports for word in bench.inputs[name]]
+        before, after = search_state.cycle()
+        bits = [word & 1 for name in search_state.model.ports for word in search_state.inputs[name]]
         vectors.append(f"{sum(bit << place for place, bit in enumerate(bits)):x}")
         shown = [after[net] & 1 for name in ("acc", "ready") for net in mapped.netlist.outputs[name]]
         acc, ready = shown[:-1], shown[-1]
         outputs.append(f"{ready} {''.join(map(str, reversed(acc)))}")
-        if bench.steps >= warm_up_steps * streams:
+        if search_state.steps >= warm_up_steps * streams:
             simulator.cycle(before, after, activity)
             counted += 1
     unit = mapped.unit

@@ -99,17 +99,17 @@ def measure(
     Raises:
         CharacterizationError: a result is not that of integer arithmetic.
     """
-    bench = TestBench(mapped.netlist, mapped.unit, stimulus)
+    search_state = TestBench(mapped.netlist, mapped.unit, stimulus)
     for _ in range(warm_up_steps):
-        bench.run(1)
+        search_state.run(1)
         tick()
     simulator = WaveformSimulator(mapped.netlist, mapped.timing, mapped.period_ps, len(stimulus.delay), step_ps)
     activity = Activity()
     for _ in range(cycles):
-        old = bench.state
-        before, after = bench.cycle()
+        old = search_state.state
+        before, after = search_state.cycle()
         simulator.cycle(before, after, activity)
-        activity.add_clocks(bench.model, before, after, old, bench.state)
+        activity.add_clocks(search_state.model, before, after, old, search_state.state)
         tick()
     energy = mapped.power.energy(activity, mapped.period_ps)
     unit, bits = mapped.unit, stimulus.weight_bits
@@ -119,5 +119,5 @@ def measure(
         cycles_per_mac=cycles_per_mac,
         energy_per_mac_fj=energy.total * cycles_per_mac / mapped.lanes,
         energy=energy,
-        vectors=bench.steps,
+        vectors=search_state.steps,
     )

@@ -10,7 +10,7 @@ from sigmaquant.export.litert.emission import ELSEWHERE, emit, refusal
 from sigmaquant.export.litert.flatbuffer import Grid
 from sigmaquant.export.litert.form import container_bits, is_matrix_product
 from sigmaquant.export.litert.geometry import lifted, padding_of, windows_of
-from sigmaquant.export.litert.places import padded, strided
+from sigmaquant.export.litert.movement import padded, strided
 from sigmaquant.export.litert.taps import int32
 from sigmaquant.export.litert.values import Layout, Values, image_shape
 from sigmaquant.lowering.executor import IntegerExecutor

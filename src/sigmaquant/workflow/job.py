@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from sigmaquant._version import __version__
 from sigmaquant.budget import Budget
-from sigmaquant.cautions import cautions
-from sigmaquant.control import Contender, between, noise, run_control, run_next_wider, weigh
 from sigmaquant.data import DataSource, Keys, Structure, as_source, split
 from sigmaquant.data.batch import describe_inputs
 from sigmaquant.errors import DataError, SigmaQuantError, UnreachableBudgetError, near_matches
@@ -24,24 +22,26 @@ from sigmaquant.graph import QuantGraph, trace
 from sigmaquant.graph.inputs import map_tensors, read_arguments
 from sigmaquant.graph.reading import precision_note, read_copy
 from sigmaquant.hardware.profile import HardwareProfile, load_profile, shipped_profiles
-from sigmaquant.loading import keys_of, weights_digest
 from sigmaquant.outputs import outputs_note
 from sigmaquant.quant.coverage import coverage
 from sigmaquant.report import LayersDocument, describe_layers, refresh_report
-from sigmaquant.results import Control, QuantizationResult, Scores, costly_activations
 from sigmaquant.runs import NullProgress, Progress, RunDirectory, logging_to, task
-from sigmaquant.search.bench import NullRecorder
 from sigmaquant.search.callbacks import Announced, Callback, call_all
 from sigmaquant.search.driver import Driver
+from sigmaquant.search.search_state import NullRecorder
 from sigmaquant.search.session import Data, Session, Statistics
 from sigmaquant.search.settings import Settings
-from sigmaquant.search.start import Start
 from sigmaquant.search.strategies import STRATEGIES
 from sigmaquant.search.timing import told
+from sigmaquant.search.warm_start import Start
 from sigmaquant.tasks import Metric, Task, TaskLoss, as_task, identity
 from sigmaquant.training.devices import Device, choose_device
 from sigmaquant.training.metrics import evaluate, outputs_of
 from sigmaquant.training.student import first
+from sigmaquant.workflow.cautions import cautions
+from sigmaquant.workflow.control import Contender, between, noise, run_control, run_next_wider, weigh
+from sigmaquant.workflow.loading import keys_of, weights_digest
+from sigmaquant.workflow.results import Control, QuantizationResult, Scores, costly_activations
 
 log = logging.getLogger("sigmaquant")
 

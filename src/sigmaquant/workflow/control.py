@@ -12,15 +12,15 @@ from sigmaquant.budget import Cost
 from sigmaquant.data import DataSource
 from sigmaquant.errors import SigmaQuantError
 from sigmaquant.plan import BitwidthPlan
-from sigmaquant.results import Control, Scores
 from sigmaquant.runs import NullProgress, Progress, RunDirectory, RunFiles, task
-from sigmaquant.search.bench import NullRecorder, Recorder
 from sigmaquant.search.driver import Driver
-from sigmaquant.search.reach import format_cost
+from sigmaquant.search.feasibility import format_cost
+from sigmaquant.search.search_state import NullRecorder, Recorder
 from sigmaquant.search.session import Session
 from sigmaquant.search.state import Progression
 from sigmaquant.search.uniform import widest
 from sigmaquant.training.metrics import evaluate, outputs_of
+from sigmaquant.workflow.results import Control, Scores
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from sigmaquant.export.litert import (
     attention,
     elementwise,
     floats,
-    layers,
+    layer_operators,
     matrices,
     means,
-    places,
+    movement,
     pools,
     recurrent,
     resizing,
@@ -31,7 +31,20 @@ from sigmaquant.operators import Weighted
 from sigmaquant.operators.node import free_name
 from sigmaquant.runs.atomic import write_bytes_atomic
 
-FAMILIES = (attention, elementwise, floats, layers, matrices, means, places, pools, recurrent, resizing, sums, taps)
+FAMILIES = (
+    attention,
+    elementwise,
+    floats,
+    layer_operators,
+    matrices,
+    means,
+    movement,
+    pools,
+    recurrent,
+    resizing,
+    sums,
+    taps,
+)
 """The modules that know the operators."""
 PLAN_METADATA = "sigmaquant.plan"
 """Name of the metadata entry with the plan, as JSON."""

@@ -13,8 +13,8 @@ import torch
 
 from sigmaquant.errors import ArtifactError, ExportError
 from sigmaquant.export.litert.emission import refusal
-from sigmaquant.export.litert.export import Drawing, check_writable
 from sigmaquant.export.litert.flatbuffer import FlatGraph
+from sigmaquant.export.litert.writing import Drawing, check_writable
 from sigmaquant.export.tflm import lookup, recurrent
 from sigmaquant.export.tflm.decode import Packed, pack_weights
 from sigmaquant.export.tflm.form import tflm_form

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from sigmaquant.errors import DataError
-from sigmaquant.graph.layers import QuantGraph
+from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.statistics.batches import Batch, counted_outputs, evaluation, float_outputs, read_batches
 from sigmaquant.statistics.divergence import Sensitivity
 from sigmaquant.statistics.quantized import QuantizedWeights

@@ -15,8 +15,8 @@ from sigmaquant.budget import Limits
 from sigmaquant.errors import RunDirectoryError
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.runs.progress import Progress, task
+from sigmaquant.search.feasibility import format_cost
 from sigmaquant.search.problem import Bits
-from sigmaquant.search.reach import format_cost
 from sigmaquant.search.session import Session
 from sigmaquant.search.state import Progression, Standing
 from sigmaquant.training.student import Judge, Judgement, Student
@@ -75,7 +75,7 @@ def _check_same(now: Sequence[float], then: Sequence[float]) -> None:
         )
 
 
-class Bench:
+class SearchState:
     """A network under search, with all that its stages share; they hand it on to each other.
 
     Args:

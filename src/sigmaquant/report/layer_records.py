@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from sigmaquant.errors import HardwareProfileError, RunDirectoryError, SigmaQuantError
-from sigmaquant.graph.layers import LayerSpec, QuantGraph
+from sigmaquant.graph.specs import LayerSpec, QuantGraph
 from sigmaquant.hardware.costs import FLOAT_BITS, input_bits
 from sigmaquant.hardware.profiled import HardwareCost, LayerCost, ProfiledCosts
 from sigmaquant.plan import BITWIDTHS, BitwidthPlan

@@ -193,12 +193,12 @@ class QuantizationResult:
         return f"<table><tr>{head}</tr>{cells}</table><p>{html.escape(self.verdict)}</p>"
 
     def export(self, *to: str, data: Any = None, **options: Any) -> tuple[Verification, ...]:
-        """Write files that run on devices, and verify each; see `sigmaquant.exporting.export_run`.
+        """Write files that run on devices, and verify each; see `sigmaquant.workflow.exporting.export_run`.
 
         Args:
             to: kinds of files, such as ``"onnx"``, ``"litert"``, ``"c"``; none: ``"onnx"``.
             data: what to verify on; None: the run's own test data, or else its validation data.
-            options: ``out``, ``options``, ``examples`` and ``progress`` of `sigmaquant.exporting.export_run`.
+            options: ``out``, ``options``, ``examples`` and ``progress`` of `sigmaquant.workflow.exporting.export_run`.
 
         Raises:
             ExportError: the run has no directory, or the network cannot be written so.

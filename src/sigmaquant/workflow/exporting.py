@@ -33,7 +33,6 @@ from sigmaquant.graph.inputs import map_tensors, read_arguments
 from sigmaquant.graph.reading import read_copy
 from sigmaquant.hardware.costs import IdealCosts
 from sigmaquant.json_text import read_json
-from sigmaquant.loading import keys_of, load_quantized, run_task
 from sigmaquant.lowering import lower
 from sigmaquant.quant import QuantizedNetwork
 from sigmaquant.report import checkpoint_digest, refresh_report
@@ -41,6 +40,7 @@ from sigmaquant.runs import NullProgress, Progress, RunFiles, task
 from sigmaquant.runs.atomic import storage_error, write_text_atomic
 from sigmaquant.runs.scratch import ScratchFolder
 from sigmaquant.tasks import OneOutput, Task, as_task
+from sigmaquant.workflow.loading import keys_of, load_quantized, run_task
 
 log = logging.getLogger("sigmaquant")
 

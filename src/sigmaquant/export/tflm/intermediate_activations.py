@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sigmaquant.errors import ArtifactError
-from sigmaquant.export.litert.watch import shown_tensors
+from sigmaquant.export.litert.intermediate_activations import shown_tensors
 from sigmaquant.export.tflm.runner import TflmRunner
 from sigmaquant.export.tflm.schema import micro_schema
 from sigmaquant.lowering.model import IntegerModel
