@@ -87,7 +87,11 @@ def test_what_the_parser_refuses(arguments: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "no budget was given. Give at least one of --size, --accuracy, --bops, --energy, --latency, --ram."),
+        (
+            (),
+            "no budget was given. Give at least one of --size, --accuracy, --bops, --energy, --latency, --ram, "
+            "--flash.",
+        ),
         (("--size", "8 apples"), "the size '8 apples' has the unknown unit 'apples'."),
         (("--size", "0.5"), "the size '0.5' is less than one byte."),
         (("--accuracy", "90"), "the accuracy floor 90 cannot be: top1 lies between 0 and 1. Write '90 %' or 0.9"),

@@ -64,8 +64,8 @@ def test_midrise_codes_are_the_nearest_odd_numbers(weight, bits, data):
 
 
 def test_midrise_needs_few_bits():
-    with pytest.raises(PlanError, match="at most 4 bits"):
-        weight_qmax(5, midrise=True)
+    with pytest.raises(PlanError, match="at most 7 bits"):
+        weight_qmax(8, midrise=True)
 
 
 @given(weights(), GRIDS, st.data())

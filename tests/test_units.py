@@ -155,8 +155,8 @@ def test_accuracy_floor() -> None:
         ("size", "1e999 KB", "must be a finite number above zero."),
         ("size", True, 'the size must be a number or a text like "180 KB" or "8x", not bool.'),
         ("size", None, "not NoneType."),
-        ("size", "0x", "the reduction '0x' must be above zero, like '8x'."),
-        ("size", "-2x", "the reduction '-2x' must be above zero, like '8x'."),
+        ("size", "0x", "the reduction '0x' must lie between 0.001x and 1e+12x, like '8x'."),
+        ("size", "-2x", "the reduction '-2x' must lie between 0.001x and 1e+12x, like '8x'."),
         ("size", "x", 'the size \'x\' is not a number with a unit. Write it like "180 KB" or "8x".'),
         ("size", "six", 'the size \'six\' is not a number with a unit. Write it like "180 KB" or "8x".'),
         (

@@ -11,6 +11,7 @@ from torch import nn
 
 from sigmaquant.errors import PlanError
 from sigmaquant.graph.parameters import ParameterLayer
+from sigmaquant.lowering import lower
 from sigmaquant.numerics import dequantize_weight
 from sigmaquant.quant.modules import (
     ActivationQuantizer,
@@ -142,6 +143,7 @@ def test_an_embedding_with_max_norm_is_quantized_before_it_is_renormed():
     model = Renormed()
     network = quantized(model, x, bits=4)
     assert network.graph.float_operators == ("table: embedding_renorm", "table: embedding")
+    assert "table: embedding" in lower(network).float_operators
     large = 3 * torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         network.weight("table.weight").copy_(large)

@@ -201,11 +201,11 @@ def _zeros(text: str) -> torch.Tensor:
     shape = _shape(text)
     try:
         return torch.zeros(2, *shape)
-    except (RuntimeError, TypeError) as error:  # no memory, or beyond what torch can count
+    except (RuntimeError, TypeError):  # no memory, or beyond what torch can count
         raise SigmaQuantError(
             f"--input-shape {text!r} is too large: two such inputs have {2 * math.prod(shape):,} values, which do not "
             "fit into memory. Check the shape."
-        ) from error
+        ) from None
 
 
 def evaluate_command(

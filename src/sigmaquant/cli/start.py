@@ -142,5 +142,5 @@ def out_of_memory(error: BaseException) -> str | None:
                 f"there is not enough memory{f' ({reason[:200]})' if reason else ''}. Use smaller batches "
                 "(--batch-size), fewer examples or smaller inputs, or free some; a run goes on with --resume."
             )
-        seen = seen.__cause__ or seen.__context__
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return None

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
+from sigmaquant.exported.nodes import writes
 from sigmaquant.numerics import SCALE_FLOOR
 from sigmaquant.operators.edge import Edge, encode
 from sigmaquant.operators.fixed_point import factor
@@ -24,6 +25,7 @@ from sigmaquant.operators.meaning import (
     Value,
     code_range,
     extent,
+    known_in_float,
 )
 from sigmaquant.operators.movement import Returned, Steps, moved
 from sigmaquant.operators.node import Operator, Reference, compute, written
@@ -211,11 +213,29 @@ def _by_integer(found: Derived, count: int) -> Tensor | None:
 
 
 def embedding(node: fx.Node, count: int, indices: Derived, weight: fx.Node | None) -> RowsByIndex | None:
-    """The meaning of an embedding of what an input of `count` integers says; None where rows depend on the place."""
+    """The meaning of an embedding of what an input of `count` integers says; None where rows depend on the place.
+
+    Nor has it one where the weight is written on the way, as with `max_norm`.
+    """
     found = extent(node, anywhere=True)
+    if weight is not None and _is_written(weight):
+        return None
     if found is None or found.batch_axis == len(found.shape) or _by_integer(indices, count) is None:
         return None
     return RowsByIndex((indices.source,), found.rows, found.shape, node, weight, indices, count)
+
+
+def _is_written(weight: fx.Node) -> bool:
+    """Whether an operator writes into a weight, or into a view of it."""
+    stack, seen = [weight], {weight}
+    while stack:
+        for user in stack.pop().users:
+            if writes(user):
+                return True
+            if user not in seen and known_in_float(user).view:
+                seen.add(user)
+                stack.append(user)
+    return False
 
 
 def from_integers(node: fx.Node, count: int, values: Derived) -> FromIntegers | None:

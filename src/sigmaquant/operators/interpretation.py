@@ -83,8 +83,6 @@ class Interpretation:
             if isinstance(module, nn.Embedding):
                 indices: object = node.args[0]
             elif operator(node) == "embedding" and isinstance(weight, fx.Node) and is_weight(weight):
-                if any(writes(user) for user in weight.users):  # rows that are brought to a largest norm
-                    continue
                 indices = given["indices"]
             else:
                 continue

@@ -83,7 +83,8 @@ def batch_size_of(config: Mapping[str, Any]) -> int:
 
 def keys_of(model: nn.Module, task: Task) -> Keys:
     """What the entries of batches that are mappings mean: the model's arguments, and the task's targets."""
-    return Keys(tuple(name for name in argument_names(model) if name != task.target), task.target)
+    names = argument_names(model) if isinstance(model, nn.Module) else ()  # what is none is told where it is read
+    return Keys(tuple(name for name in names if name != task.target), task.target)
 
 
 def task_of(config: Mapping[str, Any], task: Task | str | None = None, metric: Metric | str | None = None) -> Task:
