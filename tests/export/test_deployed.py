@@ -13,7 +13,7 @@ from torch import nn
 
 import command
 import tiny
-from sigmaquant import Budget, exporting
+from sigmaquant import Budget
 from sigmaquant.errors import BudgetError
 from sigmaquant.export.c import export_c
 from sigmaquant.export.c.flash import COMPILER, code_bytes, unpacker
@@ -24,6 +24,7 @@ from sigmaquant.hardware.profile import load_profile
 from sigmaquant.lowering import lower
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import calibrate_, prepare, set_plan_
+from sigmaquant.workflow import exporting
 from sigmaquant.workflow.exporting import export_run
 
 NEEDS = {"onnx": "onnx", "litert": "ai_edge_litert", "tflm": "tflite_micro"}
