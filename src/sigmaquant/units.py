@@ -94,7 +94,14 @@ def _scaled(given: object, table: _Units, what: str, example: str, bare: bool) -
 
 def _ratio(text: str | float) -> Ratio | None:
     if isinstance(text, str) and text.strip().lower().endswith(("x", "×")) and _NUMBER.match(text):
-        factor, _ = _split(text.strip()[:-1], "the reduction", '"8x"')
+        factor, rest = _split(text.strip()[:-1], "the reduction", '"8x"')
+        if rest.startswith("/"):
+            divisor, rest = _split(rest[1:], "the reduction", '"32/3x"')
+            factor = factor / divisor if divisor else Decimal("Infinity")
+        if rest:
+            raise UnitsError(
+                f"the reduction {_short(text)!r} is no number and an x. Write it like '8x', '10.5x' or '32/3x'."
+            )
         if not _SMALLEST_RATIO <= factor <= _LARGEST_RATIO:
             raise UnitsError(
                 f"the reduction {_short(text)!r} must lie between {_SMALLEST_RATIO}x and {_LARGEST_RATIO:.0e}x, "
@@ -113,6 +120,8 @@ def parse_size(text: str | int | float) -> int | Ratio:
     Example:
         >>> parse_size("134 KB"), parse_size("131 KiB"), parse_size("8x")
         (134000, 134144, Ratio(factor=8.0))
+        >>> parse_size("32/3x")
+        Ratio(factor=10.666666666666666)
     """
     ratio = _ratio(text)
     if ratio is not None:
