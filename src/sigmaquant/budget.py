@@ -32,8 +32,15 @@ LABELS = {
 }
 """The costs in words, for messages."""
 
-_AT_POINTS = ("energy_pj", "latency_ms")
-"""The costs that differ between a device's operating points."""
+RESOURCE = {
+    "size": "size_bytes",
+    "energy": "energy_pj",
+    "latency": "latency_ms",
+    "bops": "bops",
+    "ram": "ram_bytes",
+    "flash": "flash_bytes",
+}
+"""Names of limits and of the costs they limit."""
 
 
 def base_resource(name: str) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,13 +23,13 @@ from sigmaquant.hardware.costs import IdealCosts
 from sigmaquant.report import checkpoint_digest
 from sigmaquant.runs import NullProgress, Progress, RunFiles
 from sigmaquant.runs import task as progress_task
-from sigmaquant.runs.atomic import storage_error
 from sigmaquant.tasks import Task
 from sigmaquant.workflow.exporting import (
     FOLDER,
     REPORT,
     Subject,
     Written,
+    all_or_none,
     digest_of,
     float_latency_ms,
     keep,
@@ -94,19 +92,9 @@ def export_plans(
     plans = _loaded(model, run, data, examples, folder, dict.fromkeys(names, options), task)
     networks = {plan: subject.network for plan, subject in plans.subjects.items()}
     models = {plan: options.held(subject.reference.model) for plan, subject in plans.subjects.items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as staging:  # all of them, or none
-            for name in names:
-                write_plans(name, networks, models, Path(staging), options)
-            for written in Path(staging).iterdir():
-                if (folder / written.name).is_dir():
-                    shutil.rmtree(folder / written.name)
-                written.replace(folder / written.name)
-    except StorageError:
-        raise
-    except OSError as error:
-        raise storage_error(folder, error, "The export is not complete.") from error
+    with all_or_none(folder) as staging:
+        for name in names:
+            write_plans(name, networks, models, staging, options)
     files = {(name, number): folder / plan_target(name, number).file for name in names for number in range(len(models))}
     known = {key: Written(options, digest_of(path)) for key, path in files.items()}
     return _verified(plans, files, known, folder, Path(run), progress)

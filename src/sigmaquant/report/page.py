@@ -18,6 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from sigmaquant._version import __version__
+from sigmaquant.budget import RESOURCE
 from sigmaquant.report import words
 from sigmaquant.report.document import MEASURES, Report
 from sigmaquant.report.library import chart_library, versions
@@ -72,22 +73,12 @@ def chart_data(report: Report) -> dict[str, Any]:
     return {"measures": MEASURES, "runs": runs, "swept": swept_measures(report)}
 
 
-_LIMITED = {
-    "size": "bytes",
-    "energy": "energy_pj",
-    "latency": "latency_ms",
-    "bops": "bops",
-    "ram": "ram_bytes",
-    "flash": "flash_bytes",
-}
-
-
 def swept_measures(report: Report) -> list[str]:
     """The costs whose limits differ between the runs, by the names the charts have for them."""
     runs = report.runs
-    differ = [name for name in _LIMITED if len({str(run.budget.get(name)) for run in runs}) > 1]
-    packed = all(run.size_counts == "weights" for run in runs)
-    return ["weight_bytes" if name == "size" and packed else _LIMITED[name] for name in differ]
+    differ = [cost for limit, cost in RESOURCE.items() if len({str(run.budget.get(limit)) for run in runs}) > 1]
+    size = "weight_bytes" if all(run.size_counts == "weights" for run in runs) else "bytes"
+    return [size if cost == "size_bytes" else cost for cost in differ]
 
 
 def safe_json(value: Any) -> str:

@@ -7,18 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sigmaquant.budget import Budget, base_resource
+from sigmaquant.budget import RESOURCE, Budget, base_resource
 from sigmaquant.errors import BudgetError
-
-RESOURCE = {
-    "size": "size_bytes",
-    "energy": "energy_pj",
-    "latency": "latency_ms",
-    "bops": "bops",
-    "ram": "ram_bytes",
-    "flash": "flash_bytes",
-}
-"""Names of limits and of the costs they limit."""
 
 
 @dataclass(frozen=True)

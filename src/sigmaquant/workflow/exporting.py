@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,25 +91,39 @@ def export_run(
     options = options or ExportOptions()
     subject = _loaded(model, run, data, examples, folder, dict.fromkeys(names, options), task)
     paths = {name: folder / TARGETS[name].file for name in names}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with ScratchFolder(folder, ".writing-") as staging:  # all of them, or none
-            for name in names:
-                held = options.held(subject.reference.model)
-                TARGETS[name].write(subject.network, held, staging / TARGETS[name].file, options)
-            digests = {name: digest_of(staging / TARGETS[name].file) for name in names}
-            for path in paths.values():
-                if path.is_dir():
-                    shutil.rmtree(path)
-                (staging / path.name).replace(path)
-    except StorageError:
-        raise
-    except OSError as error:
-        raise storage_error(folder, error, "The export is not complete.") from error
+    with all_or_none(folder) as staging:
+        for name in names:
+            held = options.held(subject.reference.model)
+            TARGETS[name].write(subject.network, held, staging / TARGETS[name].file, options)
+        digests = {name: digest_of(staging / TARGETS[name].file) for name in names}
     written = {name: Written(options, digest) for name, digest in digests.items()}
     verdicts, document = _verified(paths, subject, folder, Path(run), written, progress)
     keep(document, folder, Path(run))
     return verdicts
+
+
+@contextlib.contextmanager
+def all_or_none(folder: Path) -> Iterator[Path]:
+    """A folder to write files in, which take their places in `folder` when all of them are written.
+
+    Raises:
+        StorageError: the disk is full, or the folder is not writable.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ScratchFolder(folder, ".writing-") as scratch:
+            staging = scratch / "files"  # beside the lock of the scratch folder
+            staging.mkdir()
+            yield staging
+            for written in sorted(staging.iterdir()):
+                place = folder / written.name
+                if place.is_dir():
+                    shutil.rmtree(place)
+                written.replace(place)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise storage_error(folder, error, "The export is not complete.") from error
 
 
 def verify_run(
