@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sigmaquant.numerics import SCALE_FLOOR
 from sigmaquant.quant.nesting import LevelGrid, dropped
-from sigmaquant.quant.rounding import BLOCK, DAMPING, inverse_factors, sorted_moment
+from sigmaquant.quant.rounding import BLOCK, DAMPING, feedback
 
 
 def round_together(
@@ -36,27 +36,25 @@ def round_together(
     powers = [moment.diagonal(dim1=1, dim2=2) for moment in moments]
     power = torch.stack([p / p.mean().clamp_min(1e-30) for p in powers]).sum(0)
     order = power.argsort(dim=1, descending=True, stable=True)
-    factors = [
-        inverse_factors(sorted_moment(moment, order), DAMPING * p.mean(1))[0]
-        for moment, p in zip(moments, powers, strict=True)
-    ]
+    shares = [feedback(moment, order, DAMPING * p.mean(1)) for moment, p in zip(moments, powers, strict=True)]
     columns = order[:, None].expand_as(rows)
     left = [rows.gather(2, columns) for _ in bits]
     chosen = torch.empty_like(left[0])
     for start in range(0, rows.shape[2], block):
         part, later = slice(start, start + block), slice(start + block, None)
         present = [side[:, :, part].permute(2, 0, 1).contiguous() for side in left]
-        errors = [torch.empty_like(side) for side in present]
-        inner = [factor[:, part, part].permute(1, 2, 0).contiguous() for factor in factors]
+        float_ = rows.gather(2, columns[:, :, part]).permute(2, 0, 1)
+        errors = [float_.clone(memory_format=torch.contiguous_format) for _ in bits]
+        inner = [share[:, part, part].permute(1, 2, 0).contiguous() for share in shares]
         for i in range(len(present[0])):
             levels = _best([side[i] for side in present], scales, grids)
             chosen[:, :, start + i] = levels
             for k, side in enumerate(present):
                 value = grids[k].codes(dropped(levels, bits[0] - bits[k])) * scales[k]
-                torch.div(side[i] - value, inner[k][i, i, :, None], out=errors[k][i])
-                side[i + 1 :].addcmul_(inner[k][i, i + 1 :, :, None], errors[k][i], value=-1)
+                errors[k][i].sub_(value)
+                side[i + 1 :].addcmul_(inner[k][i, i + 1 :, :, None], errors[k][i])
         for k, side in enumerate(left):
-            side[:, :, later].baddbmm_(errors[k].permute(1, 2, 0), factors[k][:, part, later], alpha=-1)
+            side[:, :, later].baddbmm_(errors[k].permute(1, 2, 0), shares[k][:, part, later])
     levels = torch.empty_like(rows).scatter_(2, columns, chosen)
     return [grid.codes(dropped(levels, bits[0] - grid.bits)) for grid in grids]
 

@@ -160,58 +160,65 @@ def _compensated(
     """
     power = moment.diagonal(dim1=1, dim2=2)
     order = power.argsort(dim=1, descending=True, stable=True)
-    factor, usable = inverse_factors(sorted_moment(moment, order), DAMPING * power.mean(1))
+    shares = feedback(moment, order, DAMPING * power.mean(1))
     columns = order[:, None].expand_as(rows)
     left = rows.gather(2, columns)
     result = torch.empty_like(left)
     for start in range(0, left.shape[2], block):
         part, later = slice(start, start + block), slice(start + block, None)
         present = left[:, :, part].permute(2, 0, 1).contiguous()  # [columns, groups, rows]
-        errors = torch.empty_like(present)
-        inner = factor[:, part, part].permute(1, 2, 0).contiguous()  # [column, later column, groups]
+        errors = rows.gather(2, columns[:, :, part]).permute(2, 0, 1).contiguous()
+        inner = shares[:, part, part].permute(1, 2, 0).contiguous()  # [column, later column, groups]
         for i in range(len(present)):
             rounded = round_to_codes_(present[i] / scales, qmax, midrise).mul_(scales)
-            torch.div(present[i] - rounded, inner[i, i, :, None], out=errors[i])
+            errors[i].sub_(rounded)
             if settle:
                 present[i].copy_(rounded)
-            present[i + 1 :].addcmul_(inner[i, i + 1 :, :, None], errors[i], value=-1)
+            present[i + 1 :].addcmul_(inner[i, i + 1 :, :, None], errors[i])
         result[:, :, part] = present.permute(1, 2, 0)
-        left[:, :, later].baddbmm_(errors.permute(1, 2, 0), factor[:, part, later], alpha=-1)
+        left[:, :, later].baddbmm_(errors.permute(1, 2, 0), shares[:, part, later])
     rounded = torch.empty_like(rows).scatter_(2, columns, result)
-    if not settle:
-        reach = (qmax + (1.0 if midrise else 0.5)) * scales[:, :, None]
-        rounded = torch.minimum(torch.maximum(rounded, -reach), reach)
-    if bool(usable.all()):
+    if settle:
         return rounded
-    nearest = round_to_codes_(rows / scales[:, :, None], qmax, midrise) * scales[:, :, None] if settle else rows
-    return torch.where(usable[:, None, None], rounded, nearest)
+    reach = (qmax + (1.0 if midrise else 0.5)) * scales[:, :, None]
+    return torch.minimum(torch.maximum(rounded, -reach), reach)
 
 
-def sorted_moment(moment: Tensor, order: Tensor) -> Tensor:
-    """Every group's moment with its rows and columns in that order."""
-    if len(moment) == 1:
-        return moment[:, order[0]][:, :, order[0]]
-    rows = moment.gather(1, order[:, :, None].expand_as(moment))
-    return rows.gather(2, order[:, None].expand_as(moment))
+def feedback(moment: Tensor, order: Tensor, damping: Tensor) -> Tensor:
+    """Shares of the rounding errors of earlier columns that each later column takes over, [groups, K, K].
 
+    With the damped moment written as ``U D U'``, U upper and of unit diagonal, column k of the best weights that are
+    left is the float one and ``sum_j (w_j - w^_j) U[j, k]`` over the columns j before it. That is OPTQ in the form of
+    LDLQ (Chee et al., NeurIPS 2023, arXiv 2307.13304, theorem 6): one Cholesky factor, where OPTQ as it is written
+    takes two and an inverse. Groups without a factor share nothing: inputs are all zero, beyond numbers, or too much
+    alike.
 
-def inverse_factors(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
-    """Upper Cholesky factor of each damped moment's inverse, [groups, K, K], and which groups have one.
-
-    Without one, the identity stands in its place: inputs are all zero, beyond numbers, or too much alike.
+    Args:
+        moment: [groups, K, K].
+        order: of the columns, [groups, K].
+        damping: what to add to the diagonal, [groups].
     """
-    identity = torch.eye(moment.shape[1], dtype=moment.dtype, device=moment.device)
-    factor = identity.expand_as(moment).clone()
-    possible = (damping != 0) & moment.isfinite().all((1, 2))
+    backwards = order.flip(1)  # of a matrix turned about, the lower factor is the upper one
+    shares = torch.zeros_like(moment)
+    possible = (damping != 0) & damping.isfinite()
     usable = torch.zeros_like(possible)
     for times in (1, 10, 100):
         open_ = (possible & ~usable).nonzero()[:, 0]
         if not len(open_):
             break
-        lower, failed = torch.linalg.cholesky_ex(moment[open_] + times * damping[open_, None, None] * identity)
-        inverse = torch.cholesky_inverse(torch.where((failed == 0)[:, None, None], lower, identity))
-        upper, failed_again = torch.linalg.cholesky_ex(inverse, upper=True)
-        good = (failed == 0) & (failed_again == 0)
-        factor[open_[good]] = upper[good]
+        damped = _sorted_moment(moment[open_], backwards[open_])
+        damped.diagonal(dim1=1, dim2=2).add_(times * damping[open_, None])
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        good = (failed == 0) & lower.isfinite().all(2).all(1)
+        upper = lower[good].flip(1, 2)
+        shares[open_[good]] = upper.div_(upper.diagonal(dim1=1, dim2=2)[:, None].clone())
         usable[open_[good]] = True
-    return factor, usable
+    return shares
+
+
+def _sorted_moment(moment: Tensor, order: Tensor) -> Tensor:
+    """Every group's moment with its rows and columns in that order."""
+    if len(moment) == 1:
+        return moment[:, order[0][:, None], order[0]]
+    rows = moment.gather(1, order[:, :, None].expand_as(moment))
+    return rows.gather(2, order[:, None].expand_as(moment))
