@@ -5,8 +5,8 @@
     python benchmarks/quality.py --table results/quality.jsonl
 
 DIR of ``--data`` holds CIFAR-10 and the ResNets' weights (``load.py``, ``networks.py``), DIR of ``--tasks`` the other
-networks and their data (``load_image.py``, ``load_sequence.py``, …); what is absent is skipped with its reason. Rows
-that are in the results file are not made again, so that the command may be stopped and repeated.
+networks and their data (``load_image.py``, ``load_sequence.py``, ``load_coco.py``); what is absent is skipped with its
+reason. Rows that are in the results file are not made again, so that the command may be stopped and repeated.
 
 Ways: ``default`` and ``reconstruction`` see at most `EXAMPLES` unlabelled examples and are post-training, the second
 with five minutes; ``training`` has ten minutes and the network's own training data. Sizes are those of the packed
@@ -23,22 +23,27 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import sigmaquant
 from sigmaquant import Budget, Settings
-from sigmaquant.errors import SigmaQuantError
+from sigmaquant.errors import MissingExtraError, SigmaQuantError
+from sigmaquant.frontends.models import load_model
 from sigmaquant.runs import make_progress
+from sigmaquant.tasks import Boxes, Detection
+from sigmaquant.tasks.boxes import average_precisions, overlaps
 
 EXAMPLES = 512
 ALL_WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_BATCH, _DRAWS, _OVERLAP = 50, 200, 0.5
 KEY = ("network", "way", "strategy", "bits", "seed")
 
 
@@ -52,6 +57,7 @@ class Subject:
         validation: that decisions see besides.
         test: scored once, at the end.
         training: of the way ``training``; None: there are none beyond the calibration examples.
+        task: None: classes, judged by top-1; a detector is judged by AP50.
     """
 
     network: nn.Module
@@ -59,6 +65,7 @@ class Subject:
     validation: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     training: tuple[Tensor, Tensor] | None = None
+    task: Detection | None = None
 
 
 def resnet(args: argparse.Namespace, depth: int) -> Subject:
@@ -96,11 +103,47 @@ def mobilenet_v2(args: argparse.Namespace) -> Subject:
     return Subject(load.mobilenet_v2(), (even[0][:400], even[1][:400]), (even[0][400:], even[1][400:]), odd)
 
 
+def vww(args: argparse.Namespace) -> Subject:
+    """A person or none, by a Keras file, whose images have their channels last."""
+    load = reader(args.tasks, "load_coco")
+    network = load_model(f"{args.tasks / 'keras' / 'vww_96.h5'}?logits=true")
+
+    def read(split: str) -> tuple[Tensor, Tensor]:
+        images, labels = load.vww(split)
+        return torch.from_numpy(images).float() / 255, torch.from_numpy(labels).long()
+
+    return Subject(network, *parted(read("train")), read("val"))
+
+
+def fastestdet(args: argparse.Namespace) -> Subject:
+    """Boxes of COCO's 80 classes."""
+    from detection import Images, network_and_data, task_of  # only here: a data folder may have a module of the name
+
+    reader(args.tasks, "load_coco")
+    network, *parts = network_and_data(args.tasks)
+
+    def read(images: Images) -> tuple[Tensor, Tensor]:
+        inputs, targets = zip(*(images[index] for index in range(len(images))), strict=True)
+        return torch.stack(inputs), torch.stack(targets)
+
+    train, test = (read(images) for images in parts)
+    return Subject(network, *parted(train), test, task=task_of(network))
+
+
+def parted(data: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A few hundred training examples: six of seven calibrate, those between them validate."""
+    inputs, targets = data
+    held = torch.arange(len(inputs)) % 7 == 3
+    return (inputs[~held], targets[~held]), (inputs[held], targets[held])
+
+
 NETWORKS: dict[str, Callable[[argparse.Namespace], Subject]] = {
     "resnet20": lambda args: resnet(args, 20),
     "resnet56": lambda args: resnet(args, 56),
     "kwt": kwt,
     "mobilenet_v2": mobilenet_v2,
+    "vww": vww,
+    "fastestdet": fastestdet,
 }
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -124,10 +167,79 @@ def reader(folder: Path | None, module: str) -> Any:
 
 
 @torch.no_grad()
-def right(network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """1 where the largest output is the target."""
-    found = [network(x).argmax(1) for x in inputs.split(50)]
-    return (torch.cat(found) == targets).double()
+def scores(subject: Subject, network: nn.Module) -> tuple[float, float, float, float]:
+    """Of a network and the float one on the test examples, their difference and its paired standard error."""
+    inputs, targets = subject.test
+    found, wanted = ([one(x) for x in inputs.split(_BATCH)] for one in (network, subject.network))
+    if subject.task is None:
+        mine, theirs = ((torch.cat(x).argmax(1) == targets).double() for x in (found, wanted))
+        difference = mine - theirs
+        error = float(difference.std(correction=0)) / math.sqrt(len(difference))
+        return float(mine.mean()), float(theirs.mean()), float(difference.mean()), error
+    boxes = [[one for x in several for one in subject.task.boxes(x)] for several in (found, wanted)]
+    return paired_precision(boxes[0], boxes[1], targets)
+
+
+def paired_precision(
+    found: Sequence[Boxes], wanted: Sequence[Boxes], targets: Tensor
+) -> tuple[float, float, float, float]:
+    """AP50 of two detectors, their difference and its standard error: the bootstrap's, over images."""
+    mine, theirs = (average_precisions(boxes, targets)["ap50"] for boxes in (found, wanted))
+    counted = [Counted.of(boxes, targets) for boxes in (found, wanted)]
+    drawn = np.random.default_rng(0).multinomial(len(targets), np.full(len(targets), 1 / len(targets)), size=_DRAWS)
+    differences = [counted[0].precision(times) - counted[1].precision(times) for times in drawn]
+    return mine, theirs, mine - theirs, float(np.std(differences))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What counts for AP50 of every class: the boxes that were found, the surest first, and those that there are.
+
+    Attributes:
+        images: of the found boxes, by class.
+        hits: whether they are at one that there is; those at crowds are left out.
+        present: how many there are, by class and image.
+    """
+
+    images: tuple[Any, ...]
+    hits: tuple[Any, ...]
+    present: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, found: Sequence[Boxes], targets: Tensor) -> Counted:
+        """Match the boxes of every image, as `average_precisions` does."""
+        rows: dict[int, list[tuple[float, int, bool]]] = {}
+        present = {int(kind): np.zeros(len(targets)) for kind in targets[:, :, 4].unique() if kind >= 0}
+        for image, (boxes, there) in enumerate(zip(found, targets, strict=True)):
+            for kind, counts in present.items():
+                own, true = boxes.classes == kind, there[there[:, 4] == kind]
+                counts[image] = int((true[:, 5] == 0).sum())
+                order = boxes.scores[own].argsort(descending=True, stable=True)
+                near = overlaps(boxes.corners[own][order], true[:, :4])
+                for score, close in zip(boxes.scores[own][order].tolist(), near, strict=True):
+                    at = int(close.argmax()) if len(close) and float(close.max()) >= _OVERLAP else None
+                    if at is None or not true[at, 5]:
+                        rows.setdefault(kind, []).append((score, image, at is not None))
+                        near[:, at if at is not None else slice(0)] = 0
+        ranked = [sorted(rows.get(kind, []), key=lambda row: -row[0]) for kind in present]
+        return cls(
+            tuple(np.array([row[1] for row in several], int) for several in ranked),
+            tuple(np.array([row[2] for row in several], bool) for several in ranked),
+            tuple(present.values()),
+        )
+
+    def precision(self, times: Any) -> float:
+        """AP50 where every image is there so many times."""
+        found = []
+        for images, hits, present in zip(self.images, self.hits, self.present, strict=True):
+            positives = float(present @ times)
+            if not positives:
+                continue
+            right, all_ = np.cumsum(times[images] * hits), np.cumsum(times[images])
+            precision = np.maximum.accumulate((right / np.maximum(all_, 1))[::-1])[::-1]
+            at = np.searchsorted(right / positives, np.linspace(0, 1, 101))
+            found.append(np.append(precision, 0.0)[at].mean())
+        return float(np.mean(found))
 
 
 def run(args: argparse.Namespace, subject: Subject, key: dict[str, Any]) -> dict[str, Any]:
@@ -147,17 +259,18 @@ def run(args: argparse.Namespace, subject: Subject, key: dict[str, Any]) -> dict
         budget=Budget(size=f"{32 / key['bits']!r}x", size_counts="weights"),
         validation_data=subject.validation,
         settings=settings,
+        task=subject.task,
         progress=make_progress(show=not args.quiet),
     )
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    mine, theirs = right(result.network, *subject.test), right(subject.network, *subject.test)
-    difference = mine - theirs
+    score, reference, difference, error = scores(subject, result.network)
     return {
         **key,
-        "test_top1": float(mine.mean()),
-        "float_top1": float(theirs.mean()),
-        "difference": float(difference.mean()),
-        "paired_error": float(difference.std(correction=0)) / math.sqrt(len(difference)),
+        "metric": "top-1" if subject.task is None else "AP50",
+        "test_score": score,
+        "float_score": reference,
+        "difference": difference,
+        "paired_error": error,
         "validation_divergence": result.scores.divergence,
         "weight_bytes": result.cost.weight_bytes,
         "total_bytes": result.cost.total_bytes,
@@ -165,7 +278,9 @@ def run(args: argparse.Namespace, subject: Subject, key: dict[str, Any]) -> dict
         "notes": list(result.notes),
         "wall_s": round(wall, 1),
         "cpu_s": round(cpu, 1),
+        "minutes": way.get("minutes"),
         "threads": torch.get_num_threads(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
         "sigmaquant": sigmaquant.__version__,
         "torch": torch.__version__,
     }
@@ -177,10 +292,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def line_between(rows: list[dict[str, Any]], row: dict[str, Any]) -> float | None:
-    """Top-1 on the line between the uniform plans of the whole bitwidths around a size."""
+    """Score on the line between the uniform plans of the whole bitwidths around a size."""
     low, high = math.floor(row["bits"]), math.ceil(row["bits"])
     found = {
-        r["bits"]: r["test_top1"]
+        r["bits"]: r["test_score"]
         for r in rows
         if r["strategy"] == "uniform" and all(r[k] == row[k] for k in ("network", "way", "seed"))
     }
@@ -192,13 +307,13 @@ def line_between(rows: list[dict[str, Any]], row: dict[str, Any]) -> float | Non
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "| network | bits | way | strategy | top-1 % | − float (paired error) | line between uniform plans | CPU s |",
+        "| network | bits | way | strategy | top-1, AP50, % | − float (paired error) | uniform line | CPU s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in sorted(rows, key=lambda r: (r["network"], -r["bits"], r["way"], r["strategy"], r["seed"])):
         between = line_between(rows, row)
         lines.append(
-            f"| {row['network']} | {row['bits']:g} | {row['way']} | {row['strategy']} | {100 * row['test_top1']:.2f} "
+            f"| {row['network']} | {row['bits']:g} | {row['way']} | {row['strategy']} | {100 * row['test_score']:.2f} "
             f"| {100 * row['difference']:+.2f} ({100 * row['paired_error']:.2f}) "
             f"| {'' if between is None else f'{100 * between:.2f}'} | {row['cpu_s']:.0f} |"
         )
@@ -230,7 +345,7 @@ def main() -> None:
             parser.error(f"there is no network {name}: {', '.join(NETWORKS)}")
         try:
             subject = NETWORKS[name](args)
-        except (FileNotFoundError, ImportError) as error:
+        except (FileNotFoundError, ImportError, MissingExtraError) as error:
             print(f"{name} skipped: {error}", file=sys.stderr)
             continue
         for way in args.ways.split(","):
