@@ -288,32 +288,6 @@ def test_parameters_as_weights(check):
     assert "no axis" in reasons(graph)["vector"]
 
 
-def test_computed_weights_are_no_layers(check):
-    def forward(m, x):
-        weight = m.raw - m.raw.mean((1, 2, 3), keepdim=True)
-        x = F.conv2d(m.normed(x), weight / (weight.std() + 1))
-        x = m.slope(x)
-        x[:, 0] = 1.0
-        return m.head(x.mean((2, 3)))
-
-    normed = nn.Conv2d(3, 4, 3)
-    nn.utils.parametrize.register_parametrization(normed, "weight", nn.Tanh())
-    model = Model(
-        forward,
-        normed=normed,
-        raw=nn.Parameter(torch.randn(4, 4, 1, 1)),
-        slope=nn.PReLU(),
-        head=nn.Linear(4, 2),
-    )
-    graph = check(model, torch.zeros(2, 3, 6, 6))
-    assert list(graph.layer) == ["head"]
-    assert graph.weightless_macs == 4 * 16 * 27 + 4 * 16 * 4
-    found = reasons(graph)
-    assert found["normed.bias"] == "bias"
-    assert "computed" in found["raw"]
-    assert "computed" in found["normed.parametrizations.weight.original"]
-
-
 def test_in_place_operators(check):
     def forward(m, x):
         kept = m.a(x)

@@ -20,6 +20,7 @@ from sigmaquant.graph.cleanup import (
     follow_device_,
     make_functional_,
 )
+from sigmaquant.graph.computed_weights import hold_computed_weights_
 from sigmaquant.graph.decomposition import decompose_, keep_sequences_first_
 from sigmaquant.graph.exporting import export_graph
 from sigmaquant.graph.floats import float_parameters
@@ -90,6 +91,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> QuantGraph:
     decompose_(graph)
     keep_sequences_first_(graph)
     fold_constants_(exported, model)
+    model = hold_computed_weights_(exported, model)
     raise_norms_(graph)
     separate_masks_(graph)
     follow_device_(graph, example.tensors[0].device)

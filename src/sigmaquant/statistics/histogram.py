@@ -69,7 +69,7 @@ def weight_histogram(weight: Tensor, axis: int = 0) -> WeightHistogram:
     # Adding half a bin makes truncation a rounding to the nearest bin, and keeps both ends inside the range whatever
     # float32 does to the product. bincount on int32 is several times faster than torch.histc here.
     scaled = torch.mul(values.float(), factors[channels]).add_(HALF_BINS + 0.5)
-    table = torch.bincount(scaled.int().view(-1), minlength=bins).cpu().numpy()
+    table = torch.bincount(scaled.int().reshape(-1), minlength=bins).cpu().numpy()
     zeros = 0
     if table[HALF_BINS] > table[HALF_BINS - 1] + table[HALF_BINS + 1]:
         # Only a centre bin that stands out can hold pruned weights; only then is another pass worth it.
@@ -93,7 +93,7 @@ def _sample(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     starts = torch.minimum(starts, (channels + 1) * count - _RUN)  # no run goes over into the next channel
     positions = starts[:, None] + torch.arange(_RUN, device=weight.device)
     if rows.is_contiguous():
-        return rows.view(-1).take(positions), channels[:, None]
+        return rows.reshape(-1).take(positions), channels[:, None]
     return rows[torch.unravel_index(positions, rows.shape)], channels[:, None]
 
 
