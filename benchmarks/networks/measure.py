@@ -227,7 +227,8 @@ def written(target: str, network: Any, model: Any, inputs: tuple[Any, ...], own:
             local = None if kind.exact else local_steps(kind.watch(path, source, form), form, inputs)
             with torch.no_grad():
                 theirs, ours = tensors(runner(*inputs))[0], tensors(network(*inputs))[0]
-            steps = float((theirs.reshape(ours.shape) - ours).abs().max()) / model.edges[model.outputs[0]].scale
+            ours = ours.movedim(edges[1][0].batch_axis, 0)
+            steps = float((theirs.reshape(ours.shape) - ours).abs().max()) / edges[1][0].scale
         except Exception as error:
             return {**failure(error), "cpu_s": round(cpu_seconds() - before, 1)}
     same = agreement.decisions >= kind.required and (agreement.equal == 1 or not kind.exact)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -109,7 +109,22 @@ def _run_onnx(path: Path, source: Source, fused: bool) -> Runner:
         return runner(*(as_given(x, edge, kind) for x, edge, kind in zip(inputs, source.edges, kinds, strict=True)))
 
     kinds = runner.input_types
-    return runner if all(kind == "tensor(float)" for kind in kinds) else run
+    return _batch_first(runner if all(kind == "tensor(float)" for kind in kinds) else run, source.outputs)
+
+
+def _batch_first(run: Runner, edges: Sequence[Edge]) -> Runner:
+    """With the batch first in every output, as codes have it."""
+    axes = [edge.batch_axis for edge in edges]
+    if not any(axes):
+        return run
+
+    def moved(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        found = run(*inputs)
+        outputs = found if isinstance(found, tuple) else (found,)
+        first = tuple(y.movedim(axis, 0) for y, axis in zip(outputs, axes, strict=True))
+        return first if isinstance(found, tuple) else first[0]
+
+    return moved
 
 
 def _watch_onnx(path: Path, source: Source, model: IntegerModel) -> Watch:
@@ -186,10 +201,11 @@ def _run_c(path: Path, source: Source, plan: int = 0) -> Runner:
 
     runner = CRunner(path, plan=plan)
     inputs, outputs = runner.edges
-    if outputs and len(outputs) == len(source.outputs):  # behind a function in float, C has the grid of what it reads
-        pairs = zip(outputs, source.outputs, runner.endings, strict=True)
+    expected = tuple(replace(edge, batch_axis=0) for edge in source.outputs)  # one example has no batch
+    if outputs and len(outputs) == len(expected):  # behind a function in float, C has the grid of what it reads
+        pairs = zip(outputs, expected, runner.endings, strict=True)
         outputs = tuple(ours if ending and ours.is_float else theirs for theirs, ours, ending in pairs)
-    for theirs, ours in ((inputs, source.edges), (outputs, source.outputs)):
+    for theirs, ours in ((inputs, source.edges), (outputs, expected)):
         if theirs != ours and ours:
             raise ArtifactError(f"{path} has inputs or outputs on other grids than the network: {theirs}, not {ours}.")
     return runner
@@ -217,17 +233,8 @@ def _executor(path: Path, source: Source, plan: int | None = None) -> IntegerExe
 
 
 def _run_packed(path: Path, source: Source, plan: int | None = None) -> Runner:
-    """With the batch first in every output, as the reference has it."""
     executor = _executor(path, source, plan)
-    axes = [executor.edges[name].batch_axis for name in executor.model.outputs]
-
-    def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        found = executor(*inputs)
-        outputs = found if isinstance(found, tuple) else (found,)
-        moved = tuple(y.movedim(axis, 0) if axis else y for y, axis in zip(outputs, axes, strict=True))
-        return moved if isinstance(found, tuple) else moved[0]
-
-    return run
+    return _batch_first(executor, [executor.edges[name] for name in executor.model.outputs])
 
 
 def _watch_packed(path: Path, source: Source, model: IntegerModel, plan: int | None = None) -> Watch:

@@ -146,11 +146,6 @@ def quantized_input() -> IntegerModel:
     return IntegerModel((Quantize("q", ("x",), "y"),), edges, ("x",), ("y",), NO_PLAN)
 
 
-def batch_second() -> IntegerModel:
-    model = tiny()
-    return replace(model, edges={**model.edges, "y": replace(model.edges["y"], batch_axis=1)})
-
-
 def product_of(depth: int) -> IntegerModel:
     net = Net()
     names = [net.input((1, depth)), net.input((depth, 1))]
@@ -191,7 +186,6 @@ REFUSED = {
         ), "shares do not fit into 64 bits",
     ),
     "long norm": (lambda: norm_of(52200), "sums over 52200 values do not fit into 64 bits.*fewer values"),
-    "batch second": (batch_second, r"'y': the network has the batch of this output in dimension 1.*movedim\(1, 0\)"),
     "three terms": (
         lambda: of(Sum, (2,), 3, multipliers=(1, 1, 1), offset=0, shift=1, **RANGE), "3 terms.*two at a time"
     ),

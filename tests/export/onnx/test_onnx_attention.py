@@ -244,16 +244,6 @@ def test_normalizations_of_groups(form: str, bits: int, tmp_path: Path) -> None:
     compare(integers(Groups(), bits, x), tmp_path / "model.onnx", form, x)
 
 
-def test_a_batch_that_is_not_first_is_refused(tmp_path: Path) -> None:
-    net = Net()
-    source = net.input(3, 4)
-    net.edges["e1"] = replace(net.edges[source], name="e1", batch_axis=1)
-    model = replace(net.model(source), outputs=("e1",))
-    with pytest.raises(ExportError, match=r"'e1'.*batch as dimension 1.*transpose\(0, 1\)"):
-        export_onnx(replace(model, inputs=("e1",)), tmp_path / "model.onnx")
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_layers_and_functions_of_vectors_need_no_other_shapes(bits: int, has_bias: bool, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from sigmaquant.export.c.translate import refuse
 from sigmaquant.lowering import IntegerModel
 from sigmaquant.lowering.model import Dequantize, FloatOperator, Quantize
-from sigmaquant.operators import Edge, FloatFunction
+from sigmaquant.operators import Edge, FloatFunction, Reshape
 
 FUNCTIONS = frozenset({"softmax", "log_softmax", "sigmoid"})
 """That there are in C: ``sq_ending.c``."""
@@ -39,17 +39,9 @@ def in_integers(model: IntegerModel) -> tuple[IntegerModel, Endings]:
     """The network up to its last integers, and what stands behind them.
 
     Raises:
-        ExportError: an operator in float that is no such function, or an output whose batch is not its first dimension.
+        ExportError: an operator in float that is no such function.
     """
     _refuse_floats(model)
-    for name in model.outputs:
-        if axis := model.edges[name].batch_axis:
-            raise refuse(
-                name,
-                f"the network has the batch of this output in dimension {axis}, and C code computes one example, its "
-                "batch being the first dimension",
-                f"Let the network return it with the batch first: y.movedim({axis}, 0).",
-            )
     writers = {operator.output: operator for operator in model.operators}
     outputs, endings = [], []
     for name in model.outputs:
@@ -57,7 +49,7 @@ def in_integers(model: IntegerModel) -> tuple[IntegerModel, Endings]:
         while model.edges[name].is_float and (writer := writers.get(name)) is not None:
             if isinstance(writer, FloatFunction):
                 found.insert(0, _ending(writer, model.edges[name]))
-            elif not isinstance(writer, Dequantize):
+            elif not isinstance(writer, (Dequantize, Reshape)):  # the same values in the same order
                 raise refuse(
                     writer.name,
                     f"it moves the values of {writer.inputs[0]!r}, which are floats, and C code has no such moves",

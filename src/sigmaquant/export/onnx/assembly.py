@@ -68,7 +68,8 @@ def _described(edges: Sequence[Edge], tensors: Sequence[str], kind: int) -> list
     """Inputs or outputs with their types and shapes; an edge that is float has no codes."""
     found = []
     for edge, tensor in zip(edges, tensors, strict=True):
-        shape: list[str | int | None] = [_BATCH if edge.rows == 1 else f"{_BATCH}*{edge.rows}", *edge.shape]
+        shape: list[str | int | None] = [*edge.shape]
+        shape.insert(edge.batch_axis, _BATCH if edge.rows == 1 else f"{_BATCH}*{edge.rows}")
         own = kind if edge.has_grid else TensorProto.INT64 if edge.integers else TensorProto.FLOAT
         found.append(helper.make_tensor_value_info(tensor, own, shape))
     return found
@@ -91,8 +92,12 @@ def _read(edge: Edge, tensor: str, inputs: str, to: Translation) -> None:
 
 
 def _write(edge: Edge, tensor: str, to: Translation) -> None:
-    """From an edge's codes to a model output."""
-    if edge.has_grid:
+    """From an edge's codes to a model output, which has the batch where the network has it."""
+    if edge.batch_axis:
+        order = [*range(1, edge.batch_axis + 1), 0, *range(edge.batch_axis + 1, len(edge.shape) + 1)]
+        real = to.real(edge) if edge.has_grid else to.codes[edge.name]
+        to.builder.node("Transpose", [real], tensor, perm=order)
+    elif edge.has_grid:
         to.real(edge, output=tensor)
     elif to.codes[edge.name] != tensor:  # an input as it is, or an output for the second time
         to.builder.node("Identity", [to.codes[edge.name]], tensor)

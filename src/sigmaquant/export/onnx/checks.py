@@ -30,22 +30,6 @@ def refuse_floats(model: IntegerModel) -> None:
     )
 
 
-def refuse_other_batches(model: IntegerModel) -> None:
-    """Refuse outputs whose batch is not their first dimension.
-
-    Raises:
-        ExportError: names the first one.
-    """
-    for name in model.outputs:
-        edge = model.edges[name]
-        if edge.batch_axis:
-            raise ExportError(
-                f"the output {name!r} has the batch as dimension {edge.batch_axis}, but an ONNX file of ours has it "
-                "first. Transpose this output in the network (x.transpose(0, 1), where sequences come first), and "
-                "transpose what the file gives."
-            )
-
-
 def refuse_damage(model: IntegerModel) -> None:
     """Refuse a model that is no network.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sigmaquant.errors import ExportError, MissingExtraError
-from sigmaquant.export.onnx.checks import refuse_damage, refuse_floats, refuse_other_batches
+from sigmaquant.export.onnx.checks import refuse_damage, refuse_floats
 from sigmaquant.lowering.model import IntegerModel
 from sigmaquant.runs.atomic import write_bytes_atomic
 
@@ -28,11 +28,11 @@ def export_onnx(
 ) -> None:
     """Write the network as an ONNX file, b bits a weight, that ONNX Runtime computes with integer kernels.
 
-    The first dimension of inputs and outputs is the batch, of any size (a multiple of it where examples have several
-    rows there: ``"N*4"``); outputs are float. Nodes are named after the user's modules, tensors after the model's
-    edges. The metadata hold ``sigmaquant.version``, ``sigmaquant.form``, ``sigmaquant.plan`` (JSON),
-    ``sigmaquant.inputs`` (JSON: scale and zero-point of each input's codes) and, where functions stand in float behind
-    the last integers, ``sigmaquant.endings`` (JSON: function by name).
+    The first dimension of inputs is the batch, of any size (a multiple of it where examples have several rows there:
+    ``"N*4"``); outputs are float, with the batch where the network has it. Nodes are named after the
+    user's modules, tensors after the model's edges. The metadata hold ``sigmaquant.version``, ``sigmaquant.form``,
+    ``sigmaquant.plan`` (JSON), ``sigmaquant.inputs`` (JSON: scale and zero-point of each input's codes) and, where
+    functions stand in float behind the last integers, ``sigmaquant.endings`` (JSON: function by name).
 
     Args:
         model: the network.
@@ -47,7 +47,7 @@ def export_onnx(
 
     Raises:
         ExportError: the network has operators without an integer form, or ones that ONNX cannot express; it is damaged;
-            an output's batch is not its first dimension; an argument is unknown.
+            an argument is unknown.
         MissingExtraError: the extra ``onnx`` is not installed.
         StorageError: the file could not be written; an old one is intact.
     """
@@ -62,7 +62,6 @@ def export_onnx(
 
     refuse_floats(model)
     refuse_damage(model)
-    refuse_other_batches(model)
     write_bytes_atomic(path, _serialized(assemble(model, form, inputs, name, processor == "any")))
 
 

@@ -42,7 +42,7 @@ def names(model: IntegerModel) -> Names:
     outputs = tuple(named(edge) for edge in model.outputs)
     values: dict[str, str] = {}
     for edge, tensor in (*zip(model.inputs, inputs, strict=True), *zip(model.outputs, outputs, strict=True)):
-        if edge in model.edges and not model.edges[edge].has_grid:
+        if edge in model.edges and not model.edges[edge].has_grid and not model.edges[edge].batch_axis:
             values.setdefault(edge, tensor)  # what has no grid in the network is what the file takes or yields
     outer = {*model.inputs, *model.outputs}
     for edge in model.edges:
