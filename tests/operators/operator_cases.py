@@ -82,6 +82,18 @@ def _normal(x: Tensor) -> Tensor:
     return centred * torch.rsqrt(centred.pow(2).mean(1, keepdim=True) + 1e-5)
 
 
+def _shifted(scores: Tensor) -> Tensor:
+    """Scores by distance, moved to scores by position: a column of zeros, and rows that begin one place later."""
+    columns = torch.cat([scores.new_zeros(scores.shape[0], 8, 6, 1), scores], -1).view(-1, 8, 7, 6)
+    return columns[:, :, 1:].view_as(scores)
+
+
+def _shifted_by_padding(scores: Tensor) -> Tensor:
+    """The same by padding, with the first axis folded into the batch."""
+    rows = F.pad(scores.reshape(-1, 6, 6), (0, 1)).flatten(1)
+    return rows.reshape(-1, 7, 6)[:, 1:, :].reshape(scores.shape[0], 8, 6, 6)
+
+
 INTEGER: dict[str, Body] = {
     # clipping
     "clamp_tensor": lambda m, x: torch.clamp(x, max=m.one),
@@ -177,6 +189,11 @@ INTEGER: dict[str, Body] = {
     "cat_last": lambda m, x: torch.cat([x, x.abs()], -1),
     "cat_itself": lambda m, x: torch.cat([x, x], 2),
     "cat_constant": lambda m, x: torch.cat([m.by_value.expand(x.shape[0], -1, -1, -1), x], 1),
+    "cat_zeros": lambda m, x: torch.cat([x, torch.zeros_like(x)], 1),
+    "cat_zeros_both_sides": lambda m, x: torch.cat([x.new_zeros(x.shape[0], 8, 6, 2), x, x[:, :, :, :1] * 0], 3),
+    "cat_ones": lambda m, x: torch.cat([torch.ones(x.shape[0], 1, 6, 6), x], 1),
+    "where_zeros_like": lambda m, x: torch.where(m.mask, x, torch.zeros_like(x)),
+    "stacked_with_full": lambda m, x: torch.stack([x, x.new_full((x.shape[0], 8, 6, 6), 0.3)], 1).flatten(1, 2),
     "cat_relu": lambda m, x: F.relu(torch.cat([x, -x], 1)),
     "cat_token": lambda m, x: torch.cat([m.token.expand(x.shape[0], -1, -1), x.flatten(2)], 1),
     "clamped_cat": lambda m, x: torch.cat([x, x * 3], 1).clamp(-0.2, 0.2),
@@ -292,6 +309,9 @@ INTEGER: dict[str, Body] = {
     "causal_attention": lambda m, x: F.scaled_dot_product_attention(x, x.flip(2), x, is_causal=True),
     "masked_attention": lambda m, x: F.scaled_dot_product_attention(x, x, x, attn_mask=m.mask | ~m.mask.any(1, True)),
     "additive_mask": lambda m, x: (x + m.mask * -1e9).softmax(-1) @ x,
+    "scores_and_others": lambda m, x: (x + x.flip(1) * 9).softmax(-1) @ x,
+    "shifted_positions": lambda m, x: (m.line(x) @ x[:, :, :5] + _shifted(x)).softmax(-1) @ x,
+    "shifted_by_padding": lambda m, x: (x @ x.flip(2) + _shifted_by_padding(x)).softmax(-1) @ x,
     "relative_positions": lambda m, x: (x * 3 + m.by_value).softmax(-1) @ x,
     # recurrent
     "lstm": lambda m, x: m.lstm(x.flatten(2))[0],
@@ -324,7 +344,7 @@ FLOAT: dict[str, tuple[Body, str]] = {
     "view_of_another_type": (lambda m, x: x.view(torch.int32).view(torch.float32), "view"),
     "quotient": (lambda m, x: x / (x.flip(1).abs() + 1), "div"),
     "norm_by_deviation": (lambda m, x: (x - x.mean(1, True)) / (x.std(1, keepdim=True) + 1e-5), "div"),
-    "live_mask": (lambda m, x: (x + x.flip(1) * 9).softmax(-1) @ x, "add"),
+    "live_mask": (lambda m, x: (x + x.flip(1) * -1e9).softmax(-1) @ x, "add"),
     "mean_in_double": (lambda m, x: x.mean((2, 3), dtype=torch.float64).float(), "mean"),
     "mean_of_the_batch": (lambda m, x: x - x.mean(0, keepdim=True), "mean"),
     "lstm_projected": (lambda m, x: m.lstm_projected(x.flatten(2))[0], "lstm"),

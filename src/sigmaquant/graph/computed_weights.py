@@ -19,7 +19,7 @@ from sigmaquant.exported.nodes import operator, tensor_value, writes, yields_ten
 from sigmaquant.graph.copying import copied
 from sigmaquant.graph.parameters import constant_nodes
 from sigmaquant.operators.movement import WEIGHT_MOVES
-from sigmaquant.operators.products import products
+from sigmaquant.operators.products import dims, products
 
 _log = logging.getLogger(__name__)
 _PARAMETRIZED = re.compile(r"(?:(?P<module>.+)\.)?parametrizations\.(?P<tensor>\w+)\.original\d*")
@@ -76,7 +76,11 @@ def _computed_operands(graph: fx.Graph, model: nn.Module) -> Iterator[fx.Node]:
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for node in graph.nodes:
         for product in products(node) if node not in constant else ():
-            weights = [operand.node for operand in product.weights if operand.node in constant]
+            # one matrix for each head is no layer: as a constant it has integers all the same
+            layers = (
+                operand.node for operand in product.weights if len(product.weights) == 1 or dims(operand.node) == 2
+            )
+            weights = [weight for weight in layers if weight in constant]
             for weight in weights:
                 source = _unmoved(weight)
                 if source.op == "get_attr" and str(source.target) in parameters:

@@ -21,6 +21,7 @@ from sigmaquant.graph.cleanup import (
     make_functional_,
 )
 from sigmaquant.graph.computed_weights import hold_computed_weights_
+from sigmaquant.graph.created import spread_created_
 from sigmaquant.graph.decomposition import decompose_, keep_sequences_first_
 from sigmaquant.graph.exporting import export_graph
 from sigmaquant.graph.floats import float_parameters
@@ -91,6 +92,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> QuantGraph:
     decompose_(graph)
     keep_sequences_first_(graph)
     fold_constants_(exported, model)
+    spread_created_(exported, model)
     model = hold_computed_weights_(exported, model)
     raise_norms_(graph)
     separate_masks_(graph)

@@ -18,6 +18,7 @@ from sigmaquant.operators.lookup import Elementwise, parse_elementwise
 from sigmaquant.operators.meaning import Meaning, constant_value, is_live, parse_function
 from sigmaquant.operators.movement import WEIGHT_MOVES
 from sigmaquant.operators.norm import is_norm, parse_norm
+from sigmaquant.operators.products import products
 from sigmaquant.operators.recurrent import parse_recurrent
 from sigmaquant.operators.softmax import HARD_MASK, Masking, masking
 from sigmaquant.operators.unit_length import unit_length
@@ -60,7 +61,7 @@ class Interpretation:
             if (mask := masking(node, self._count)) is not None:
                 self.meaning[node] = mask
                 self.integers |= {source: self._count(source) for source in mask.sources[1:]}
-            elif _adds_constant(node):  # a bias by position: the scores have a grid with it
+            elif _adds_constant(node) or _adds_products(node):  # a bias by position: the scores have a grid with it
                 masked.remove(node)
         self._read_integers(computed)
         for node in nodes:
@@ -226,6 +227,34 @@ def _adds_constant(node: fx.Node) -> bool:
         return False
     value = constant_value(constants[0])
     return value is None or bool((value > HARD_MASK).all())
+
+
+def _adds_products(node: fx.Node) -> bool:
+    """Whether all that is added was multiplied before, and nothing on the way fills in a mask (relative positions)."""
+    if operator(node) != "add":
+        return False
+    stack, seen = list(node.all_input_nodes), set[fx.Node]()
+    while stack:
+        current = stack.pop()
+        if current in seen or not yields_tensor(current):
+            continue
+        seen.add(current)
+        if not is_live(current):
+            value = constant_value(current)
+            if value is not None and value.is_floating_point() and not bool((value > HARD_MASK).all()):
+                return False
+        elif current.op == "placeholder" or _fills_in(current):
+            return False
+        elif not products(current) and not (current.op == "call_module" and current.args):
+            stack += current.all_input_nodes
+    return True
+
+
+def _fills_in(node: fx.Node) -> bool:
+    """Whether a node may put a mask's huge numbers among its values."""
+    name = operator(node).removesuffix("_")
+    huge = any(isinstance(number, int | float) and abs(number) >= -HARD_MASK for number in node.args)
+    return name in ("where", "masked_fill") or (name in ("add", "sub", "mul") and huge)
 
 
 _DENOMINATORS = {"rsqrt", "log", "log2", "log10", "log1p", "reciprocal"}
