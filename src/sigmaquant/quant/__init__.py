@@ -9,6 +9,7 @@ from sigmaquant.quant.network import (
     restore_plan_,
     set_plan_,
 )
+from sigmaquant.quant.padding import counted_positions
 from sigmaquant.quant.rounding import compensate_rounding_, input_moments, settle_weights_
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "batch_norms",
     "calibrate_",
     "compensate_rounding_",
+    "counted_positions",
     "float_weights",
     "input_moments",
     "prepare",

@@ -16,7 +16,7 @@ from sigmaquant.numerics import affine_from_range
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant.modules import ActivationQuantizer, WeightQuantizer, quantized_from_float
 from sigmaquant.quant.observers import MseObserver, Observer
-from sigmaquant.quant.padding import Padding, observing
+from sigmaquant.quant.padding import observing, padding_of
 from sigmaquant.quant.recurrent import install_recurrent_
 
 _ACTIVATIONS = "activation_quantizers"
@@ -256,7 +256,7 @@ def calibrate_(
     training = network.training
     network.eval()
     observers = {name: observer() for name in quantizers}
-    padding, current = Padding(network.graph.module), list[Tensor]()
+    padding, current = padding_of(network.graph.module), list[Tensor]()
     for spec in network.graph.activations:
         seen: Any = observers[spec.name]
         quantizers[spec.name].observer = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx
@@ -39,19 +40,46 @@ class Padding:
                     break
         self.known = bool(self._truth.numel())
 
+    def counted(self, inputs: Sequence[Any]) -> Tensor | None:
+        """Which positions of each example are no padding: bool [N, positions].
+
+        None where no mask is known. Of examples that are padding alone all positions count.
+
+        Args:
+            inputs: of a batch, in the order of the network's arguments.
+        """
+        if not self.known:
+            return None
+        given = inputs[self._input].to(torch.int64)
+        counts: Tensor = self._truth.to(given.device)[given.clamp(0, len(self._truth) - 1)]
+        return counts | ~counts.any(1, keepdim=True)
+
     def stand_ins(self, inputs: Sequence[Any]) -> Tensor | None:
         """For each position of each example one that is no padding, itself where it is none: int64 [N, positions].
 
         None where no mask is known. Examples that are padding alone keep all positions.
         """
-        if not self.known:
+        counts = self.counted(inputs)
+        if counts is None:
             return None
-        given = inputs[self._input].to(torch.int64)
-        counts = self._truth.to(given.device)[given.clamp(0, len(self._truth) - 1)]
-        counts = counts | ~counts.any(1, keepdim=True)
         order = counts.to(torch.int8).argsort(dim=1, descending=True, stable=True)  # those that count, in order, first
-        places = torch.arange(given.shape[1], device=given.device).expand_as(given)
+        places = torch.arange(counts.shape[1], device=counts.device).expand_as(counts)
         return torch.where(counts, places, order.gather(1, places % counts.sum(1, keepdim=True)))
+
+
+_known: WeakKeyDictionary[fx.GraphModule, Padding] = WeakKeyDictionary()
+
+
+def padding_of(module: fx.GraphModule) -> Padding:
+    """The padding of a graph's examples, found once."""
+    if module not in _known:
+        _known[module] = Padding(module)
+    return _known[module]
+
+
+def counted_positions(module: fx.GraphModule, inputs: Any) -> Tensor | None:
+    """`Padding.counted` of a batch, a tensor or a tuple of tensors."""
+    return padding_of(module).counted(inputs if isinstance(inputs, tuple | list) else (inputs,))
 
 
 def without_padding(x: Tensor, stand_ins: Tensor, attention: bool) -> Tensor:

@@ -7,7 +7,7 @@ inputs of each layer, no labels and no gradients. The codes change, the scales d
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sigmaquant.numerics import dequantize_weight, round_to_codes_, weight_qmax
 from sigmaquant.quant.network import QuantizedNetwork
+from sigmaquant.quant.padding import padding_of, without_padding
 
 _SAMPLES = 16384
 """Input vectors of a layer that are looked at; many more than a layer has inputs to a channel."""
@@ -60,11 +61,15 @@ def input_moments(network: QuantizedNetwork, batches: Iterable[Any]) -> dict[str
     layers = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)}
     moments: dict[str, Tensor] = {}
     inputs = list(batches)
-    with _watched(layers, moments, max(1, _SAMPLES // max(1, len(inputs)))):
+    padding, current = padding_of(network.graph.module), list[Tensor]()
+    with _watched(layers, moments, max(1, _SAMPLES // max(1, len(inputs))), current):
         training = network.training
         network.eval()
         for batch in inputs:
-            network(*(batch if isinstance(batch, tuple | list) else (batch,)))
+            given = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+            stand_ins = padding.stand_ins(given)
+            current[:] = [] if stand_ins is None else [stand_ins]
+            network(*given)
         network.train(training)
     return moments
 
@@ -79,12 +84,15 @@ def settle_weights_(network: QuantizedNetwork) -> None:
 
 
 @contextmanager
-def _watched(layers: dict[str, nn.Module], moments: dict[str, Tensor], samples: int) -> Iterator[None]:
-    """While active, sum up every layer's second moments of its inputs: [groups, K, K]."""
+def _watched(
+    layers: dict[str, nn.Module], moments: dict[str, Tensor], samples: int, stand_ins: Sequence[Tensor] = ()
+) -> Iterator[None]:
+    """While active, sum up every layer's second moments of its inputs: [groups, K, K]; `stand_ins` of the batch."""
 
     def watch(name: str) -> Any:
         def see(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            vectors = input_vectors(module, arguments[0], samples)
+            x = without_padding(arguments[0], stand_ins[0], attention=False) if stand_ins else arguments[0]
+            vectors = input_vectors(module, x, samples)
             moment = vectors.transpose(1, 2) @ vectors
             moments[name] = moments[name] + moment if name in moments else moment
 

@@ -18,7 +18,8 @@ from torch import Tensor, fx
 from sigmaquant.quant.network import QuantizedNetwork
 from sigmaquant.reconstruction.blocks import Block, Values, run_block
 from sigmaquant.reconstruction.parameters import learnable
-from sigmaquant.tasks import Outputs, Task, as_float32, mean_distance
+from sigmaquant.tasks import Outputs, Task, as_float32, counting, mean_distance
+from sigmaquant.tasks.counting import kept
 
 _ATTEMPTS = ((1.0, 1.0), (0.25, 0.2))
 """Share of the steps, and twice the way, in steps of the grid, that a weight goes whose gradient is large and steady;
@@ -27,6 +28,10 @@ _OTHER_RATE = 2e-3
 _OTHER_TRAVEL = 0.5
 """Likewise of everything else, relative to its size: no scale comes near zero, however many steps there are."""
 _BETAS = (0.9, 0.95)
+
+
+COUNTED = "(counted)"
+"""Where a batch's values tell which positions are no padding, [N, length]; no node has such a name."""
 
 
 class Distance:
@@ -50,19 +55,23 @@ class Distance:
             wanted: the float network's.
         """
         total: Any = 0.0
+        counted = wanted.get(COUNTED)
         for node in self._block.outputs:
             mine, theirs = found[node.name], wanted[node.name]
             if not isinstance(mine, Tensor) or not mine.is_floating_point():
                 continue
+            if counted is not None:
+                mine, theirs = kept(counted, mine), kept(counted, theirs)
             spread = (theirs - theirs.mean(0)).square().mean()
             floor = 1e-12 * theirs.square().mean()
             total = total + (mine - theirs).square().mean() / (spread + floor).clamp_min(1e-30)
         if self._block.last:
-            total = total + mean_distance(self._task, self._counting(found), self._counting(wanted))
+            task = counting(self._task, counted)
+            total = total + mean_distance(task, self._returned_by(found), self._returned_by(wanted))
         assert isinstance(total, Tensor), "a block has outputs that are numbers"
         return total
 
-    def _counting(self, values: Values) -> Outputs:
+    def _returned_by(self, values: Values) -> Outputs:
         returned = fx.node.map_arg(self._returned, lambda node: values[node.name])
         return as_float32(self._task.outputs(returned))
 

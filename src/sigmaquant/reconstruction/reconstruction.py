@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sigmaquant.quant import counted_positions
 from sigmaquant.quant.network import QuantizedNetwork, prepare
 from sigmaquant.reconstruction.blocks import Block, Values, find_blocks, left_alone, run_block
-from sigmaquant.reconstruction.learning import Distance, learn_
+from sigmaquant.reconstruction.learning import COUNTED, Distance, learn_
 from sigmaquant.reconstruction.schedule import Profile, Schedule, clock, deal
 from sigmaquant.tasks import Task
 
@@ -138,11 +139,13 @@ class Reconstruction:
 
     def _passed(self, index: int, known: Values, found: Values) -> Values:
         values = {**known, **found}
-        return {name: value for name, value in values.items() if name in self._needed[index]}
+        return {name: value for name, value in values.items() if name == COUNTED or name in self._needed[index]}
 
     def _begun(self, batch: Any) -> Values:
         given = batch if isinstance(batch, tuple | list) else (batch,)
-        return dict(zip(self._inputs, given, strict=False))
+        found = dict(zip(self._inputs, given, strict=False))
+        counted = counted_positions(self.network.graph.module, given)
+        return found if counted is None else {**found, COUNTED: counted}
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from sigmaquant.quant import settle_weights_
+from sigmaquant.quant import counted_positions, settle_weights_
 from sigmaquant.reconstruction import Reconstruction, in_batches
 from sigmaquant.runs.progress import task
 from sigmaquant.search.search_state import SearchState
 from sigmaquant.search.state import Reconstructed
 from sigmaquant.search.timing import reconstruction_seconds
-from sigmaquant.tasks import as_float32
+from sigmaquant.tasks import as_float32, counting
 from sigmaquant.training.metrics import call
 
 _log = logging.getLogger("sigmaquant")
@@ -137,6 +137,9 @@ def _moved(search_state: SearchState, batches: list[Any]) -> float:
     student.network.eval()
     task = search_state.session.judge.task
     found = [
-        task.distance(as_float32(call(student.network, x, task)), as_float32(call(teacher, x, task))) for x in batches
+        counting(task, counted_positions(student.network.graph.module, x)).distance(
+            as_float32(call(student.network, x, task)), as_float32(call(teacher, x, task))
+        )
+        for x in batches
     ]
     return float(torch.cat(found).mean())

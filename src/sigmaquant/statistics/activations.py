@@ -18,13 +18,13 @@ from sigmaquant.errors import DataError
 from sigmaquant.graph.regions import with_gradients_throughout
 from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.numerics import activation_range, affine_from_range
-from sigmaquant.quant import prepare
+from sigmaquant.quant import counted_positions, prepare
 from sigmaquant.quant.modules import ActivationQuantizer
 from sigmaquant.quant.observers import MseObserver, Observer
 from sigmaquant.statistics.batches import Batch, Example, evaluation, float_outputs, read_batches
 from sigmaquant.statistics.divergence import Sensitivity
 from sigmaquant.statistics.fisher import scalars, with_factors
-from sigmaquant.tasks import Task, as_task
+from sigmaquant.tasks import Task, as_task, counting
 
 
 def activation_sensitivities(
@@ -75,13 +75,14 @@ def activation_sensitivities(
         kept: dict[str, Tensor] = {}
         hooks = [q.register_forward_hook(_keeper(kept, name)) for name, q in quantizers.items()]
         try:
-            _, factors = with_factors(module, iter(examples), task, None)
+            _, factors = with_factors(graph, module, iter(examples), task, None)
             with torch.enable_grad():
                 for batch in examples:
                     for example in batch.split(micro_batch):
                         kept.clear()
                         result = float_outputs(module(*example.inputs), task)
-                        samples, weight = scalars(result, example, None, task, factors, draws, generator)
+                        own = counting(task, counted_positions(graph.module, example.inputs))
+                        samples, weight = scalars(result, example, None, own, factors, draws, generator)
                         norm += weight
                         for index, sample in enumerate(samples):
                             more = index + 1 < draws

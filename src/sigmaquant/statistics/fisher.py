@@ -28,10 +28,11 @@ from torch.func import functional_call
 from sigmaquant.errors import DataError
 from sigmaquant.graph.regions import with_gradients_throughout
 from sigmaquant.graph.specs import QuantGraph
+from sigmaquant.quant import counted_positions
 from sigmaquant.statistics.batches import Batch, Example, evaluation, float_outputs, read_batches
 from sigmaquant.statistics.divergence import Sensitivity
 from sigmaquant.statistics.quantized import QuantizedWeights
-from sigmaquant.tasks import Outputs, Part, Task, as_task, leaves, map_outputs, parts_of
+from sigmaquant.tasks import Outputs, Part, Task, as_task, counting, leaves, map_outputs, parts_of
 from sigmaquant.tasks.parts import curvature_signed
 
 Loss = Callable[[Tensor, Any], Tensor]
@@ -104,11 +105,12 @@ def fisher_sensitivities(
     norm = 0.0
     module = with_gradients_throughout(graph.module)
     with evaluation(module), torch.enable_grad():
-        read, factors = with_factors(module, read_batches(graph, batches), task, loss)
+        read, factors = with_factors(graph, module, read_batches(graph, batches), task, loss)
         for batch in read:
             for example in batch.split(micro_batch):
                 result = float_outputs(functional_call(module, named, example.inputs), task)
-                samples, weight = scalars(result, example, loss, task, factors, draws, generator)
+                own = counting(task, counted_positions(graph.module, example.inputs))
+                samples, weight = scalars(result, example, loss, own, factors, draws, generator)
                 norm += weight
                 for index, sample in enumerate(samples):
                     gradients: Sequence[Tensor | None] = torch.autograd.grad(
@@ -136,7 +138,7 @@ def fisher_sensitivities(
 
 
 def with_factors(
-    module: nn.Module, batches: Iterator[Example], task: Task, loss: Loss | None
+    graph: QuantGraph, module: nn.Module, batches: Iterator[Example], task: Task, loss: Loss | None
 ) -> tuple[Iterable[Example], Sequence[float] | None]:
     """The batches, and where several outputs are added up, the factor of each: their norms have to be known before."""
     if loss is not None or task.own_distance:
@@ -144,20 +146,20 @@ def with_factors(
     first = next(batches)  # there is one, else it raises
     kept = [first]
     with torch.no_grad():
-        parts, norms = _norms(module, first, task)
+        parts, norms = _norms(graph, module, first, task)
         if len(parts) == 1:
             return itertools.chain(kept, batches), None
         for batch in batches:
             kept.append(batch)
-            norms = [x + y for x, y in zip(norms, _norms(module, batch, task)[1], strict=True)]
+            norms = [x + y for x, y in zip(norms, _norms(graph, module, batch, task)[1], strict=True)]
     return kept, [
         math.sqrt(part.weight / (part.halves * norm)) if norm else 0.0 for part, norm in zip(parts, norms, strict=True)
     ]
 
 
-def _norms(module: nn.Module, batch: Example, task: Task) -> tuple[Sequence[Part], list[float]]:
+def _norms(graph: QuantGraph, module: nn.Module, batch: Example, task: Task) -> tuple[Sequence[Part], list[float]]:
     reference = float_outputs(module(*batch.inputs), task)
-    parts = parts_of(task, reference)
+    parts = parts_of(counting(task, counted_positions(graph.module, batch.inputs)), reference)
     return parts, [part.norm(x) for part, x in zip(parts, leaves(reference), strict=True)]
 
 

@@ -8,11 +8,12 @@ import torch
 
 from sigmaquant.errors import DataError
 from sigmaquant.graph.specs import QuantGraph
+from sigmaquant.quant import counted_positions
 from sigmaquant.statistics.batches import Batch, counted_outputs, evaluation, float_outputs, read_batches
 from sigmaquant.statistics.divergence import Sensitivity
 from sigmaquant.statistics.quantized import QuantizedWeights
 from sigmaquant.statistics.replay import LayerPlace, Sweep
-from sigmaquant.tasks import Outputs, Task, as_task, leaves, parts_of
+from sigmaquant.tasks import Outputs, Task, as_task, counting, leaves, parts_of
 
 
 def output_sensitivity(
@@ -54,12 +55,13 @@ def output_sensitivity(
         for batch in read_batches(graph, batches):
             sweep = Sweep(graph.module, batch.inputs)
             reference = float_outputs(sweep.reference, task)
-            norms = _added(norms, _norms(task, reference))
+            own = counting(task, counted_positions(graph.module, batch.inputs))
+            norms = _added(norms, _norms(own, reference))
             weights = [1.0] if task.own_distance else [part.weight for part in parts_of(task, reference)]
             for name in order:
                 for bits in bitwidths:
                     returned = sweep.replay(places[name], quantized.weight(name, bits))
-                    changes = _changes(task, counted_outputs(returned, task), reference)
+                    changes = _changes(own, counted_outputs(returned, task), reference)
                     table[name][bits] = _added(table[name][bits], changes)
     if not any(norms):
         raise DataError("every output is zero, so a change relative to them has no meaning. Check the network.")

@@ -1,6 +1,7 @@
 """What counts of a network: which outputs, loss, metric, distance to the float network, equal decisions."""
 
 from sigmaquant.tasks.boxes import Boxes, average_precisions, box_targets, suppressed
+from sigmaquant.tasks.counting import counting
 from sigmaquant.tasks.dense import Segmentation, TokenTagging
 from sigmaquant.tasks.detection import Detection
 from sigmaquant.tasks.embedding import Embedding
@@ -46,6 +47,7 @@ __all__ = [
     "average_precisions",
     "box_targets",
     "check_examples",
+    "counting",
     "cross_entropy",
     "describe",
     "find_metric",

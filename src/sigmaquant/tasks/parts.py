@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -22,11 +22,14 @@ class Part:
             the places of a map; ``"values"`` are compared by their squared difference relative to the variance.
         axis: along which the classes lie.
         weight: in the sum over several outputs.
+        counted: [N, length]: which positions of each example count, along the first axis behind the batch that is as
+            long and not that of the classes; None, or where there is no such axis: all.
     """
 
     kind: Kind
     axis: int = 1
     weight: float = 1.0
+    counted: Tensor | None = field(default=None, compare=False, repr=False)
 
     def distances(self, found: Tensor, reference: Tensor, temperature: float = 1.0) -> Tensor:
         """Of each example, [N]; with a temperature T the divergence is that of ``softmax(x / T)``, times ``T²``."""
@@ -34,19 +37,29 @@ class Part:
             logs, theirs = (F.log_softmax(x / temperature, self.axis) for x in (found, reference))
             apart = F.kl_div(logs, theirs, reduction="none", log_target=True).sum(self.axis) * temperature**2
         else:
-            apart = (found - reference).square() / reference.var(correction=0).clamp_min(1e-12)
-        return apart.reshape(len(apart), -1).mean(1)
+            counting = self._counting(reference)
+            values = reference if counting is None else reference[counting.expand_as(reference)]
+            apart = (found - reference).square() / values.var(correction=0).clamp_min(1e-12)
+        shares = self._shares(reference)
+        if shares is None:
+            return apart.reshape(len(apart), -1).mean(1)
+        return (apart * (shares.squeeze(self.axis) if self.kind == "logits" else shares)).flatten(1).sum(1)
 
     def change(self, found: Tensor, reference: Tensor) -> float:
         """What a change of the outputs does, summed over the examples; meaningful relative to `norm`."""
         if self.kind == "values":
-            return float((found.double() - reference.double()).square().sum())
+            return float(self._kept(found.double() - reference.double()).square().sum())
         p, q = reference.double().log_softmax(self.axis), found.double().log_softmax(self.axis)
-        return float((p.exp() * (p - q)).sum().clamp_min(0)) / self._places(reference)
+        apart, shares = p.exp() * (p - q), self._shares(reference)
+        if shares is not None:
+            return float((apart * shares).sum().clamp_min(0))
+        return float(apart.sum().clamp_min(0)) / self._places(reference)
 
     def norm(self, reference: Tensor) -> float:
         """What `change` is relative to: the number of examples, or the squared sum of values."""
-        return float(len(reference)) if self.kind == "logits" else float(reference.detach().double().square().sum())
+        if self.kind == "logits":
+            return float(len(reference))
+        return float(self._kept(reference.detach().double()).square().sum())
 
     @property
     def halves(self) -> float:
@@ -67,13 +80,42 @@ class Part:
             signs: of the same shape, 1 or -1.
         """
         if self.kind == "values":
-            return (result * signs).sum()
-        logs = result.float().log_softmax(self.axis)
-        return (signs * (logs.detach() / 2).exp() * logs).sum() / math.sqrt(self._places(result))
+            return (self._kept(result) * signs).sum()
+        logs, shares = result.float().log_softmax(self.axis), self._shares(result)
+        terms = signs * (logs.detach() / 2).exp() * logs
+        return terms.sum() / math.sqrt(self._places(result)) if shares is None else (terms * shares.sqrt()).sum()
 
     def _places(self, outputs: Tensor) -> int:
         """Of a map."""
         return outputs[0].numel() // outputs.shape[self.axis]
+
+    def _counting(self, outputs: Tensor) -> Tensor | None:
+        """`counted` with the axes of the outputs; None where all count."""
+        if self.counted is None or len(self.counted) != len(outputs):
+            return None
+        classes = self.axis % outputs.dim() if self.kind == "logits" else 0
+        length = self.counted.shape[1]
+        for axis in range(1, outputs.dim()):
+            if axis != classes and outputs.shape[axis] == length:
+                shape = [len(outputs), *[1] * (outputs.dim() - 1)]
+                shape[axis] = length
+                return self.counted.to(outputs.device).view(shape)
+        return None
+
+    def _kept(self, outputs: Tensor) -> Tensor:
+        """Zero where it does not count."""
+        counting = self._counting(outputs)
+        return outputs if counting is None else outputs * counting
+
+    def _shares(self, outputs: Tensor) -> Tensor | None:
+        """What each place counts in the mean over those of its example; None where all count the same."""
+        counting = self._counting(outputs)
+        if counting is None:
+            return None
+        places = self._places(outputs) if self.kind == "logits" else outputs[0].numel()
+        each = counting.float()
+        whole = each.flatten(1).sum(1).view(-1, *[1] * (outputs.dim() - 1))
+        return each / whole * (counting[0].numel() / places)
 
 
 def curvature_signed(distances: Tensor, found: Tensor, signs: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.plan import BitwidthPlan
-from sigmaquant.quant import calibrate_, prepare
+from sigmaquant.quant import calibrate_, counted_positions, prepare
 from sigmaquant.quant.observers import ExampleObserver, MseObserver, Observer
-from sigmaquant.tasks import Outputs, Task, as_float32, joined, same_form
+from sigmaquant.tasks import Outputs, Task, as_float32, counting, joined, same_form
 from sigmaquant.training.devices import Device
 from sigmaquant.training.metrics import call
 
@@ -73,6 +73,7 @@ def choose_observer(
     twin.plan = plan  # for the activations alone: the weights stay in float
     half = (len(batches) + 1) // 2
     seen, judged = batches[:half], batches[half:] or batches
+    counted = all_counted(graph, judged)
 
     def run() -> Outputs:
         with device.random_state(seed):
@@ -86,10 +87,17 @@ def choose_observer(
         found = run()
         if not same_form(found, reference):
             return MseObserver
-        moved[observer] = movement(found, reference, task)
+        moved[observer] = movement(found, reference, counting(task, counted))
     best = min(moved, key=lambda observer: moved[observer])  # the first of equals
     _log.info("activation ranges: %s", ", ".join(f"{kind.__name__} {value:.4g}" for kind, value in moved.items()))
     return best
+
+
+def all_counted(graph: QuantGraph, batches: Sequence[Any]) -> Tensor | None:
+    """Positions that are no padding, of the examples of all batches; None where all count."""
+    found = [counted_positions(graph.module, x) for x in batches]
+    known = [positions for positions in found if positions is not None]
+    return torch.cat(known) if known else None
 
 
 def movement(found: Outputs, reference: Outputs, task: Task) -> float:

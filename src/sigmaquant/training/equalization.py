@@ -25,8 +25,8 @@ from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import calibrate_, prepare, set_plan_
 from sigmaquant.quant.observers import ExampleObserver, MseObserver, Observer
-from sigmaquant.tasks import Outputs, Task, as_float32, joined, leaves, same_form
-from sigmaquant.training.calibration import movement
+from sigmaquant.tasks import Outputs, Task, as_float32, counting, joined, leaves, same_form
+from sigmaquant.training.calibration import all_counted, movement
 from sigmaquant.training.devices import Device
 from sigmaquant.training.metrics import call
 
@@ -165,6 +165,7 @@ class _Trial:
         self._plan, self._seen, self._judged = plan, seen, judged
         self._device, self._task, self._seed = device, task, seed
         self._observers: tuple[type[Observer], ...] = (MseObserver, ExampleObserver)
+        self._counted = all_counted(graph, judged)
         with _evaluating(graph):
             self._reference = self._run(graph.module)
 
@@ -192,7 +193,7 @@ class _Trial:
             result = self._run(twin)
             if not same_form(result, self._reference):
                 return 0.0  # it depends on the data what comes out: nothing can be compared
-            found[observer] = movement(result, self._reference, self._task)
+            found[observer] = movement(result, self._reference, counting(self._task, self._counted))
         best = min(found, key=lambda observer: found[observer])
         self._observers = (best,)
         return found[best]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from sigmaquant.tasks import Outputs, Task, as_float32, as_task, leaves, mean_distance, task_loss
+from sigmaquant.tasks import Outputs, Task, as_float32, as_task, counting, leaves, mean_distance, task_loss
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,14 @@ class Distillation:
     alpha: float = 1.0
     temperature: float = 2.0
     task: Task = field(default_factory=as_task)
+
+    def counting(self, counted: Tensor | None) -> Distillation:
+        """The same for a batch with padding.
+
+        Args:
+            counted: [N, length], see `sigmaquant.tasks.counting.counting`; None: there is none.
+        """
+        return self if counted is None else replace(self, task=counting(self.task, counted))
 
     def __call__(self, student: Outputs, teacher: Outputs | None, targets: Tensor) -> Tensor:
         """The scalar loss of one batch, in float32."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sigmaquant.errors import CheckpointError, DivergedError, TrainingError
 from sigmaquant.numerics import SCALE_FLOOR
+from sigmaquant.quant import counted_positions
 from sigmaquant.quant.network import QuantizedNetwork
 from sigmaquant.training.devices import Device
 from sigmaquant.training.losses import Distillation, check_finite
@@ -169,7 +170,7 @@ def train_(
                 student = call(network, inputs, recipe.loss.task)
                 with torch.no_grad():
                     target = None if teacher is None else call(teacher, inputs, recipe.loss.task)
-            loss = recipe.loss(student, target, targets)
+            loss = recipe.loss.counting(counted_positions(network.graph.module, inputs))(student, target, targets)
             if not loss.requires_grad:
                 raise TrainingError(
                     "nothing can be trained: no gradient reaches a parameter, because the network runs under "

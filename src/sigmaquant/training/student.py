@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from sigmaquant.data import DataSource
 from sigmaquant.errors import CheckpointError
@@ -21,6 +21,7 @@ from sigmaquant.quant import (
     batch_norms,
     calibrate_,
     compensate_rounding_,
+    counted_positions,
     input_moments,
     prepare,
     reestimate_batch_norm_,
@@ -28,7 +29,8 @@ from sigmaquant.quant import (
     set_plan_,
 )
 from sigmaquant.quant.observers import Observer
-from sigmaquant.tasks import Outputs, Task, leaves, mean_distance, same_form
+from sigmaquant.quant.padding import padding_of
+from sigmaquant.tasks import Outputs, Task, counting, leaves, mean_distance, same_form
 from sigmaquant.training.calibration import choose_observer, without_outliers
 from sigmaquant.training.devices import Device
 from sigmaquant.training.metrics import outputs_of, scored
@@ -69,6 +71,7 @@ class Judge:
         task: what counts, as it is for these outputs and targets.
         reference: outputs of the float network that count, [N, ...].
         targets: [N, ...].
+        counted: [N, length]: positions that are no padding; None where all count.
     """
 
     source: DataSource
@@ -76,6 +79,7 @@ class Judge:
     device: Device
     reference: Outputs
     targets: Tensor
+    counted: Tensor | None = None
 
     @classmethod
     def of(cls, teacher: nn.Module, source: DataSource, task: Task, device: Device) -> Judge:
@@ -85,7 +89,11 @@ class Judge:
             DataError: the data are empty or do not fit the model.
         """
         reference, targets = outputs_of(teacher, source.batches(), task, device)
-        return cls(source, task.seen(reference, targets), device, reference, targets)
+        counted = None
+        if isinstance(teacher, fx.GraphModule) and padding_of(teacher).known:
+            each = [counted_positions(teacher, inputs) for inputs, _ in source.batches()]
+            counted = torch.cat([positions.cpu() for positions in each if positions is not None])
+        return cls(source, task.seen(reference, targets), device, reference, targets, counted)
 
     @cached_property
     def float_accuracy(self) -> float:
@@ -111,7 +119,9 @@ class Judge:
         comparable = same_form(outputs, self.reference)
         return Judgement(
             scored(self.task, outputs, targets),
-            float(mean_distance(self.task, outputs, self.reference)) if comparable else float("nan"),
+            float(mean_distance(counting(self.task, self.counted), outputs, self.reference))
+            if comparable
+            else float("nan"),
         )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sigmaquant.errors import CheckpointError, DivergedError
 from sigmaquant.numerics import SCALE_FLOOR
 from sigmaquant.plan import BitwidthPlan
-from sigmaquant.quant import QuantizedNetwork, restore_plan_
+from sigmaquant.quant import QuantizedNetwork, counted_positions, restore_plan_
 from sigmaquant.quant.nested import are_nested, link_, unlink_
 from sigmaquant.training.losses import check_finite
 from sigmaquant.training.metrics import call
@@ -88,11 +88,12 @@ class Together:
                 with torch.no_grad(), device.autocast():
                     wanted = None if teacher is None else call(teacher, inputs, recipe.loss.task)
                 self.optimizer.zero_grad(set_to_none=True)
+                counted = counted_positions(self.networks[0].graph.module, inputs)
                 total = 0.0
                 for network in self.networks:
                     with device.autocast():
                         outputs = call(network, inputs, recipe.loss.task)
-                    loss = recipe.loss(outputs, wanted, targets)
+                    loss = recipe.loss.counting(counted)(outputs, wanted, targets)
                     loss.backward()  # type: ignore[no-untyped-call]
                     total += float(loss.detach()) / len(self.networks)
                 for parameter in parameters:
