@@ -126,7 +126,10 @@ def test_every_chart_is_drawn_and_nothing_is_wider_than_the_window(
     open_page: Open, single: Path, several: Path, width: int, scheme: str
 ) -> None:
     for path, charts in (
-        (single, ("bits", "sigma", "divergence", "steps-cost", "steps-score", "costs", "histogram", "ladder")),
+        (
+            single,
+            ("bits", "sigma", "divergence", "sensitivity", "steps-cost", "steps-score", "costs", "histogram", "ladder"),
+        ),
         (several, ("frontier", "bits", "histogram")),
     ):
         shown = open_page(path, width, scheme)
@@ -157,7 +160,8 @@ def test_colours_follow_the_scheme_while_the_page_is_open(open_page: Open, singl
 
 def test_a_hovered_bar_explains_itself(open_page: Open, single: Path) -> None:
     shown = open_page(single)
-    for chart, word in (("bits", "uniform control"), ("sigma", "σ"), ("divergence", "nats"), ("costs", "before")):
+    for chart, word in (("bits", "uniform control"), ("sigma", "σ"), ("divergence", "nats"), ("sensitivity", "curvature"),
+                        ("costs", "before")):  # fmt: skip
         mark = shown.chart(chart).locator('[aria-label^="block3.conv"]').first
         mark.scroll_into_view_if_needed()
         mark.hover()
@@ -165,6 +169,9 @@ def test_a_hovered_bar_explains_itself(open_page: Open, single: Path) -> None:
         assert "block3.conv" in said
         assert word in said
         shown.page.mouse.move(0, 0)
+    band = shown.chart("steps-score").locator('[aria-label="within chance of the float network"]').first
+    band.scroll_into_view_if_needed()
+    assert band.bounding_box()["height"] > 2
     step = shown.chart("steps-score").locator('[aria-label^="step 3, demote, rejected"]').first
     step.scroll_into_view_if_needed()
     step.hover()

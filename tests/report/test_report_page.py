@@ -153,6 +153,19 @@ def test_a_failed_file_says_what_it_needs(tmp_path: Path) -> None:
     words = "".join(Page(page_of(path)).words)
     assert "✓ verified" in words
     assert "✕ failed, needs every code equal" in words
+    assert "1,400 of 2,000 bytes of size, 70 %" in words
+
+
+def test_noise_and_the_sensitivities_that_decided_are_shown(tmp_path: Path) -> None:
+    path = report_cases.write_run(tmp_path / "run")
+    run = gather([path]).runs[0]
+    assert run.noise.test == 0.004  # of the difference, on the data of the verdict
+    assert run.noise.validation == pytest.approx((0.93 * 0.07 / 5000) ** 0.5)  # of one share
+    words = "".join(Page(page_of(path)).words)
+    assert "within chance of it (two standard errors)" in words
+    assert "Sensitivity (curvature)" in words
+    other = report_cases.write_run(tmp_path / "other", metric="negative_error")
+    assert gather([other]).runs[0].noise.validation is None
 
 
 def test_costs_are_written_as_in_the_pages_script() -> None:

@@ -35,8 +35,8 @@ class Held:
         budget, cost = dict(config.get("budget") or {}), dict(result.get("cost") or {})
         return cls(limits, str(budget.get("size_counts", "total")), "flash_bytes" in cost)
 
-    def exceeded(self, verdict: Verification, plan: BitwidthPlan) -> str:
-        """Which limits a file exceeds, in words; empty: none."""
+    def compared(self, verdict: Verification, plan: BitwidthPlan) -> dict[str, tuple[float, float]]:
+        """What a file takes of each limited resource, and what the budget allows, in bytes."""
         found: dict[str, float | None] = {}
         if verdict.target == self.size_counts:
             found["size_bytes"] = verdict.real_bytes
@@ -45,9 +45,15 @@ class Held:
             if "flash_bytes" in self.upper:
                 used = {unpacker(bits, bits <= plan.midrise_up_to) for bits in plan.weights.values()}
                 found["flash_bytes"] = verdict.real_bytes + code_bytes(verdict.path).total(used | {unpacker(8, False)})
-        return "; ".join(
-            f"{value:,.0f} bytes of {'RAM' if name == 'ram_bytes' else label(name)} where the budget allows "
-            f"{self.upper[name]:,.0f}"
-            for name, value in found.items()
-            if value is not None and name in self.upper and value > self.upper[name]
-        )
+        return {
+            name: (value, self.upper[name]) for name, value in found.items() if value is not None and name in self.upper
+        }
+
+
+def exceeded(compared: Mapping[str, tuple[float, float]]) -> str:
+    """Which limits a file exceeds, in words; empty: none."""
+    return "; ".join(
+        f"{value:,.0f} bytes of {'RAM' if name == 'ram_bytes' else label(name)} where the budget allows {limit:,.0f}"
+        for name, (value, limit) in compared.items()
+        if value > limit
+    )

@@ -55,6 +55,7 @@ class Verification:
         codes: what its inner activations show; only looked at where `sha256` is not known, or the task is lenient.
         ram_bytes: memory that it needs where it is deployed: the arena of an interpreter, or arena, inputs and outputs
             of a C program; None: not known.
+        limits: by limited resource what it takes and what the run's budget allows, in bytes.
         over: which limit of the run's budget it exceeds, and by how much; empty: none.
         problem: why it was not run, or does not run: it was changed, is damaged, or crashes; empty: nothing.
         plan: which one of several plans of the network was run; empty: there is one.
@@ -75,6 +76,7 @@ class Verification:
     sha256: str | None = None
     codes: CodesFound | None = None
     ram_bytes: int | None = None
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     over: str = ""
     problem: str = ""
     plan: str = ""

@@ -175,6 +175,7 @@ class Result(_Read):
     reference: Costs
     weights: dict[str, int]
     control: Uniform | None = None
+    noise: dict[str, float] = {}
     coverage: tuple[Coverage, ...] = ()
     float_operators: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -249,6 +250,7 @@ class Artifact(_Read):
     ideal_bytes: int
     real_bytes: int
     ram_bytes: int | None = None
+    limits: dict[str, tuple[float, float]] = {}
     over: str = ""
     latency_ratio: Number = None
     first_difference: str = ""
@@ -318,6 +320,16 @@ class LayerRow(_Read):
     histogram: Histogram | None = None
 
 
+class Noise(_Read):
+    """Standard errors of scores: a network whose score is within two of them of the float network's is as good.
+
+    Of the data that the verdict is of, that of the difference to the float network; of other data, that of one share.
+    """
+
+    validation: Number = None
+    test: Number = None
+
+
 class RunReport(_Read):
     """One run.
 
@@ -362,6 +374,7 @@ class RunReport(_Read):
     zones: Zones | None = None
     scores: Scores = Scores()
     float_scores: Scores = Scores()
+    noise: Noise = Noise()
     cost: Costs | None = None
     reference: Costs | None = None
     reference_bits: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sigmaquant.report.document import (
     Coverage,
     Fidelity,
     LayerRow,
+    Noise,
     Picture,
     Pictures,
     Plan,
@@ -145,6 +147,7 @@ def gather_run(path: Path, label: str) -> RunReport:
         violations=result.violations,
         scores=result.scores,
         float_scores=result.float_scores,
+        noise=_noise(result, config.validation_examples if common["percent"] else None),
         cost=result.cost,
         reference=result.reference,
         reference_bits=None if described is None else described.reference_bits,
@@ -162,6 +165,20 @@ def gather_run(path: Path, label: str) -> RunReport:
         sigmaquant=result.sigmaquant,
         torch=result.torch,
     )
+
+
+def _noise(result: Result, examples: int | None) -> Noise:
+    """Standard errors of the scores.
+
+    Args:
+        result: of the run.
+        examples: number of validation examples where the metric is a share of them.
+    """
+    difference, score = result.noise.get("float"), result.float_scores.validation
+    one = sqrt(max(0.0, score * (1 - score)) / examples) if examples else None
+    if result.scores.test is None:
+        return Noise(validation=one if difference is None else difference)
+    return Noise(validation=one, test=difference)
 
 
 def _layers_document(files: RunFiles, result: Result | None, missing: list[str]) -> LayersDocument | None:

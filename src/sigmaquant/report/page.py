@@ -149,6 +149,8 @@ def _template() -> jinja2.Template:
         layer_measures=words.layer_measures,
         has_statistics=words.has_statistics,
         has_costs=words.has_costs,
+        has_sensitivities=words.has_sensitivities,
+        file_limits=words.file_limits,
         stage_title=words.stage_title,
         judged=words.judged,
     )

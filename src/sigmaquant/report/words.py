@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sigmaquant.budget import FILES, base_resource, label
-from sigmaquant.report.document import Costs, LayerRow, RunReport, Scores
+from sigmaquant.report.document import Artifact, Costs, LayerRow, RunReport, Scores
 from sigmaquant.report.gather import cost_of
 
 NOTHING = "–"
@@ -310,6 +310,27 @@ def _known(layers: Sequence[LayerRow], measure: str) -> bool:
 def has_statistics(run: RunReport) -> bool:
     """Whether the layers' σ, divergence and histograms are known."""
     return any(layer.sigma is not None for layer in run.layers)
+
+
+def has_sensitivities(run: RunReport) -> bool:
+    """Whether the search went by sensitivities of the layers, and they are known."""
+    return any(layer.sensitivity for layer in run.layers)
+
+
+def file_limits(file: Artifact) -> list[str]:
+    """What a file takes of each limited resource, beside the limit.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> file_limits(SimpleNamespace(limits={"size_bytes": (31_200.0, 40_000.0)}))
+        ['31,200 of 40,000 bytes of size, 78 %']
+    """
+    names = {"ram_bytes": "RAM"}
+    return [
+        f"{found:,.0f} of {limit:,.0f} bytes of {names.get(name, label(name))}, {100 * found / limit:.0f} %"
+        for name, (found, limit) in file.limits.items()
+        if limit
+    ]
 
 
 def has_costs(run: RunReport) -> bool:

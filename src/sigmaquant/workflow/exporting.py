@@ -25,7 +25,7 @@ from sigmaquant.export.codes import EXAMPLES, compare_codes
 from sigmaquant.export.decisions import Decisions
 from sigmaquant.export.feasibility import IN_FLOAT, known_targets
 from sigmaquant.export.fidelity import FORMED, Fidelity, FidelityCheck, Parting
-from sigmaquant.export.holding import Held
+from sigmaquant.export.holding import Held, exceeded
 from sigmaquant.export.probe import probe
 from sigmaquant.export.targets import TARGETS, ExportOptions, Source, Target
 from sigmaquant.export.verification import Reference, Runner, Verification, Watch, latency_ms
@@ -386,7 +386,9 @@ def _verified(
         for name, path in paths.items():
             own = subject.of(name, written[name].options)
             verdict = replace(verify_file(name, path, *own, written[name], ideal, float_ms), integers=integers)
-            verdict = replace(verdict, over="" if verdict.problem else held.exceeded(verdict, plan))
+            if not verdict.problem:
+                limits = held.compared(verdict, plan)
+                verdict = replace(verdict, limits=limits, over=exceeded(limits))
             alike = 0.0 if verdict.agreement is None else verdict.agreement.decisions
             log.info("%s: decided alike %.4f %s", path, alike, "" if verdict.passed else "FAILED")
             verdicts.append(verdict)

@@ -120,22 +120,23 @@ function sigmaChart(run, selected, width) {
   });
 }
 
-function divergenceChart(run, selected, width) {
+/** What a bitwidth does to every layer: the chosen one (large) and the others (small), on a logarithmic axis. */
+function harmChart(run, selected, width, { field, name, unit, title, last }) {
   const layout = layerWidth(width, run.layers.length);
   const rows = run.layers.map((layer, index) => {
-    const at = layer.divergence ?? {};
+    const at = layer[field] ?? {};
     return {
       index, number: index + 1, name: layer.name, bits: layer.bits, chosen: at[layer.bits] > 0 ? at[layer.bits] : null,
-      label: `${layer.name}: D ${digits(at[layer.bits])} at ${layer.bits} bits`, shown: digits(at[layer.bits]),
+      label: `${layer.name}: ${name} ${digits(at[layer.bits])} at ${layer.bits} bits`, shown: digits(at[layer.bits]),
       ladder: BITS.filter((bits) => at[bits] > 0).map((bits) => ({ bits, value: at[bits] })),
     };
   });
   const y = { type: "quantitative", scale: { type: "log" }, axis: LOG_AXIS };
   const colour = { type: "ordinal", scale: BIT_COLOURS, legend: null };
   const size = layout.wide / run.layers.length > 9 ? 70 : 30;
-  return frame(layout.wide, 110 + (layout.labelled ? 90 : 0), "D at the chosen bits, and at the others", "Divergence of every layer's weights", {
+  return frame(layout.wide, 110 + (last && layout.labelled ? 90 : 0), `${name} at the chosen bits, and at the others`, title, {
     data: { values: rows }, params: [{ name: "selected", value: selected }],
-    ...layerFrame(run, layout, true, [
+    ...layerFrame(run, layout, last, [
       {
         transform: [{ flatten: ["ladder"] }],
         mark: { type: "circle", opacity: 0.55, size: size / 4, aria: false },
@@ -146,7 +147,21 @@ function divergenceChart(run, selected, width) {
         mark: { type: "circle", opacity: 1, size, aria: false },
         encoding: { y: { field: "chosen", ...y }, color: { field: "bits", ...colour } },
       },
-    ], rowTooltip([{ field: "shown", title: "D, nats per weight" }])),
+    ], rowTooltip([{ field: "shown", title: `${name}${unit}` }])),
+  });
+}
+
+const hasSensitivities = (run) => run.layers.some((layer) => layer.sensitivity);
+
+function divergenceChart(run, selected, width) {
+  return harmChart(run, selected, width, {
+    field: "divergence", name: "D", unit: ", nats per weight", title: "Divergence of every layer's weights", last: !hasSensitivities(run),
+  });
+}
+
+function sensitivityChart(run, selected, width) {
+  return harmChart(run, selected, width, {
+    field: "sensitivity", name: "sensitivity", unit: ` (${run.sensitivity})`, title: "Sensitivity of every layer that the search went by", last: true,
   });
 }
 
@@ -294,6 +309,18 @@ function stageBands(run, width) {
   return bands;
 }
 
+/** Scores that differ from the float network's by no more than chance. */
+function noiseBand(floats, noise, factor, y, text) {
+  return {
+    data: { values: floats.map((value) => ({ low: (value - 2 * noise) * factor, high: (value + 2 * noise) * factor })) },
+    mark: { type: "rect", color: "var(--noise)", opacity: 0.5, tooltip: { content: "data" }, description: "within chance of the float network" },
+    encoding: {
+      y: { field: "low", ...y }, y2: { field: "high" },
+      tooltip: { value: `within chance of the float network: ± ${text(2 * noise)}, two standard errors` },
+    },
+  };
+}
+
 /** What both charts of the search share: bands, zone, limit, path, steps. */
 function stepsFrame(run, width, height, title, parts) {
   const { values, factor, limit, zone, reference, format, bottom, zero } = parts;
@@ -338,6 +365,9 @@ function stepsFrame(run, width, height, title, parts) {
     mark: { type: "rule", color: colour, strokeDash: [5, 4], strokeWidth: 1.5, description: `${name} ${parts.text(value)}` },
     encoding: { y: { field: "value", ...y }, tooltip: { value: `${name} ${parts.text(value)}` } },
   });
+  if (Number.isFinite(parts.noise) && parts.noise > 0 && Number.isFinite(reference)) {
+    layers.push(noiseBand([reference], parts.noise, factor, y, parts.text));
+  }
   if (Number.isFinite(reference)) rule(reference, "var(--muted)", "float network");
   if (Number.isFinite(limit)) rule(limit, "var(--limit)", parts.limitName);
   const point = { x: { field: "step", ...x }, y: { field: "value", ...y } };
@@ -387,6 +417,7 @@ function stepsScoreChart(run, width) {
   return stepsFrame(run, width, 190, `score (${run.metric})${run.percent ? ", %" : ""}`, {
     values: run.steps.map((step) => step.accuracy), factor: run.percent ? 100 : 1, limit: floor, limitName: "floor", name: "score",
     text: (value) => score(value, run), zero: false, bottom: true, reference: run.float_scores.validation,
+    noise: run.noise?.validation,
     zone: run.zones && Number.isFinite(floor) ? [floor - run.zones.accuracy * Math.abs(floor), floor] : null,
   });
 }
@@ -484,7 +515,9 @@ function frontierChart(runs, selected, width, measure, kind, beside = "uniform c
   const y = { field: "y", type: "quantitative", scale: { domain: up, nice: false }, axis: { tickCount: 6 } };
   const tooltip = [{ field: "run" }, { field: "cost", title }, { field: "score", title: `score, ${kind}` }, { field: "bits", title: "mean bits" }];
   const dots = there(points);
+  const noise = Math.max(0, ...shown.map(({ run }) => run.noise?.[kind]).filter(Number.isFinite));
   const layers = [
+    ...(floats.length && noise > 0 ? [noiseBand(floats, noise, share, y, (value) => score(value, shown[0].run))] : []),
     ...(floats.length ? [{
       data: { values: floats.map((value) => ({ y: value * share, text: `float network ${score(value, shown[0].run)}` })) },
       mark: { type: "rule", color: "var(--muted)", strokeDash: [5, 4], strokeWidth: 1.5, aria: false }, encoding: { y, tooltip: { field: "text" } },

@@ -63,7 +63,7 @@ function measureOptions(names) {
 /** Plans of one run as the frontier of several runs has its points; beside each the same plan for itself. */
 function planPoints(run) {
   return run.plans.map((plan) => ({
-    ...plan, label: plan.name, finished: true, percent: run.percent, float_scores: run.float_scores,
+    ...plan, label: plan.name, finished: true, percent: run.percent, float_scores: run.float_scores, noise: run.noise,
     control: plan.alone ? { cost: plan.cost, scores: plan.alone, weights: plan.weights } : null,
   }));
 }
@@ -83,10 +83,11 @@ class RunView {
     this.planMeasure = run.size_counts === "weights" ? "weight_bytes" : "bytes";
     this.planScore = "validation";
     const pick = (index) => this.pick(index);
-    this.rows = ["bits", "sigma", "divergence", "costs"]; // charts by layer
+    this.rows = ["bits", "sigma", "divergence", "sensitivity", "costs"]; // charts by layer
     this.add("bits", (width) => bitsChart(run, this.layer, width), pick);
     this.add("sigma", (width) => sigmaChart(run, this.layer, width), pick);
     this.add("divergence", (width) => divergenceChart(run, this.layer, width), pick);
+    this.add("sensitivity", (width) => sensitivityChart(run, this.layer, width), pick);
     this.add("costs", (width) => costsChart(run, this.layer, width, this.measure), pick);
     this.add("histogram", (width) => histogramChart(run.layers[this.layer], width));
     this.add("ladder", (width) => ladderChart(run.layers[this.layer], width));
