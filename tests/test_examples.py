@@ -37,7 +37,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def test_every_example_is_run_here() -> None:
-    others = ["own_hardware", "own_model", "own_strategy", "own_task"]
+    others = ["own_costs", "own_hardware", "own_model", "own_sensitivity", "own_strategy", "own_task"]
     assert ["battery", "digits", "keyword_lstm", "microcontroller", *others] == NAMES
 
 
@@ -86,6 +86,21 @@ def test_own_strategy(example: Any) -> None:
     mine = results["largest-first"].plan.weights
     assert mine["block3.conv2"] == min(mine.values()), "the largest layer"
     assert mine["conv"] == 8, "the smallest one"
+
+
+def test_own_costs(example: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    result = example("own_costs").main(["--quick"])
+    assert result.met
+    assert result.cost.cycles is not None
+    assert result.cost.latency_ms == pytest.approx(result.cost.cycles / 200e3)
+    assert "at 8 bits" in capsys.readouterr().out
+
+
+def test_own_sensitivity(example: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    results = example("own_sensitivity").main(["--quick"])
+    assert set(results) == {"weight-error", "curvature"}
+    assert all(result.met for result in results.values())
+    assert "weight-error" in capsys.readouterr().out
 
 
 def test_own_hardware(example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

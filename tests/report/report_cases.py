@@ -145,7 +145,8 @@ def write_run(
         "float_scores": {"validation": 0.93, "test": 0.925, "divergence": 0.0}, "cost": cost, "reference": reference,
         "weights": weights, "activations": {"input": 8},
         "control": uniform if control else None, "coverage": coverage,
-        "noise": {"float": 0.004}, "float_operators": [f"{names[0]}: softmax"], "notes": list(notes), "seconds": 12.3456,
+        "noise": {"float": 0.004},
+        "float_operators": [f"{names[0]}: softmax"], "notes": list(notes), "seconds": 12.3456,
     }  # fmt: skip
     (path / "result.json").write_text(dumps(result), encoding="utf-8")
     return path
@@ -155,7 +156,8 @@ def verification(path: Path, digest: str | None, **changes: Any) -> Path:
     """An ``export/verification.json`` with one file that passed and one that did not."""
     agreement = {"examples": 500, "decisions": 1.0, "largest_steps": 1, "median_steps": 1.0, "equal": 0.998}
     item = {"target": "onnx", "path": f"{path}/export/model.onnx", "required": 0.999, "agreement": agreement,
-            "as_deployed": {**agreement, "decisions": 0.998}, "ideal_bytes": 1000, "real_bytes": 1400, "limits": {"size_bytes": [1400, 2000]},
+            "as_deployed": {**agreement, "decisions": 0.998}, "ideal_bytes": 1000, "real_bytes": 1400,
+            "limits": {"size_bytes": [1400, 2000]},
             "latency_ratio": 0.5, "first_difference": "", "notes": [], "passed": True,
             "demand": "99.9 % decided alike"}  # fmt: skip
     failed = {**item, "target": "c", "path": f"{path}/export/model_c", "passed": False, "as_deployed": None,

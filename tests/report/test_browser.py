@@ -160,8 +160,14 @@ def test_colours_follow_the_scheme_while_the_page_is_open(open_page: Open, singl
 
 def test_a_hovered_bar_explains_itself(open_page: Open, single: Path) -> None:
     shown = open_page(single)
-    for chart, word in (("bits", "uniform control"), ("sigma", "σ"), ("divergence", "nats"), ("sensitivity", "curvature"),
-                        ("costs", "before")):  # fmt: skip
+    said_of = {
+        "bits": "uniform control",
+        "sigma": "σ",
+        "divergence": "nats",
+        "sensitivity": "curvature",
+        "costs": "before",
+    }
+    for chart, word in said_of.items():
         mark = shown.chart(chart).locator('[aria-label^="block3.conv"]').first
         mark.scroll_into_view_if_needed()
         mark.hover()

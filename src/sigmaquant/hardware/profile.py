@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sigmaquant.errors import HardwareProfileError, near_matches
+from sigmaquant.hardware.own_costs import OWN_COSTS
 from sigmaquant.json_text import read_json
 from sigmaquant.plan import BITWIDTHS
 
@@ -308,10 +309,11 @@ def shipped_profiles() -> tuple[str, ...]:
 
 
 def load_profile(hardware: str | Path) -> HardwareProfile:
-    """A shipped profile by name, or a file.
+    """A shipped profile by name, costs of your own (`sigmaquant.hardware.own_costs.register_costs`), or a file.
 
     Args:
-        hardware: a name of `shipped_profiles`, or the path of a JSON file (with a folder in it, or ending in .json).
+        hardware: a name of `shipped_profiles` or of registered costs, or the path of a JSON file (with a folder in it,
+            or ending in .json).
 
     Raises:
         HardwareProfileError: no such profile, no JSON, or a wrong key.
@@ -324,10 +326,14 @@ def load_profile(hardware: str | Path) -> HardwareProfile:
         except (OSError, UnicodeDecodeError) as error:
             raise HardwareProfileError(f"the hardware profile {text!r} cannot be read: {error}.") from None
         return _parse(content, text)
+    if text in OWN_COSTS:
+        method = Method(date="1970-01-01", command="a function that was registered in Python")
+        return HardwareProfile(name=text, description=OWN_COSTS[text].description, method=method)
     known = shipped_profiles()
     if text not in known:
         raise HardwareProfileError(
-            f"there is no hardware profile {text!r}. {near_matches(text, known)} Or give the path of a profile's file."
+            f"there is no hardware profile {text!r}. {near_matches(text, [*known, *OWN_COSTS])} "
+            "Or give the path of a profile's file."
         )
     file = resources.files("sigmaquant.hardware") / "profiles" / f"{text}.json"
     return _parse(file.read_text(encoding="utf-8"), f"the shipped profile {text!r}")

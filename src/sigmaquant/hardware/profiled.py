@@ -20,6 +20,7 @@ from sigmaquant.graph.buffers import activation_buffers, peak_activation_bytes
 from sigmaquant.graph.specs import LayerSpec, QuantGraph
 from sigmaquant.hardware.costs import FLOAT_BITS, IdealCosts, input_bits, output_channels, packed_bytes
 from sigmaquant.hardware.digits import DigitStatistics, digit_statistics, weight_digits
+from sigmaquant.hardware.own_costs import OWN_COSTS
 from sigmaquant.hardware.profile import (
     Compute,
     CycleRule,
@@ -213,7 +214,11 @@ class ProfiledCosts:
         )
         compute = self._profile.compute
         if compute is None:
-            return base
+            own = OWN_COSTS.get(self.name)
+            if own is None:
+                return base
+            given = own.of(self.name, spec, bits, a_bits)
+            return replace(base, cycles=given.cycles, latency_ms=given.latency_ms, mac_energy_pj=given.energy_pj)
         midrise = bits <= plan.midrise_up_to
         # Units that see the codes themselves see one bit more; a processor unpacks them into its own containers.
         width = bits + (midrise and compute.cycles is not None)
