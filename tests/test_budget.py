@@ -15,7 +15,7 @@ from sigmaquant.budget import RESOURCES, Budget, Cost, Limits
 from sigmaquant.errors import BudgetError, UnitsError
 from sigmaquant.units import Ratio, parse_size
 
-COST = Cost(1000, 200, 50, bops=4e6, ram_bytes=512, energy_pj=7e6, latency_ms=3.5, cycles=9e5)
+COST = Cost(1000, 200, 50, bops=4e6, ram_bytes=512, energy_pj=7e6, latency_ms=3.5, cycles=9e5, macs=500)
 FLOAT = Cost(8000, 0, 400, bops=64e6, ram_bytes=2048, energy_pj=7e7, latency_ms=35.0)
 BARE = Cost(1000, 200, 50)
 
@@ -24,11 +24,11 @@ def test_cost_quantities() -> None:
     assert COST.total_bytes == 1250
     assert COST.resource("size_bytes") == 1250.0
     assert COST.resource("size_bytes", "weights") == 1000.0
-    assert [COST.resource(name) for name in RESOURCES] == [1250.0, 7e6, 3.5, 4e6, 512.0, None]
+    assert [COST.resource(name) for name in RESOURCES] == [1250.0, 7e6, 3.5, 4e6, 500.0, 512.0, None]
     assert BARE.resource("energy_pj") is None
     assert COST.to_dict() == {
         "weight_bytes": 1000, "scale_bytes": 200, "other_bytes": 50, "bops": 4e6, "ram_bytes": 512, "energy_pj": 7e6,
-        "latency_ms": 3.5, "cycles": 9e5, "total_bytes": 1250,
+        "latency_ms": 3.5, "cycles": 9e5, "macs": 500, "total_bytes": 1250,
     }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ FLOORS = (
     {"data", "runs", "graph", "outputs"},
     {"quant", "tasks"},
     {"statistics", "training", "hardware", "reconstruction"},
+    {"pruning"},
     {"search"},
     {"lowering"},
     {"export"},

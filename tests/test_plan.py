@@ -123,8 +123,8 @@ def document(**changes: object) -> str:
         ("{}", "this is no bitwidth plan"),
         (document(schema="other"), "this is no bitwidth plan"),
         (
-            document(version=3),
-            "the plan has version 3, this program reads 1 to 2. Update sigmaquant or write the plan anew.",
+            document(version=4),
+            "the plan has version 4, this program reads 1 to 3. Update sigmaquant or write the plan anew.",
         ),
         (document(version=None), "the plan has version None"),
         (document(weigths={}), "the plan has the unknown key 'weigths'."),
@@ -152,5 +152,25 @@ def test_grids_that_earlier_releases_do_not_know_have_a_version() -> None:
     assert versions == [1, 1, 2, 2]
     wide = BitwidthPlan({"a": 6}, midrise_up_to=7)
     assert BitwidthPlan.from_json(wide.to_json()) == wide
-    with pytest.raises(PlanError, match=r"version 3.*reads 1 to 2"):
-        BitwidthPlan.from_json(wide.to_json().replace('"version": 2', '"version": 3'))
+    with pytest.raises(PlanError, match=r"version 4.*reads 1 to 3"):
+        BitwidthPlan.from_json(wide.to_json().replace('"version": 2', '"version": 4'))
+
+
+def test_removed_channels_have_a_version_that_earlier_releases_refuse() -> None:
+    removed = {"b": {"outputs": (0, 2)}, "a": {"inputs": (1,), "outputs": (0,)}}
+    plan = BitwidthPlan({"a": 4, "b": 8}, {"input": 8}, "f" * 16, removed=removed)
+    document = json.loads(plan.to_json())
+    assert document["version"] == 3
+    assert document["removed"] == {"a": {"inputs": [1], "outputs": [0]}, "b": {"outputs": [0, 2]}}
+    assert BitwidthPlan.from_json(plan.to_json()) == plan == pickle.loads(pickle.dumps(plan))
+    assert "removed" not in json.loads(BitwidthPlan({"a": 4}).to_json())
+    with pytest.raises(PlanError, match="which plans of version 1 do not"):
+        BitwidthPlan.from_json(json.dumps({**document, "version": 1}))
+
+
+@pytest.mark.parametrize(
+    "removed", [[], {"a": {}}, {"a": {"rows": [1]}}, {"a": {"inputs": [2, 1]}}, {"a": {"inputs": [True]}}, {"a": [1]}]
+)
+def test_removed_channels_that_cannot_be_read(removed: object) -> None:
+    with pytest.raises(PlanError, match="remove"):
+        BitwidthPlan({"a": 4}, removed=removed)  # type: ignore[arg-type]

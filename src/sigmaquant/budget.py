@@ -19,7 +19,7 @@ from sigmaquant.units import (
     parse_size,
 )
 
-RESOURCES = ("size_bytes", "energy_pj", "latency_ms", "bops", "ram_bytes", "flash_bytes")
+RESOURCES = ("size_bytes", "energy_pj", "latency_ms", "bops", "macs", "ram_bytes", "flash_bytes")
 """Names of the costs that a budget can limit, in the order in which ties between them are broken."""
 
 LABELS = {
@@ -27,6 +27,7 @@ LABELS = {
     "energy_pj": "energy",
     "latency_ms": "latency",
     "bops": "bit operations",
+    "macs": "multiply-accumulates",
     "ram_bytes": "activation memory",
     "flash_bytes": "flash",
 }
@@ -37,6 +38,7 @@ RESOURCE = {
     "energy": "energy_pj",
     "latency": "latency_ms",
     "bops": "bops",
+    "macs": "macs",
     "ram": "ram_bytes",
     "flash": "flash_bytes",
 }
@@ -104,6 +106,7 @@ class Cost:
         latency_ms: time of one inference in milliseconds.
         cycles: clock cycles of one inference.
         operating_points: energy and latency at each operating point of the profile.
+        macs: multiply-accumulates of one inference, which no bitwidth changes.
     """
 
     weight_bytes: int
@@ -117,6 +120,7 @@ class Cost:
     operating_points: tuple[PointCost, ...] = ()
     flash_bytes: int | None = None
     file_bytes: int | None = None
+    macs: int | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -138,7 +142,7 @@ class Cost:
         """All quantities and the total, for JSON; operating points where the profile has some."""
         document = {**self.__dict__, "total_bytes": self.total_bytes}
         del document["operating_points"]
-        for name in ("flash_bytes", "file_bytes"):
+        for name in ("flash_bytes", "file_bytes", "macs"):
             if document[name] is None:
                 del document[name]
         if self.operating_points:
@@ -239,6 +243,7 @@ class Budget:
             point of the profile, and ``"3 mJ @ fast and 2 mJ @ slow"`` at two.
         latency: such as ``"15 ms"``; needs a hardware profile that gives latency. Operating points as for energy.
         bops: bit operations, such as ``"2.5G"`` or ``"16x"`` of the float32 model (32 x 32 bits).
+        macs: multiply-accumulates, such as ``"5M"`` or ``"2x"`` of the whole network; only removed channels lower them.
         ram: peak activation memory, such as ``"64 KB"``; on profiles of microcontrollers that of the exported C
             program: its arena, scratch included, inputs and outputs.
         flash: of that program: packed weights, tables and code, such as ``"256 KiB"``.
@@ -265,6 +270,7 @@ class Budget:
         energy: str | None = None,
         latency: str | None = None,
         bops: str | int | float | None = None,
+        macs: str | int | float | None = None,
         ram: str | int | float | None = None,
         flash: str | int | float | None = None,
         accuracy: str | float | None = None,
@@ -282,6 +288,7 @@ class Budget:
                 ("energy", energy),
                 ("latency", latency),
                 ("bops", bops),
+                ("macs", macs),
                 ("ram", ram),
                 ("flash", flash),
                 ("accuracy", accuracy),
@@ -300,6 +307,8 @@ class Budget:
             self._upper.update(_at_points("latency_ms", latency, parse_latency_ms))
         if bops is not None:
             self._upper["bops"] = parse_count(bops)
+        if macs is not None:
+            self._upper["macs"] = parse_count(macs)
         if ram is not None:
             self._upper["ram_bytes"] = parse_size(ram)
         if flash is not None:

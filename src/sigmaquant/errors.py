@@ -75,6 +75,10 @@ class CoverageError(ModelError):
     """A layer is not at the bitwidth its plan asks for."""
 
 
+class PruningError(ModelError):
+    """Channels of a network cannot be removed; the message names the layers, and why."""
+
+
 class LoweringError(ModelError):
     """A trained network has no form in integers; the message names the layer."""
 

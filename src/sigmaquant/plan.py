@@ -15,9 +15,11 @@ from sigmaquant.errors import PlanError, UnknownLayerError, near_matches
 from sigmaquant.json_text import read_json
 
 SCHEMA = "sigmaquant.plan"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _WIDE_MIDRISE = 4
 """Plans whose mid-rise grids have at most so many bits are written as version 1, which earlier releases read."""
+Removed = Mapping[str, Mapping[str, tuple[int, ...]]]
+"""By module name, the channels that a plan removes: its ``"outputs"`` and its ``"inputs"``, ascending."""
 BITWIDTHS = (2, 3, 4, 5, 6, 7, 8)
 """Every bitwidth a weight or an activation can have."""
 MIDRISE_LARGEST = 7
@@ -45,6 +47,26 @@ def check_midrise(bits: object) -> int:
     if isinstance(bits, bool) or not isinstance(bits, Integral) or not 0 <= int(bits) <= MIDRISE_LARGEST:
         raise PlanError(f"midrise_up_to is {bits!r}; it must be an integer in 0..{MIDRISE_LARGEST}.")
     return int(bits)
+
+
+def check_removed(removed: object) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Removed channels by module and side, in the order of the modules' names.
+
+    Raises:
+        PlanError: anything else, such as a side that there is not, or channels that do not ascend.
+    """
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    if not isinstance(removed, Mapping):
+        raise PlanError("the plan's key 'removed' must map names of modules to the channels that are removed.")
+    for name, sides in removed.items():
+        if not isinstance(sides, Mapping) or not sides or not set(sides) <= {"outputs", "inputs"}:
+            raise PlanError(f"removed of {name!r}: give lists of channels under 'outputs' and 'inputs'.")
+        for side, channels in sides.items():
+            whole = isinstance(channels, list | tuple) and all(type(c) is int and c >= 0 for c in channels)
+            if not whole or not channels or list(channels) != sorted(set(channels)):
+                raise PlanError(f"removed of {name!r}: the {side} must be whole numbers that ascend, each once.")
+        found[str(name)] = {side: tuple(sides[side]) for side in sorted(sides)}
+    return dict(sorted(found.items()))
 
 
 def check_names(given: Collection[str], known: Collection[str], what: str) -> None:
@@ -79,9 +101,10 @@ class BitwidthPlan:
         model: fingerprint of the graph the plan belongs to (`QuantGraph.fingerprint`), or ``""`` when unknown.
         midrise_up_to: weights of at most so many bits lie on a mid-rise grid (odd codes, no zero), the others on a
             mid-tread grid (all codes of a symmetric range); 0: all mid-tread. See `sigmaquant.numerics`.
+        removed: channels that the network has lost; `model` is its fingerprint without them.
 
     Raises:
-        PlanError: a bitwidth outside 2..8, or `midrise_up_to` outside 0..7.
+        PlanError: a bitwidth outside 2..8, `midrise_up_to` outside 0..7, or removed channels that cannot be read.
 
     Example:
         >>> plan = BitwidthPlan({"conv1": 8, "fc": 4}, {"input": 8})
@@ -95,6 +118,7 @@ class BitwidthPlan:
     activations: Mapping[str, int] = field(default_factory=dict)
     model: str = ""
     midrise_up_to: int = 0
+    removed: Removed = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for role in ("weight", "activation"):
@@ -102,13 +126,15 @@ class BitwidthPlan:
             checked = {name: check_bitwidth(bits, f"{role} {name!r}") for name, bits in table.items()}
             object.__setattr__(self, f"{role}s", MappingProxyType(checked))
         object.__setattr__(self, "midrise_up_to", check_midrise(self.midrise_up_to))
+        object.__setattr__(self, "removed", MappingProxyType(check_removed(self.removed)))
 
     def __hash__(self) -> int:
         tables = frozenset(self.weights.items()), frozenset(self.activations.items())  # equal in any order
-        return hash((*tables, self.model, self.midrise_up_to))
+        return hash((*tables, self.model, self.midrise_up_to, frozenset(self.removed)))
 
     def __reduce__(self) -> tuple[Any, ...]:  # a mappingproxy cannot be copied or sent to a worker
-        return (BitwidthPlan, (dict(self.weights), dict(self.activations), self.model, self.midrise_up_to))
+        tables = dict(self.weights), dict(self.activations)
+        return (BitwidthPlan, (*tables, self.model, self.midrise_up_to, dict(self.removed)))
 
     def __iter__(self) -> Iterator[LayerBits]:
         for name, bits in self.weights.items():
@@ -183,13 +209,24 @@ class BitwidthPlan:
         """The plan as JSON with its schema and version."""
         document = {
             "schema": SCHEMA,
-            "version": SCHEMA_VERSION if self.midrise_up_to > _WIDE_MIDRISE else 1,
+            "version": self._version,
             "model": self.model,
             "midrise_up_to": self.midrise_up_to,
             "weights": dict(self.weights),
             "activations": dict(self.activations),
         }
-        return json.dumps(document, indent=2) + "\n"
+        text = json.dumps(document, indent=2)
+        if self.removed:  # thousands of numbers: a line for each module
+            rows = ",\n".join(f"    {json.dumps(name)}: {json.dumps(sides)}" for name, sides in self.removed.items())
+            text = f'{text[:-2]},\n  "removed": {{\n{rows}\n  }}\n}}'
+        return text + "\n"
+
+    @property
+    def _version(self) -> int:
+        """The first version that knows all of it, so that earlier releases read what they can."""
+        if self.removed:
+            return 3
+        return 2 if self.midrise_up_to > _WIDE_MIDRISE else 1
 
     @classmethod
     def from_json(cls, text: str) -> BitwidthPlan:
@@ -209,7 +246,7 @@ class BitwidthPlan:
                 f"the plan has version {document.get('version')!r}, this program reads 1 to {SCHEMA_VERSION}. "
                 "Update sigmaquant or write the plan anew."
             )
-        unknown = set(document) - {"schema", "version", "model", "midrise_up_to", "weights", "activations"}
+        unknown = set(document) - {"schema", "version", "model", "midrise_up_to", "weights", "activations", "removed"}
         if unknown:
             raise PlanError(f"the plan has the unknown key {sorted(unknown)[0]!r}.")
         tables = []
@@ -218,4 +255,7 @@ class BitwidthPlan:
             if not isinstance(table, dict):
                 raise PlanError(f"the plan's key {key!r} must map names to bitwidths.")
             tables.append(table)
-        return cls(tables[0], tables[1], str(document.get("model", "")), document.get("midrise_up_to", 0))
+        removed = document.get("removed", {})
+        if removed and document["version"] < 3:
+            raise PlanError(f"the plan removes channels, which plans of version {document['version']} do not.")
+        return cls(tables[0], tables[1], str(document.get("model", "")), document.get("midrise_up_to", 0), removed)

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from sigmaquant.errors import CheckpointError
 from sigmaquant.export.packing import pack_codes, unpack_codes
 from sigmaquant.graph import trace
-from sigmaquant.graph.copying import copied
 from sigmaquant.graph.inputs import ExampleInputs
 from sigmaquant.numerics import dequantize_weight
 from sigmaquant.plan import BitwidthPlan
+from sigmaquant.pruning.removal import pruned_model
 from sigmaquant.quant import QuantizedNetwork, prepare, restore_plan_
 from sigmaquant.runs.atomic import save_tensors_atomic
 from sigmaquant.runs.weights import load_tensors
@@ -71,7 +71,7 @@ def load_packed(model: nn.Module, example_inputs: ExampleInputs, path: str | Pat
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no packed checkpoint: its metadata do not say so.")
     plan = BitwidthPlan.from_json(metadata.get("plan", ""))
-    network = prepare(trace(copied(model), example_inputs))
+    network = prepare(trace(pruned_model(model, plan), example_inputs))
     plan.check(network.graph.layer, network.graph.activation_names, network.graph.fingerprint)
     for spec in network.graph.layers:
         weight = _weight(tensors, spec.name, spec.weight_shape, spec.channel_axis, plan, path)

@@ -69,17 +69,18 @@ class IdealCosts:
             other_bytes=self._other_bytes,
             bops=self._weightless_bops(plan)
             + sum(spec.macs * plan.weights[spec.name] * input_bits(spec, plan) for spec in layers),
+            macs=self._macs,
         )
 
     def reference(self) -> Cost:
         """The float32 network: 4 bytes a weight, 32 x 32 bit operations a MAC."""
         layers = self._graph.layers
-        macs = self._graph.weightless_macs + self._graph.float_macs + sum(spec.macs for spec in layers)
         return Cost(
             weight_bytes=FLOAT_BITS // 8 * sum(spec.elements for spec in layers),
             scale_bytes=0,
             other_bytes=self._other_bytes,
-            bops=float(macs * FLOAT_BITS**2),
+            bops=float(self._macs * FLOAT_BITS**2),
+            macs=self._macs,
         )
 
     def layer(self, name: str, bits: int, plan: BitwidthPlan, size_counts: SizeCounts) -> Mapping[str, float]:
@@ -89,6 +90,11 @@ class IdealCosts:
             "size_bytes": float(packed_bytes(spec.elements, bits)),
             "bops": float(spec.macs * bits * input_bits(spec, plan)),
         }
+
+    @property
+    def _macs(self) -> int:
+        graph = self._graph
+        return graph.weightless_macs + graph.float_macs + sum(spec.macs for spec in graph.layers)
 
     def _weightless_bops(self, plan: BitwidthPlan) -> float:
         widest = max(plan.activations.values(), default=FLOAT_BITS)

@@ -95,6 +95,7 @@ class Costs(_Read):
     operating_points: tuple[PointCosts, ...] = ()
     flash_bytes: int | None = None
     file_bytes: int | None = None
+    macs: int | None = None
 
 
 class Uniform(_Read):

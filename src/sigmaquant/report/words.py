@@ -129,7 +129,12 @@ class Fact:
     uniform: str = ""
 
 
-_LIMITED_ALONE = (("bops", "Bit operations"), ("ram_bytes", "Activation memory"), ("flash_bytes", "Flash"))
+_LIMITED_ALONE = (
+    ("bops", "Bit operations"),
+    ("macs", "MACs"),
+    ("ram_bytes", "Activation memory"),
+    ("flash_bytes", "Flash"),
+)
 """Costs that have a card where they are limited."""
 
 

@@ -16,6 +16,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "energy_pj": parse_energy_pj,
     "latency_ms": parse_latency_ms,
     "bops": parse_count,
+    "macs": parse_count,
     "ram_bytes": parse_size,
     "flash_bytes": parse_size,
 }

@@ -17,6 +17,7 @@ from sigmaquant.graph import trace
 from sigmaquant.graph.copying import copied
 from sigmaquant.graph.inputs import ExampleInputs, argument_names, map_tensors
 from sigmaquant.graph.reading import readable
+from sigmaquant.pruning.removal import pruned_model
 from sigmaquant.quant import QuantizedNetwork, prepare, restore_plan_
 from sigmaquant.runs import RunFiles
 from sigmaquant.search.settings import Settings
@@ -60,7 +61,7 @@ def load_quantized(model: nn.Module, example_inputs: ExampleInputs, run: str | P
     tensors, metadata = files.read_checkpoint()
     if metadata.get("format") != "sigmaquant.checkpoint":
         raise CheckpointError(f"{files.checkpoint_path} is no checkpoint of this program: its metadata do not say so.")
-    graph = trace(copied(model).cpu(), map_tensors(example_inputs, Tensor.cpu))
+    graph = trace(pruned_model(model, plan).cpu(), map_tensors(example_inputs, Tensor.cpu))
     plan.check(graph.layer, graph.activation_names, graph.fingerprint)  # first: it can name what was misspelt
     if metadata.get("plan") != plan.to_json():
         raise CheckpointError(
@@ -161,7 +162,10 @@ def evaluate_run(
     if config.get("float_sha256") not in (None, weights_digest(model)):
         log.warning("the float model's weights are not those that the run in %s began with", run)
     where.put_module(network)
-    teacher = make_teacher(network.graph)
+    plan, graph = network.plan, network.graph
+    if plan is not None and plan.removed:  # the float network has all its channels
+        graph = trace(copied(model).cpu(), map_tensors(small, Tensor.cpu))
+    teacher = make_teacher(graph)
     where.put_module(teacher)
     outputs, targets = outputs_of(network, source.batches(), chosen, where)
     return {
