@@ -39,6 +39,7 @@ from sigmaquant.frontends.models import load_model
 from sigmaquant.runs import make_progress
 from sigmaquant.tasks import Boxes, Detection
 from sigmaquant.tasks.boxes import average_precisions, overlaps
+from sigmaquant.workflow.job import Job
 
 EXAMPLES = 512
 ALL_WIDTHS = (2, 3, 4, 5, 6, 7, 8)
@@ -242,8 +243,8 @@ class Counted:
         return float(np.mean(found))
 
 
-def run(args: argparse.Namespace, subject: Subject, key: dict[str, Any]) -> dict[str, Any]:
-    """One row."""
+def run(args: argparse.Namespace, subject: Subject, jobs: dict[Any, Job], key: dict[str, Any]) -> dict[str, Any]:
+    """One row; rows of one network share what is measured of the float network, as the runs of a sweep do."""
     way = dict(WAYS[key["way"]])
     if "minutes" in way and args.minutes is not None:
         way["minutes"] = args.minutes
@@ -253,14 +254,20 @@ def run(args: argparse.Namespace, subject: Subject, key: dict[str, Any]) -> dict
         strategy=key["strategy"], bitwidths=ALL_WIDTHS, seed=key["seed"], calibration_examples=EXAMPLES, **way
     )
     wall, cpu = time.perf_counter(), time.process_time()
-    result = sigmaquant.quantize(
-        subject.network,
-        data,
-        budget=Budget(size=f"{32 / key['bits']!r}x", size_counts="weights"),
-        validation_data=subject.validation,
-        settings=settings,
-        task=subject.task,
-        progress=make_progress(show=not args.quiet),
+    kind, seed = (key["way"], key["strategy"], key["seed"]), key["seed"]
+    if kind not in jobs:
+        alike = [job for (way_, _, drawn), job in jobs.items() if drawn == seed and "post_training" in WAYS[way_]]
+        known = alike[0].statistics if alike and not trains else None
+        jobs[kind] = Job(
+            subject.network,
+            data,
+            validation_data=subject.validation,
+            task=subject.task,
+            settings=settings,
+            statistics=known,
+        )
+    result = jobs[kind].run(
+        Budget(size=f"{32 / key['bits']!r}x", size_counts="weights"), progress=make_progress(show=not args.quiet)
     )
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     score, reference, difference, error = scores(subject, result.network)
@@ -348,6 +355,7 @@ def main() -> None:
         except (FileNotFoundError, ImportError, MissingExtraError) as error:
             print(f"{name} skipped: {error}", file=sys.stderr)
             continue
+        jobs: dict[Any, Job] = {}
         for way in args.ways.split(","):
             for bits in (float(text) for text in args.bits.split(",")):
                 for strategy in args.strategies.split(","):
@@ -356,7 +364,7 @@ def main() -> None:
                         if any(key.items() <= row.items() for row in read(args.out)):
                             continue
                         try:
-                            row = run(args, subject, key)
+                            row = run(args, subject, jobs, key)
                         except SigmaQuantError as error:  # such as a size that no plan has
                             print(f"{key}: {error}", file=sys.stderr)
                             continue

@@ -8,7 +8,7 @@ from reconstruction_cases import Attention, Convolutional, Dense, Recurrent, exa
 from torch import nn
 
 from sigmaquant.quant import QuantizedNetwork
-from sigmaquant.reconstruction.blocks import Block, find_blocks, left_alone, run_block
+from sigmaquant.reconstruction.blocks import Block, find_blocks, left_alone, run_block, whole_network
 
 CASES = [
     (Convolutional, (3, 6, 6)),
@@ -75,3 +75,15 @@ def test_a_weight_that_several_blocks_use_is_left_alone() -> None:
 
     network = rounded(Twice(), examples(8, 6))
     assert left_alone(network.graph, find_blocks(network)) == ("shared",)
+    assert whole_network(network).layers == ("shared", "between", "other")
+
+
+@pytest.mark.parametrize(("kind", "shape"), CASES)
+def test_the_whole_network_as_one_block_is_the_network(kind: type[nn.Module], shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = examples(8, *shape)
+    network = rounded(kind(), x)
+    whole = whole_network(network)
+    assert torch.equal(through_blocks(network, (whole,), x), network(x))
+    assert set(whole.layers) >= {name for block in find_blocks(network) for name in block.layers}
+    assert whole.last

@@ -107,6 +107,32 @@ def test_time_goes_where_the_error_is_and_more_of_it_gives_more_steps() -> None:
     assert deal(profiles, -5.0, 16).steps == (0, 0, 0, 0)
 
 
+def test_the_whole_network_has_its_share_of_the_time_after_its_blocks() -> None:
+    profiles, whole = [Profile(0.1, 0.04), Profile(0.1, 0.04)], Profile(0.15, 0.1)
+    schedule = deal(profiles, 20.0, 16, whole, 2)
+    assert schedule.steps[:2] == deal(profiles, 12.0, 16).steps
+    assert 0 < schedule.steps[2] * whole.seconds <= 8.0 - 2 * schedule.batches * whole.seconds
+    longer = deal(profiles, 300.0, 16, whole, 2)
+    assert longer.steps[2] == 3 * 2 * longer.batches  # more passes would fit these examples, and no others
+    assert sum(longer.steps[:2]) > 0.8 * sum(deal(profiles, 300.0, 16).steps)
+    assert deal(profiles, 0.1, 16, whole, 2).steps == (0, 0, 0)
+
+
+def test_a_network_is_closer_after_it_was_learned_as_a_whole() -> None:
+    torch.manual_seed(0)
+    x, other = examples(256, 3, 6, 6), examples(128, 3, 6, 6, seed=1)
+    network = rounded(Convolutional(), x)
+    work = Reconstruction(network, [x], Regression(), seed=3)
+    work.begin(work.fixed(1).batches)
+    while work.blocks[work.done] is not work.whole:
+        work.learn(STEPS)
+    before = moved(network, other)
+    first, last = work.learn(STEPS)
+    assert last < first
+    assert moved(network, other) < before
+    assert work.done == len(work.blocks)
+
+
 def test_batches_of_one_size() -> None:
     x = torch.arange(10)
     assert [list(part) for part in in_batches([x[:7], x[7:]], 4)] == [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]

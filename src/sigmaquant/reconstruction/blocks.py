@@ -67,8 +67,7 @@ def find_blocks(network: QuantizedNetwork) -> tuple[Block, ...]:
     """
     nodes = list(network.body.graph.nodes)
     place = {node: index for index, node in enumerate(nodes)}
-    dependent = _dependent(nodes)
-    order = [node for node in nodes if node in dependent and node.op not in ("placeholder", "output")]
+    dependent, order = _dependent(nodes)
     last_use = {node: max((place[user] for user in node.users), default=-1) for node in dependent}
     names = {name: spec.name for spec in network.graph.layers for name in (spec.name, *spec.tied)}
     ranges: list[list[fx.Node]] = [[]]
@@ -87,6 +86,14 @@ def find_blocks(network: QuantizedNetwork) -> tuple[Block, ...]:
     if len(ranges) > 1 and count == 0:
         ranges[-2].extend(ranges.pop())
     return _made(network, [part for part in ranges if part], dependent, names)
+
+
+def whole_network(network: QuantizedNetwork) -> Block:
+    """The network as one block, whose outputs are those of the network; it learns what several blocks use, too."""
+    dependent, order = _dependent(list(network.body.graph.nodes))
+    names = {name: spec.name for spec in network.graph.layers for name in (spec.name, *spec.tied)}
+    (block,) = _made(network, [order], dependent, names)
+    return block
 
 
 def _made(
@@ -138,13 +145,13 @@ def _is_quantizer(network: QuantizedNetwork, node: fx.Node) -> bool:
     return isinstance(network.body.get_submodule(str(node.target)), ActivationQuantizer)
 
 
-def _dependent(nodes: list[fx.Node]) -> set[fx.Node]:
-    """The nodes whose values depend on the network's inputs."""
+def _dependent(nodes: list[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
+    """The nodes whose values depend on the network's inputs; and those of them that compute, in order."""
     found: set[fx.Node] = set()
     for node in nodes:
         if node.op == "placeholder" or any(before in found for before in node.all_input_nodes):
             found.add(node)
-    return found
+    return found, [node for node in nodes if node in found and node.op not in ("placeholder", "output")]
 
 
 def _constants(node: fx.Node, dependent: set[fx.Node]) -> set[fx.Node]:

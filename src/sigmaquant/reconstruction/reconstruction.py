@@ -2,7 +2,8 @@
 
 AdaRound (arXiv 2004.10568), BRECQ (arXiv 2102.05426) and QDrop (arXiv 2203.05740) learn rounding block by block from a
 few hundred examples without labels. Here every block begins at rounding with error compensation, sees the inputs that
-the quantized network gives it, and is to give what the float network gives.
+the quantized network gives it, and is to give what the float network gives. After its blocks the whole network is
+learned as one, so that each layer knows what all the others did to the outputs.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from torch import Tensor
 
 from sigmaquant.quant import counted_positions
 from sigmaquant.quant.network import QuantizedNetwork, prepare
-from sigmaquant.reconstruction.blocks import Block, Values, find_blocks, left_alone, run_block
+from sigmaquant.reconstruction.blocks import Block, Values, find_blocks, left_alone, run_block, whole_network
 from sigmaquant.reconstruction.learning import COUNTED, Distance, learn_
 from sigmaquant.reconstruction.schedule import Profile, Schedule, clock, deal
 from sigmaquant.tasks import Task
 
 BATCH = 32
+WHOLE_BATCH = 16
+"""Examples of a step of the whole network, which keeps the values of all layers at once."""
 _MOST_BYTES = 1 << 31
 """Of the values between two blocks, of both networks and all batches."""
 
@@ -38,20 +41,24 @@ class Reconstruction:
         seed: of the batches' order.
 
     Attributes:
-        blocks: all of them, in order.
+        blocks: all of them, in order; where there are several, the whole network is the last one.
+        whole: that one.
         left_alone: names of the layers that are not learned.
         done: number of the blocks that are behind.
     """
 
     def __init__(self, network: QuantizedNetwork, batches: Sequence[Any], task: Task, seed: int) -> None:
         self.network, self.seed, self._task = network, seed, task
-        self.blocks = find_blocks(network)
+        parts = find_blocks(network)
+        self.whole = whole_network(network) if len(parts) > 1 else None
+        self.blocks = parts if self.whole is None else (*parts, self.whole)
         self.left_alone = left_alone(network.graph, self.blocks)
         self.done = 0
         self._inputs = [node.name for node in network.body.graph.nodes if node.op == "placeholder"]
         self._float = prepare(network.graph).eval()  # without a plan: the float network, with the same names
         self._batches = in_batches(batches, BATCH)
         self._device = str(next(network.parameters()).device)
+        self._used: list[Any] = []
         self._known: list[Values] = []
         self._wanted: list[Values] = []
 
@@ -60,16 +67,23 @@ class Reconstruction:
         if not self._batches:
             return Schedule(0, (0,) * len(self.blocks))
         with self._evaluating():
-            known, profiles, largest = self._begun(self._batches[0]), [], 0
+            profiles, largest = [], 0
+            known = self._begun(self._batches[0])
             wanted = dict(known)
             for index, block in enumerate(self.blocks):
+                if block is self.whole:
+                    known = self._begun(in_batches(self._batches[:1], WHOLE_BATCH)[0])
+                    wanted = dict(known)
                 wanted = self._passed(index, wanted, self._float_values(block, wanted))
                 found, profile = self._profile(block, known, wanted)
                 profiles.append(profile)
                 known = self._passed(index, known, found)
                 largest = max(largest, _bytes(known) + _bytes(wanted))
         fitting = max(1, _MOST_BYTES // max(1, largest))
-        return deal(profiles, seconds, min(len(self._batches), fitting))
+        most = min(len(self._batches), fitting)
+        if self.whole is None:
+            return deal(profiles, seconds, most)
+        return deal(profiles[:-1], seconds, most, profiles[-1], BATCH // WHOLE_BATCH)
 
     def fixed(self, steps: int) -> Schedule:
         """The same number of steps for every block, on all batches."""
@@ -77,8 +91,9 @@ class Reconstruction:
 
     def begin(self, batches: int, done: int = 0) -> None:
         """Go to a block: its inputs come from the network as it is, whose blocks before it have been learned."""
-        used = self._batches[:batches]
-        self._known, self._wanted = [self._begun(x) for x in used], [self._begun(x) for x in used]
+        self._used = self._batches[:batches]
+        self._known = [self._begun(x) for x in self._used]
+        self._wanted = [dict(x) for x in self._known]
         self.done = 0
         while self.done < done:
             self.learn(0)
@@ -94,6 +109,9 @@ class Reconstruction:
             Mean distance of the block's outputs before and after; zeros where nothing was learned.
         """
         index, block, result = self.done, self.blocks[self.done], (0.0, 0.0)
+        if block is self.whole:  # from the inputs again, in batches of its own
+            self._known = [self._begun(x) for x in in_batches(self._used, WHOLE_BATCH)]
+            self._wanted = [dict(x) for x in self._known]
         with self._evaluating():
             wanted = [self._passed(index, y, self._float_values(block, y)) for y in self._wanted]
             if steps and block.layers and self._known:
@@ -132,8 +150,9 @@ class Reconstruction:
         """Names of the values that are needed behind each block."""
         output = self.network.body.graph.output_node()
         returned = {node.name for node in output.all_input_nodes}
-        needed = [returned]
-        for block in reversed(self.blocks[1:]):
+        blocks = [block for block in self.blocks if block is not self.whole]
+        needed = [returned] * (1 + len(self.blocks) - len(blocks))
+        for block in reversed(blocks[1:]):
             needed.append(needed[-1] | {node.name for node in block.inputs})
         return needed[::-1]
 

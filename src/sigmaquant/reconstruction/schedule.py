@@ -12,6 +12,10 @@ import torch
 _EVEN = 0.3
 """Share of the time that is dealt out by a step's cost alone, the rest by cost and error."""
 _MOST_STEPS = 4000
+_WHOLE = 0.4
+"""Share of the time for the whole network, after its blocks, at most."""
+_WHOLE_PASSES = 3
+"""Over the examples, at most: all layers together fit a few hundred of them fast, and no others."""
 _PASSES = 0.25
 """Largest share of the time for the passes over the examples that are no steps."""
 LEAST_BATCHES = 4
@@ -43,7 +47,9 @@ class Schedule:
     steps: tuple[int, ...]
 
 
-def deal(profiles: Sequence[Profile], seconds: float, batches: int) -> Schedule:
+def deal(
+    profiles: Sequence[Profile], seconds: float, batches: int, whole: Profile | None = None, parts: int = 1
+) -> Schedule:
     """Steps for all blocks, in a given time; none where it does not suffice.
 
     The time of a block goes with the square root of its error, since twice the steps help less than twice as much.
@@ -52,7 +58,15 @@ def deal(profiles: Sequence[Profile], seconds: float, batches: int) -> Schedule:
         profiles: of the blocks, in order.
         seconds: for everything, the passes over the examples included.
         batches: at most.
+        whole: of the whole network, which is learned after its blocks: the last one of the schedule.
+        parts: of a batch, each of which is a step of the whole network.
     """
+    if whole is not None:
+        share = min(_WHOLE * seconds, (1 + _WHOLE_PASSES) * parts * batches * whole.seconds)
+        begun = deal(profiles, seconds - share, batches)
+        steps_of_pass = parts * begun.batches
+        last = int(share / whole.seconds) - steps_of_pass if any(begun.steps) else 0
+        return Schedule(begun.batches, (*begun.steps, max(0, min(last, _WHOLE_PASSES * steps_of_pass))))
     step = sum(profile.seconds for profile in profiles)  # one of every block; a pass over a batch takes as long
     if not step > 0 or not math.isfinite(seconds):
         return Schedule(batches, (0,) * len(profiles))
