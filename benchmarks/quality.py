@@ -312,16 +312,19 @@ def line_between(rows: list[dict[str, Any]], row: dict[str, Any]) -> float | Non
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown."""
+    """Markdown; a row of older code has its remarks beside its way."""
     lines = [
-        "| network | bits | way | strategy | top-1, AP50, % | − float (paired error) | uniform line | CPU s |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| network | float | bits | way | strategy | top-1, AP50, % | − float (paired error) | uniform line | CPU s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in sorted(rows, key=lambda r: (r["network"], -r["bits"], r["way"], r["strategy"], r["seed"])):
         between = line_between(rows, row)
+        way = ", ".join(
+            [row["way"], *([f"{row['minutes']:g} min"] if row.get("minutes") else []), *row.get("remarks", [])]
+        )
         lines.append(
-            f"| {row['network']} | {row['bits']:g} | {row['way']} | {row['strategy']} | {100 * row['test_score']:.2f} "
-            f"| {100 * row['difference']:+.2f} ({100 * row['paired_error']:.2f}) "
+            f"| {row['network']} | {100 * row['float_score']:.2f} | {row['bits']:g} | {way} | {row['strategy']} "
+            f"| {100 * row['test_score']:.2f} | {100 * row['difference']:+.2f} ({100 * row['paired_error']:.2f}) "
             f"| {'' if between is None else f'{100 * between:.2f}'} | {row['cpu_s']:.0f} |"
         )
     return "\n".join(lines)

@@ -45,8 +45,15 @@ def test_a_size_between_whole_bitwidths_is_compared_with_the_line() -> None:
 
 def test_the_table_has_a_line_for_each_row_from_many_bits_to_few() -> None:
     lines = quality.table(ROWS).splitlines()[2:]
-    assert [line.split("|")[2].strip() for line in lines] == ["3", "2.5", "2"]
+    assert [line.split("|")[3].strip() for line in lines] == ["3", "2.5", "2"]
     assert "| 70.00 | -20.00 (0.20) | 65.00 | 12 |" in lines[1]
+
+
+def test_the_page_has_the_table_of_the_results_file() -> None:
+    rows = quality.read(Path(BENCHMARKS) / "results" / "quality.jsonl")
+    page = (Path(BENCHMARKS).parent / "docs" / "measurements.md").read_text(encoding="utf-8")
+    assert rows
+    assert quality.table(rows) in page
 
 
 def test_counted_precision_is_that_of_cocos_measure() -> None:
