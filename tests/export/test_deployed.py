@@ -16,7 +16,7 @@ import tiny
 from sigmaquant import Budget
 from sigmaquant.errors import BudgetError
 from sigmaquant.export.c import export_c
-from sigmaquant.export.c.flash import COMPILER, code_bytes, unpacker
+from sigmaquant.export.c.flash import COMPILER, code_bytes, functions_of
 from sigmaquant.export.deployed import DeployedCosts
 from sigmaquant.export.holding import Held
 from sigmaquant.graph import trace
@@ -70,7 +70,7 @@ def test_c_is_known_to_the_byte(graph, widths, tmp_path):
         constants = report.weight_bytes + report.table_bytes
         assert found.file_bytes == constants
         assert found.ram_bytes == report.arena_bytes + report.input_bytes + report.output_bytes
-        used = {unpacker(bits, bits <= 2) for bits in plan.weights.values()} | {unpacker(8, False)}
+        used = set().union(*(functions_of(bits, bits <= 2) for bits in (*plan.weights.values(), 8)))
         code = code_bytes(report.folder)
         assert found.flash_bytes == constants + code.total(used)
         assert code.measured == (shutil.which(COMPILER) is not None)
@@ -98,7 +98,7 @@ def test_without_a_compiler_the_code_is_bounded(graph, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     bound = code_bytes(tmp_path / "c")
     assert not bound.measured
-    assert bound.total(()) > real.total(real.unpacking) or not real.measured
+    assert bound.total(()) > real.total(real.of_widths) or not real.measured
 
 
 def test_what_cannot_be_written_cannot_be_limited():

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sigmaquant.budget import FILES, Cost, SizeCounts
 from sigmaquant.errors import BudgetError, ExportError, LoweringError
-from sigmaquant.export.c.flash import CodeBytes, code_bytes, unpacker
+from sigmaquant.export.c.flash import CodeBytes, code_bytes, functions_of
 from sigmaquant.export.c.writing import export_c, planned_c
 from sigmaquant.export.feasibility import describe
 from sigmaquant.graph.specs import QuantGraph
@@ -139,7 +139,7 @@ class DeployedCosts(ProfiledCosts):
             ram, code = self._program(plan)
             total = replace(total, ram_bytes=ram)
             if code is not None:
-                total = replace(total, flash_bytes=round(self._file("c", plan)) + code.total(self._unpackers(plan)))
+                total = replace(total, flash_bytes=round(self._file("c", plan)) + code.total(self._functions(plan)))
         return replace(found, total=total)
 
     def reference(self) -> Cost:
@@ -235,5 +235,6 @@ class DeployedCosts(ProfiledCosts):
                 self._programs[like] = report.ram_bytes, code_bytes(Path(folder) / "c")
         return self._programs[like]
 
-    def _unpackers(self, plan: BitwidthPlan) -> set[str]:
-        return {unpacker(bits, bits <= plan.midrise_up_to) for bits in plan.weights.values()} | {unpacker(8, False)}
+    def _functions(self, plan: BitwidthPlan) -> set[str]:
+        widths = {*plan.weights.values(), _WIDEST}
+        return set[str]().union(*(functions_of(bits, bits <= plan.midrise_up_to) for bits in widths))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sigmaquant.budget import label
-from sigmaquant.export.c.flash import code_bytes, unpacker
+from sigmaquant.export.c.flash import code_bytes, functions_of
 from sigmaquant.export.verification import Verification
 from sigmaquant.plan import BitwidthPlan
 
@@ -43,8 +43,10 @@ class Held:
         if verdict.target == "c" and self.program:
             found["ram_bytes"] = verdict.ram_bytes
             if "flash_bytes" in self.upper:
-                used = {unpacker(bits, bits <= plan.midrise_up_to) for bits in plan.weights.values()}
-                found["flash_bytes"] = verdict.real_bytes + code_bytes(verdict.path).total(used | {unpacker(8, False)})
+                used = set[str]().union(*(functions_of(b, b <= plan.midrise_up_to) for b in plan.weights.values()))
+                found["flash_bytes"] = verdict.real_bytes + code_bytes(verdict.path).total(
+                    used | functions_of(8, False)
+                )
         return {
             name: (value, self.upper[name]) for name, value in found.items() if value is not None and name in self.upper
         }

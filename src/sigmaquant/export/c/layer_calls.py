@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sigmaquant.export.c.flash import has_narrow_codes
 from sigmaquant.export.c.layout import Ints, Loop, View, channels_last, natural
 from sigmaquant.export.c.program import Scratch
 from sigmaquant.export.c.translate import Translation, emit, grid_fields
@@ -37,6 +38,8 @@ _DEPTHWISE_LEAST = 16
 _DEPTHWISE_ROW = 12
 _DEPTHWISE_SLAB = 4
 """Codes of a channel, and codes for each column of its two strips."""
+_NARROW_DEPTH, _NARROW_CODE = 680, 3
+"""``SQ_NARROW_DEPTH``, and the largest code of ``sq_narrow.c``."""
 _SPREAD = 4
 """Elements of scratch for each code of a row that is unpacked alone: the places of the other three stay empty."""
 
@@ -205,6 +208,7 @@ def _matrix(
         "span": span,
         "pitch": pitch,
         "slabs": slabs,
+        **({"narrow": "&sq_narrow"} if is_narrow(operator, depth) else {}),
     }
     strip = depth_of(slabs * rows.shape[1] // kernel) + _SLACK
     scratch = Scratch(strip, depth + _SCALING, outputs // groups)
@@ -217,6 +221,12 @@ def _one_vector(operator: Weighted, to: Translation, inputs: int, views: Views) 
     parameters = {"layer": layer, "in": inputs, "out": outputs, "piece": piece}
     scratch = Scratch(depth_of(inputs) + 4 * depth_of(piece))
     to.step(operator.name, "sq_linear", parameters, views[:1], views[1], scratch, operator.codes.size)
+
+
+def is_narrow(operator: Weighted, depth: int) -> bool:
+    """Whether a matrix of rows of so many codes has inner loops of its own (``sq_narrow.c``)."""
+    fits = has_narrow_codes(operator.bits, operator.midrise) and depth <= _NARROW_DEPTH
+    return fits and int(np.abs(operator.codes.astype(np.int16)).max(initial=0)) <= _NARROW_CODE
 
 
 def depth_of(count: int) -> int:

@@ -119,8 +119,11 @@ def kernel_files(kernels: set[str], endings: bool, planes: bool = False) -> dict
         wanted.add("sq_softmax")
     if planes:
         wanted.add("sq_unpack_planes")
+    if "sq_conv" in kernels:
+        wanted.add("sq_narrow")  # whichever widths: code is measured at one of them
     defined = {
         file: set(re.findall(r"^(?:void|int32_t) (sq_\w+)\(", text, re.MULTILINE))
+        | set(re.findall(r"^const sq_narrow_kernels (sq_\w+) =", text, re.MULTILINE))
         | set(re.findall(r"^SQ_UNPACK\((sq_\w+),", text, re.MULTILINE))
         for file, text in texts.items()
         if file.endswith(".c")

@@ -94,6 +94,17 @@ typedef struct {
     int32_t pad_left;
 } sq_window;
 
+/* Inner loops for codes of -3..3 and rows of at most SQ_NARROW_DEPTH codes (sq_narrow.c): how rows are packed once more,
+ * and how neighbouring positions are multiplied. */
+#define SQ_NARROW_DEPTH 680
+typedef struct sq_row_block sq_row_block;
+typedef struct sq_positions sq_positions;
+typedef struct {
+    void (*pack)(const sq_layer *layer, int16_t *rows, int32_t depth);
+    void (*multiply)(const sq_row_block *block, const sq_positions *given);
+} sq_narrow_kernels;
+extern const sq_narrow_kernels sq_narrow;
+
 /* Rows: one for each output channel, [kernel_width, kernel_height, channels / groups].
  * Scratch: a strip of `slabs` columns [kernel_height, channels / groups], filled up to 4 codes and with 4 more, and
  * `block` rows, filled up to a multiple of 4, each filled up to 4 codes and with an sq_scaling (sq_fixed.h). */
@@ -106,6 +117,7 @@ typedef struct {
     int32_t pitch; /* slabs from one of them to the next: the stride, or kernel_width where they share no slab */
     int32_t slabs; /* (span - 1) * pitch + kernel_width */
     int32_t block; /* output channels that are unpacked at a time: a multiple of 4, or all of a group */
+    const sq_narrow_kernels *narrow; /* of codes that it is for; others have none */
 } sq_conv_params;
 void sq_conv(const sq_conv_params *params, const int8_t *x, int8_t *y, int16_t *scratch);
 

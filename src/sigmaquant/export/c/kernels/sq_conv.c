@@ -2,15 +2,7 @@
  * activations. The columns of neighbouring positions overlap in a strip [x, kernel_height, channels] of int16, so that
  * each activation is widened once for all the taps of a kernel row; rows lie in the same order. */
 #include "sq_dot.h"
-
-/* Unpacked rows: fours of them, each four followed by its scalings. */
-typedef struct {
-    const int16_t *rows;
-    int32_t count;
-    int32_t depth;
-    int32_t channel; /* output channel of the first row */
-    int32_t fits;    /* whether all scalings do */
-} row_block;
+#include "sq_rows.h"
 
 /* Sums of a four's first `count` rows to codes. */
 static void finish(const sq_layer *layer, const int16_t *scalings, const sq_sums *sums, int32_t channel, int32_t count,
@@ -28,7 +20,7 @@ static void finish(const sq_layer *layer, const int16_t *scalings, const sq_sums
 }
 
 /* One position of the rows from `first` on. */
-static SQ_APART void multiply(const sq_layer *layer, const row_block *block, int32_t first, const int16_t *column,
+static SQ_APART void multiply(const sq_layer *layer, const sq_row_block *block, int32_t first, const int16_t *column,
                               int8_t *y)
 {
     const sq_sums none = {{0, 0, 0, 0}};
@@ -52,19 +44,10 @@ static SQ_APART void multiply(const sq_layer *layer, const row_block *block, int
         rows += SQ_SCALING;                              \
     } while (0)
 
-/* Neighbouring positions, two at a time. */
-typedef struct {
-    const int16_t *column;
-    int32_t step; /* from column to column */
-    int8_t *y;
-    int32_t gap; /* from position to position of the output */
-    int32_t count;
-} positions;
-
 /* All fours of a block, where all scalings fit. */
 #define SQ_MULTIPLY_PAIRS(DOT)                                                     \
     do {                                                                           \
-        const positions at = *given;                                               \
+        const sq_positions at = *given;                                               \
         const int32_t depth = block->depth;                                        \
         const int32_t gap = at.gap;                                                \
         const int16_t *column = at.column;                                         \
@@ -84,18 +67,18 @@ typedef struct {
         }                                                                          \
     } while (0)
 
-static SQ_APART void multiply_pairs(const row_block *block, const positions *given)
+static SQ_APART void multiply_pairs(const sq_row_block *block, const sq_positions *given)
 {
     SQ_MULTIPLY_PAIRS(sq_dot_two);
 }
 
-static SQ_APART void multiply_pairs_by_28(const row_block *block, const positions *given)
+static SQ_APART void multiply_pairs_by_28(const sq_row_block *block, const sq_positions *given)
 {
     SQ_MULTIPLY_PAIRS(sq_dot_two_by_28);
 }
 
 /* All rows of a block. */
-static void multiply_all(const sq_layer *layer, const row_block *block, const positions *at)
+static void multiply_all(const sq_layer *layer, const sq_row_block *block, const sq_positions *at)
 {
     const int32_t whole = (block->fits != 0) ? (block->count & ~(SQ_ROWS - 1)) : 0;
     if (whole > 0) {
@@ -119,6 +102,7 @@ typedef struct {
     int32_t x_step;
     int32_t strip_step;
     int32_t zero;
+    int32_t outside; /* what positions outside are in the strip */
 } run;
 
 /* Few channels: three at a time, or each alone. */
@@ -154,10 +138,16 @@ static SQ_APART void widen_many(const run *given, const int8_t *x, int32_t count
     }
 }
 
-static void zero_run(const run *r, int32_t count, int16_t *strip)
+static void fill_run(const run *r, int32_t count, int16_t *strip)
 {
     for (int32_t left = count; left > 0; left--) {
-        sq_zero(strip, r->channels);
+        if (r->outside == 0) {
+            sq_zero(strip, r->channels);
+        } else {
+            for (int32_t i = 0; i < r->channels; i++) {
+                strip[i] = (int16_t)r->outside;
+            }
+        }
         strip += r->strip_step;
     }
 }
@@ -175,8 +165,8 @@ static void widen_run(const sq_conv_params *params, const run *r, const int8_t *
     while ((last > first) && (ix + (last - 1) * step >= width)) {
         last--;
     }
-    zero_run(r, first, strip);
-    zero_run(r, count - last, strip + last * r->strip_step);
+    fill_run(r, first, strip);
+    fill_run(r, count - last, strip + last * r->strip_step);
     if (last > first) {
         const int8_t *const x = row + (ix + first * step) * params->window.channels;
         if (r->channels < 4) {
@@ -188,54 +178,61 @@ static void widen_run(const sq_conv_params *params, const run *r, const int8_t *
 }
 
 /* The slabs of `count` output positions from `ox` on. */
-static void fill_strip(const sq_conv_params *params, const int8_t *x, int32_t channels, int32_t top, int32_t ox,
+static void fill_strip(const sq_conv_params *params, const int8_t *x, const run *all, int32_t top, int32_t ox,
                        int32_t count, int16_t *strip)
 {
     const sq_window *const w = &params->window;
-    const int32_t size = w->kernel_height * channels;
+    const int32_t size = w->kernel_height * all->channels;
     const int32_t left = ox * w->stride_x - w->pad_left;
     const int dense = ((w->dilation_x == 1) && (w->stride_x <= w->kernel_width)) ? 1 : 0; /* no slab is left out */
     const int apart = ((params->pitch == w->kernel_width) && (dense == 0)) ? 1 : 0;
     const int32_t runs = (apart != 0) ? count : 1;
     const int32_t slabs = (apart != 0) ? w->kernel_width : ((count - 1) * params->pitch + w->kernel_width);
     const int32_t step = (apart != 0) ? w->dilation_x : 1;
-    const run r = {channels, step * w->channels, size, params->layer.in_zero};
+    const run r = {all->channels, step * w->channels, size, all->zero, all->outside};
     for (int32_t ky = 0; ky < w->kernel_height; ky++) {
         const int32_t iy = top + ky * w->dilation_y;
         const int inside = ((iy >= 0) && (iy < w->height)) ? 1 : 0;
         for (int32_t i = 0; i < runs; i++) {
-            int16_t *const to = strip + ky * channels + i * slabs * size;
+            int16_t *const to = strip + ky * all->channels + i * slabs * size;
             if (inside != 0) {
                 widen_run(params, &r, x + iy * w->width * w->channels, left + i * w->stride_x, step, slabs, to);
             } else {
-                zero_run(&r, slabs, to);
+                fill_run(&r, slabs, to);
             }
         }
     }
 }
 
-static void convolve(const sq_conv_params *params, const row_block *block, const int8_t *x, int32_t channels, int8_t *y,
+static void convolve(const sq_conv_params *params, const sq_row_block *block, const int8_t *x, int32_t channels, int8_t *y,
                      int16_t *strip)
 {
     const sq_window *const w = &params->window;
     const int32_t step = params->pitch * w->kernel_height * channels;
+    const int32_t zero = params->layer.in_zero;
+    const run r = {channels, 0, 0, (block->narrow != 0) ? 0 : zero, (block->narrow != 0) ? zero : 0};
     for (int32_t oy = 0; oy < w->out_height; oy++) {
         const int32_t top = oy * w->stride_y - w->pad_top;
         for (int32_t ox = 0; ox < w->out_width; ox += params->span) {
             const int32_t count = sq_min(params->span, w->out_width - ox);
-            const positions at = {strip, step, y, params->out_channels, count};
-            fill_strip(params, x, channels, top, ox, count, strip);
-            multiply_all(&params->layer, block, &at);
+            const sq_positions at = {strip, step, y, params->out_channels, count};
+            fill_strip(params, x, &r, top, ox, count, strip);
+            if (block->narrow != 0) {
+                params->narrow->multiply(block, &at);
+            } else {
+                multiply_all(&params->layer, block, &at);
+            }
             y += count * params->out_channels;
         }
     }
 }
 
-/* Rows with their scalings; says whether all of these fit. */
-static int32_t unpack(const sq_layer *layer, const row_block *block, int16_t *rows, int32_t count)
+/* Rows with their scalings; says whether all of these fit, and whether they take the whole gain. */
+static int32_t unpack(const sq_layer *layer, const sq_row_block *block, int16_t *rows, int32_t count, int32_t *whole)
 {
     const int32_t gain_bits = sq_gain_bits(layer);
     int32_t fits = 1;
+    *whole = 1;
     for (int32_t r = 0; r < block->count; r += SQ_ROWS) {
         int16_t *const scalings = rows + SQ_ROWS * block->depth;
         for (int32_t i = 0; i < SQ_ROWS; i++) { /* a row beyond the last is the last once more */
@@ -249,6 +246,7 @@ static int32_t unpack(const sq_layer *layer, const row_block *block, int16_t *ro
                 *code = (int16_t)(*code * rest);
             }
             fits = (scaling.shift < 0) ? 0 : fits;
+            *whole = (rest > 1) ? 0 : *whole;
         }
         rows = scalings + SQ_ROWS * SQ_SCALING;
     }
@@ -268,8 +266,15 @@ void sq_conv(const sq_conv_params *params, const int8_t *x, int8_t *y, int16_t *
     for (int32_t group = 0; group < params->groups; group++) {
         for (int32_t first = 0; first < outputs; first += params->block) {
             const int32_t channel = group * outputs + first;
-            row_block block = {rows, sq_min(params->block, outputs - first), sq_depth(count), channel, 0};
-            block.fits = unpack(&params->layer, &block, rows, count);
+            sq_row_block block = {rows, sq_min(params->block, outputs - first), sq_depth(count), channel, 0, 0};
+            int32_t whole;
+            block.fits = unpack(&params->layer, &block, rows, count, &whole);
+            if ((params->narrow != NULL) && (block.fits != 0) && (whole != 0)) {
+                block.narrow = 1;
+                for (int32_t r = 0; r < block.count; r += SQ_ROWS) {
+                    params->narrow->pack(&params->layer, rows + r * (block.depth + SQ_SCALING), block.depth);
+                }
+            }
             convolve(params, &block, x + group * channels, channels, y + channel, scratch);
         }
     }
