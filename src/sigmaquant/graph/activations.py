@@ -18,8 +18,9 @@ from sigmaquant.graph.specs import ActivationSpec, FloatPlace, QuantGraph
 from sigmaquant.operators.floats import Ending
 from sigmaquant.operators.interpretation import Interpretation, is_weight, picked_from, readers
 from sigmaquant.operators.meaning import Meaning, extent, is_live
-from sigmaquant.operators.movement import WEIGHT_MOVES, IntegerInput
+from sigmaquant.operators.movement import IntegerInput
 from sigmaquant.operators.products import products
+from sigmaquant.operators.roles import moves_weight
 
 
 def place_activations(graph: QuantGraph) -> QuantGraph:
@@ -156,7 +157,7 @@ def _multiplied_with(weight: fx.Node) -> list[fx.Node | None]:
     stack = [(user, weight) for user in weight.users]
     while stack:
         user, operand = stack.pop()
-        if operator(user) in WEIGHT_MOVES:
+        if moves_weight(user):
             stack.extend((following, user) for following in user.users)
         elif "hx" in arguments(user):
             found.append(_recurrent_input(user, operand))

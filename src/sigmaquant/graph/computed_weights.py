@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sigmaquant.exported.nodes import operator, tensor_value, writes, yields_tensor
+from sigmaquant.exported.nodes import tensor_value, writes, yields_tensor
 from sigmaquant.graph.copying import copied
 from sigmaquant.graph.parameters import constant_nodes
-from sigmaquant.operators.movement import WEIGHT_MOVES
 from sigmaquant.operators.products import dims, products
+from sigmaquant.operators.roles import moves_weight
 
 _log = logging.getLogger(__name__)
 _PARAMETRIZED = re.compile(r"(?:(?P<module>.+)\.)?parametrizations\.(?P<tensor>\w+)\.original\d*")
@@ -95,8 +95,8 @@ def _computed_operands(graph: fx.Graph, model: nn.Module) -> Iterator[fx.Node]:
 
 def _unmoved(node: fx.Node) -> fx.Node:
     """What a node moves, cuts or repeats."""
-    while operator(node) in WEIGHT_MOVES and isinstance(node.args[0], fx.Node):
-        node = node.args[0]
+    while moves_weight(node):
+        node = node.all_input_nodes[0]
     return node
 
 

@@ -13,7 +13,7 @@ from sigmaquant.exported.nodes import arguments, operator
 from sigmaquant.exported.shapes import size_at_one
 from sigmaquant.graph.numbers import FIXED, Numbers, Scaled
 from sigmaquant.graph.parameters import ParameterLayer
-from sigmaquant.operators.movement import WEIGHT_MOVES
+from sigmaquant.operators.roles import moves_weight
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class FunctionalParameters:
     def places(self, node: object) -> Part | None:
         """An operand's place; None where it is no such parameter, or the parameter has other uses too."""
         chain: list[fx.Node] = []
-        while isinstance(node, fx.Node) and node.op == "call_function" and operator(node) in WEIGHT_MOVES:
+        while isinstance(node, fx.Node) and moves_weight(node):
             chain.append(node)
             node = node.args[0]
         if not isinstance(node, fx.Node) or not _serves_linear_alone(node):
@@ -99,7 +99,7 @@ def _serves_linear_alone(source: fx.Node) -> bool:
                 given = arguments(user)
                 if given["input"] is node:
                     return False
-            elif operator(user) in WEIGHT_MOVES and user.args and user.args[0] is node:
+            elif moves_weight(user) and user.args[0] is node:
                 stack.append(user)
             else:
                 return False

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sigmaquant.exported.nodes import operator, yields_tensor
+from sigmaquant.exported.nodes import yields_tensor
 from sigmaquant.exported.shapes import size_at_one
-from sigmaquant.operators.movement import WEIGHT_MOVES
 from sigmaquant.operators.products import Operand, Product, products
+from sigmaquant.operators.roles import moves_weight
 
 
 class ParameterLayer(nn.Module):
@@ -100,7 +100,7 @@ def follow(source: fx.Node, constant: Collection[fx.Node]) -> ParameterFlow:
             flow.weights += uses
             if uses or (user, computed) in seen:
                 continue
-            if operator(user) in WEIGHT_MOVES and user.args and user.args[0] is node:
+            if moves_weight(user) and user.args[0] is node:
                 following = (user, (*chain, user), computed)
             elif user in constant:
                 following = (user, (*chain, user), True)

@@ -37,6 +37,7 @@ from sigmaquant.operators.meaning import (
 from sigmaquant.operators.movement import Returned, Steps, broadcasting, expanded, moved
 from sigmaquant.operators.node import Operator, Reference, centred, compute, rounded_shift_, written
 from sigmaquant.operators.norm import Normalizing, Normed
+from sigmaquant.operators.roles import Role, plays
 
 _ONE = np.ones(())
 _ZERO = np.zeros(())
@@ -395,6 +396,9 @@ class ByRow(Meaning):
         if not isinstance(mapped, Mapped):
             return None
         return Returned(inner=mapped, shape=steps.shape, steps=tuple(back.steps), rows=1)
+
+
+plays(Role.MEASURES, "add", "sub", "rsub", "mul", "neg")
 
 
 @declares("neg", "negative", producer="multiply")

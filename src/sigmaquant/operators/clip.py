@@ -22,6 +22,7 @@ from sigmaquant.operators.meaning import (
     is_live,
     is_number,
 )
+from sigmaquant.operators.roles import Role, plays
 
 Bound = float | fx.Node
 """A number, or a constant tensor with one element."""
@@ -70,6 +71,9 @@ def clipping(node: fx.Node, source: object, low: object, high: object) -> Clippi
     if found is None or found != place or not is_live(source) or lowest is None or highest is None:
         return None
     return Clipping((source,), found.rows, found.shape, lowest, highest)
+
+
+plays(Role.MEASURES, "clamp", "clamp_min")
 
 
 @declares("relu", producer="activation", clips=True)

@@ -25,6 +25,7 @@ from sigmaquant.operators.meaning import (
 )
 from sigmaquant.operators.movement import broadcasting
 from sigmaquant.operators.node import Operator, Reference, centred, compute, rounded_shift_, written
+from sigmaquant.operators.roles import Role, plays
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,9 @@ class Comparison(Meaning):
     def build(self, values: Sequence[Value], to: Builder) -> Value:
         edges = broadcasting(values, self.rows, len(self.shape), to)
         return None if edges is None else Extreme(edges=edges, largest=self.largest)
+
+
+plays(Role.MEASURES, "maximum")
 
 
 @declares("maximum", "minimum", "fmax", "fmin", producer="maximum")

@@ -16,10 +16,10 @@ from sigmaquant.operators.integers import Derived, computed_nodes, derived
 from sigmaquant.operators.layer_calls import parse_functional, parse_module
 from sigmaquant.operators.lookup import Elementwise, parse_elementwise
 from sigmaquant.operators.meaning import Meaning, constant_value, is_live, parse_function
-from sigmaquant.operators.movement import WEIGHT_MOVES
 from sigmaquant.operators.norm import is_norm, parse_norm
 from sigmaquant.operators.products import products
 from sigmaquant.operators.recurrent import parse_recurrent
+from sigmaquant.operators.roles import Role, has_role, moves_weight
 from sigmaquant.operators.softmax import HARD_MASK, Masking, masking
 from sigmaquant.operators.unit_length import unit_length
 
@@ -178,7 +178,7 @@ def is_weight(node: object) -> bool:
     while isinstance(node, fx.Node):
         if node.op == "call_module":
             return not node.args
-        if node.op != "call_function" or operator(node) not in WEIGHT_MOVES or not node.args:
+        if not moves_weight(node):
             return False
         node = node.args[0]
     return False
@@ -257,15 +257,6 @@ def _fills_in(node: fx.Node) -> bool:
     return name in ("where", "masked_fill") or (name in ("add", "sub", "mul") and huge)
 
 
-_DENOMINATORS = {"rsqrt", "log", "log2", "log10", "log1p", "reciprocal"}
-_MEASURES = {
-    "add", "sub", "rsub", "mul", "neg", "pow", "square", "abs", "sqrt", "exp", "clamp", "clamp_min", "maximum", "mean",
-    "sum", "var", "std", "norm", "linalg_vector_norm", "expand", "expand_as", "unsqueeze", "view", "reshape", "rsqrt",
-    "var_mean", "getitem",
-}  # fmt: skip
-"""What denominators and variances are made of."""
-
-
 def _sensitive(nodes: list[fx.Node], lengths: set[fx.Node]) -> set[fx.Node]:
     """The nodes that serve nothing but a denominator, a logarithm or an inverse root."""
     found: set[fx.Node] = set()
@@ -276,7 +267,7 @@ def _sensitive(nodes: list[fx.Node], lengths: set[fx.Node]) -> set[fx.Node]:
             stack = [root]
             while stack:
                 current = stack.pop()
-                if current in found or current.op != "call_function" or operator(current) not in _MEASURES:
+                if current in found or not has_role(current, Role.MEASURES):
                     continue
                 if not _is_float(current) and not yields_tensor(current):
                     continue
@@ -291,7 +282,7 @@ def _roots(node: fx.Node) -> list[fx.Node]:
     name, bound = operator(node).removesuffix("_"), arguments(node)
     if name in ("div", "divide", "true_divide"):
         candidates: list[Any] = [bound["other"]]
-    elif name in _DENOMINATORS or (
+    elif has_role(node, Role.STEEP) or (
         name == "pow" and isinstance(bound.get("exponent"), int | float) and bound["exponent"] < 0
     ):
         candidates = [bound["self"]]

@@ -28,6 +28,7 @@ from sigmaquant.operators.meaning import (
     is_live,
 )
 from sigmaquant.operators.node import Operator, Reference, compute
+from sigmaquant.operators.roles import Role, plays
 
 Function = Callable[[Tensor], Tensor]
 
@@ -198,3 +199,5 @@ def _same_type(node: fx.Node, source: fx.Node) -> bool:
 
 
 in_float("pow", "square", producer="multiply")
+plays(Role.MEASURES, "pow", "square", "abs", "sqrt", "exp", "rsqrt")
+plays(Role.STEEP, "rsqrt", "log", "log2", "log10", "log1p", "reciprocal")

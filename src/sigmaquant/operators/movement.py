@@ -33,6 +33,7 @@ from sigmaquant.operators.meaning import (
     sizes,
 )
 from sigmaquant.operators.node import Operator, Reference, compute
+from sigmaquant.operators.roles import Role, plays
 
 # -- in integers -----------------------------------------------------------------------------------------------------
 
@@ -318,14 +319,6 @@ class Returned(Pending):
     shape: tuple[int, ...] = ()
     steps: tuple[Step, ...] = ()
     rows: int | None = None
-
-
-WEIGHT_MOVES = {
-    "t", "numpy_T", "mT", "transpose", "swapaxes", "swapdims", "permute", "movedim", "view", "view_as", "reshape",
-    "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "expand_as", "split", "split_with_sizes", "chunk",
-    "tensor_split", "unbind", "slice", "select", "narrow", "getitem", "contiguous", "clone", "alias", "detach", "to",
-}  # fmt: skip
-"""Operators that move, cut or repeat a parameter's values and change none."""
 
 
 # -- meanings --------------------------------------------------------------------------------------------------------
@@ -845,4 +838,12 @@ for _rank in (1, 2, 3):
 
 
 in_float(*_PARTS, carries=True)
+plays(
+    Role.MOVES_WEIGHTS,
+    *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "view_as"),
+    *("reshape_as", "contiguous", "clone", "alias", "detach", "lift_fresh_copy", "to", "_to_copy"),
+    *("permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "numpy_T", "mT"),
+    *("slice", "narrow", "select", "getitem", "expand", "expand_as", "broadcast_to", *_PARTS),
+)
+plays(Role.MEASURES, "expand", "expand_as", "unsqueeze", "view", "reshape", "getitem")
 in_float("gather", "take_along_dim", "sort", "topk", "tril", "triu", "diagonal", carries=True)

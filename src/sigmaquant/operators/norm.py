@@ -32,6 +32,7 @@ from sigmaquant.operators.meaning import (
 )
 from sigmaquant.operators.movement import Returned, Step, Steps, moved
 from sigmaquant.operators.node import Operator, Reference, centred, compute, rounded_shift_, written
+from sigmaquant.operators.roles import Role, plays
 from sigmaquant.operators.unit_length import integer_square_root
 
 FRACTION_BITS = 12
@@ -243,6 +244,7 @@ def _(node: fx.Node, given: Mapping[str, Any]) -> Meaning | None:
 
 
 in_float("batch_norm", "linalg_vector_norm", producer="norm")
+plays(Role.MEASURES, "var", "std", "var_mean", "norm", "linalg_vector_norm")
 
 
 def is_norm(module: Any) -> bool:

@@ -35,6 +35,7 @@ from sigmaquant.operators.meaning import (
 )
 from sigmaquant.operators.movement import Steps, moved
 from sigmaquant.operators.node import Operator, Reference, centred, compute, written
+from sigmaquant.operators.roles import Role, plays
 
 # -- in integers -----------------------------------------------------------------------------------------------------
 
@@ -155,6 +156,9 @@ class Averaging(Meaning):
     def build(self, values: Sequence[Value], to: Builder) -> Value:
         (edge,) = values
         return Mean(edge=edge, form=self.form, counts=np.array(self.counts)) if is_codes(edge) else None
+
+
+plays(Role.MEASURES, "mean", "sum")
 
 
 @declares("mean", "sum", producer="pool")
