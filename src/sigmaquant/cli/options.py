@@ -66,6 +66,9 @@ Pin = Annotated[list[str] | None, typer.Option(help="fixed bitwidth of a layer: 
 Allow = Annotated[list[str] | None, typer.Option(help="allowed bitwidths of a layer: fc=4,8; repeatable")]
 Sigma = Annotated[str, typer.Option(help="raw, folded or normalised")]
 SensitivityName = Annotated[str, typer.Option(help="divergence, output_kl, fisher or curvature")]
+Prune = Annotated[
+    float, typer.Option(help="remove channels too, at most so large a share of those that depend on each other: 0.5")
+]
 PostTraining = Annotated[bool, typer.Option("--post-training", help="no training at all")]
 Minutes = Annotated[
     float | None,
@@ -180,6 +183,7 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
         objective=cast(Objective, options["objective"].value),
         sigma=cast(SigmaVariant, options["sigma"]),
         outputs=cast(OutputKind, options["outputs"]),
+        prune=options.get("prune", DEFAULTS.prune),
         final_epochs=options["epochs"],
         final_steps=options["steps"],
     )

@@ -10,12 +10,13 @@ from typer.models import OptionInfo
 PANELS: Mapping[str, tuple[str, ...]] = {
     "Model and data": ("weights", "train", "val", "test", "data", "input_shape", "task", "metric", "loss", "outputs"),
     "Budget": (
-        *("size", "plans", "accuracy", "bops", "energy", "latency", "ram", "flash", "size_counts", "hardware"),
+        *("size", "plans", "accuracy", "bops", "macs", "energy", "latency", "ram", "flash", "size_counts", "hardware"),
         *("control", "accept_control"),
     ),
     "Run": ("config", "out", "resume", "overwrite", "jobs", "address", "export", "seed", "device"),
     "Search": (
         *("strategy", "start", "objective", "bitwidths", "activation_bits", "midrise_up_to", "pin", "allow", "sigma"),
+        "prune",
         *("activation_bitwidths", "equalize", "sensitivity", "max_cycles", "search_minutes"),
     ),
     "Training": (

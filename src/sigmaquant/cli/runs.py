@@ -64,6 +64,7 @@ def quantize_command(
     ] = None,
     accuracy: Annotated[str | None, typer.Option(help='largest drop "-1 %" or floor "90 %"')] = None,
     bops: Annotated[str | None, typer.Option(help='most bit operations: "2.5G", "16x"')] = None,
+    macs: Annotated[str | None, typer.Option(help='most multiply-accumulates: "5M", "2x"; with --prune')] = None,
     energy: Annotated[str | None, typer.Option(help='most energy: "2 mJ"')] = None,
     latency: Annotated[str | None, typer.Option(help='longest latency: "15 ms"')] = None,
     ram: Annotated[
@@ -83,6 +84,7 @@ def quantize_command(
     allow: options.Allow = None,
     sigma: options.Sigma = DEFAULTS.sigma,
     sensitivity: options.SensitivityName = DEFAULTS.sensitivity,
+    prune: options.Prune = DEFAULTS.prune,
     post_training: options.PostTraining = False,
     minutes: options.Minutes = DEFAULTS.minutes,
     effort: options.EffortName = DEFAULTS.effort,
@@ -117,6 +119,7 @@ def quantize_command(
         "size": size,
         "accuracy": accuracy,
         "bops": bops,
+        "macs": macs,
         "energy": energy,
         "latency": latency,
         "ram": ram,

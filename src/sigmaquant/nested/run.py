@@ -46,6 +46,8 @@ def plan_settings(settings: Settings) -> Settings:
             f"midrise_up_to is {settings.midrise_up_to}, but the codes of several plans nest on mid-rise grids only. "
             "Leave it out."
         )
+    if settings.prune:
+        raise SigmaQuantError("the planes of several plans belong to layers of one shape. Leave prune out.")
     if settings.accept_control:
         raise SigmaQuantError("several plans have no uniform control that could be accepted. Leave accept_control out.")
     return replace(settings, midrise_up_to=MIDRISE_LARGEST)

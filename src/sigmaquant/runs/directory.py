@@ -131,6 +131,7 @@ class RunDirectory(RunFiles):
                 self.trajectory_path,
                 self.plan_path,
                 self.plans_path,
+                self.pruning_path,
                 self.checkpoint_path,
                 self.nested_path,
                 self.layers_path,

@@ -181,6 +181,11 @@ class RunFiles:
         return self.path / "control"
 
     @property
+    def pruning_path(self) -> Path:
+        """``pruning.json``: which channels were removed before the search."""
+        return self.path / "pruning.json"
+
+    @property
     def plans_path(self) -> Path:
         """All plans of a run with nested plans."""
         return self.path / "plans.json"

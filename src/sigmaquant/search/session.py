@@ -20,7 +20,7 @@ from sigmaquant.data.indexed import IndexedSource
 from sigmaquant.errors import BudgetError, ModelError, UnreachableBudgetError
 from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.hardware.costs import CostModel
-from sigmaquant.plan import BitwidthPlan
+from sigmaquant.plan import BitwidthPlan, Removed
 from sigmaquant.search.activation_widths import choose_activation_widths
 from sigmaquant.search.choices import activation_choices, layer_choices
 from sigmaquant.search.feasibility import check_reachable, format_cost
@@ -106,6 +106,8 @@ class Session:
         task: what counts.
         device: where to compute.
         statistics: what is known of the float network already; completed in place.
+        origin: session of the whole network, where channels have been removed: it teaches and is compared with.
+        removed: those channels.
 
     Raises:
         BudgetError, UnreachableBudgetError, PlanError, DataError, MetricError: see the parts.
@@ -122,6 +124,8 @@ class Session:
         task: Task,
         device: Device,
         statistics: Statistics | None = None,
+        origin: Session | None = None,
+        removed: Removed | None = None,
     ) -> None:
         self.graph, self.data, self.budget, self.settings = graph, data, budget, settings
         self.statistics = statistics or Statistics()
@@ -131,14 +135,15 @@ class Session:
         self.activations = self._activations_at(0)
         chosen = settings.midrise_up_to
         self.midrise_up_to: int = costs.midrise_up_to if chosen is None else chosen
-        self.reference: Cost = costs.reference()
+        self.removed: Removed = removed or {}
+        self.reference: Cost = (origin or self).costs.reference()
         self.check(budget)
         for source in (data.validation, data.test):
             if source is not None and source.batch_count is None:
                 _counted(source)  # what never ends is better told now than by a network that never returns
-        self.teacher: fx.GraphModule = make_teacher(graph)
+        self.teacher: fx.GraphModule = make_teacher(graph) if origin is None else origin.teacher
         device.put_module(self.teacher)
-        self.judge = Judge.of(self.teacher, data.validation, task, device)
+        self.judge: Judge = Judge.of(self.teacher, data.validation, task, device) if origin is None else origin.judge
         self.task = self.judge.task
         if not all_finite(self.judge.reference):
             raise ModelError(
@@ -289,7 +294,7 @@ class Session:
 
     def plan(self, bits: Bits) -> BitwidthPlan:
         """A full plan from weight bitwidths."""
-        return BitwidthPlan(dict(bits), self.activations, self.graph.fingerprint, self.midrise_up_to)
+        return BitwidthPlan(dict(bits), self.activations, self.graph.fingerprint, self.midrise_up_to, self.removed)
 
     def seed(self, *what: Any) -> int:
         """A seed for one purpose, the same in an unbroken and in a resumed run."""

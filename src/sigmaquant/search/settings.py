@@ -57,6 +57,8 @@ class Settings:
         cycle_examples: training examples of one search cycle; 0: moves are judged by calibration alone.
         final_epochs: passes over the training data after the search; may be fractional.
         final_steps: steps of `batch_size` examples in place of passes: of few data, passes are soon over.
+        prune: largest share of every group of channels that may be removed, below 1; 0: none are. How many go is chosen
+            with the bitwidths (`sigmaquant.pruning`). Pinned layers keep all theirs.
         post_training: no training at all; overrides `cycle_examples` and `final_epochs`.
         rounding: ``"compensated"`` rounds the searched plan's weights such that the layers' outputs change least
             (`sigmaquant.quant.compensate_rounding_`), where that brings the outputs closer to the float network's;
@@ -116,6 +118,7 @@ class Settings:
     cycle_examples: int = 4096
     final_epochs: float = 2.0
     final_steps: int | None = None
+    prune: float = 0.0
     post_training: bool = False
     rounding: Rounding = "compensated"
     minutes: float | None = None
@@ -186,6 +189,10 @@ class Settings:
             raise SigmaQuantError(f"seed is {self.seed!r}; it must be a whole number of at least 0 and below 2^63.")
         if not 0 <= self.distill <= 1:
             raise SigmaQuantError(f"distill is {self.distill!r}; it must lie between 0 and 1.")
+        if not 0 <= self.prune < 1:
+            raise SigmaQuantError(
+                f"prune is {self.prune!r}; it is the largest share to remove, at least 0 and below 1."
+            )
         if not 0 < self.validation_fraction < 1:
             raise SigmaQuantError(f"validation_fraction is {self.validation_fraction!r}; it must lie between 0 and 1.")
         for name, known in (
@@ -258,6 +265,7 @@ class Options(TypedDict, total=False):
     cycle_examples: int
     final_epochs: float
     final_steps: int | None
+    prune: float
     post_training: bool
     rounding: Rounding
     minutes: float | None

@@ -41,6 +41,7 @@ from sigmaquant.training.student import first
 from sigmaquant.workflow.cautions import cautions
 from sigmaquant.workflow.control import Contender, between, noise, run_control, run_next_wider, weigh
 from sigmaquant.workflow.loading import keys_of, weights_digest
+from sigmaquant.workflow.pruning import Pruned, origin_session, prune_and_open
 from sigmaquant.workflow.results import Control, QuantizationResult, Scores, costly_activations
 
 log = logging.getLogger("sigmaquant")
@@ -89,6 +90,7 @@ class Job:
         elif loss is not None and self.settings.distill == 1:
             self.notes += ("the loss was not used: the networks learn from the float network alone (distill=1)",)
         profile = hardware if isinstance(hardware, HardwareProfile) else load_profile(hardware)
+        self._model, self._profile = model, profile
         self.graph = trace_copy(model, self.data, self.device)
         nodes = self.graph.module.graph
         returned = nodes.process_outputs(nodes.output_node().args[0])  # in the containers of the user
@@ -109,6 +111,7 @@ class Job:
         }
         self.statistics = statistics or Statistics()
         self._session: Session | None = None
+        self._origin: Session | None = None
 
     def run(
         self,
@@ -135,7 +138,7 @@ class Job:
         config = {**self.config, "budget": budget.to_dict()}
         if start is not None:
             config["start"] = start.record()
-        if overwrite:
+        if overwrite and not self.settings.prune:
             self.session(budget)  # what is refused must not cost the run that is there
         with contextlib.ExitStack() as stack:
             recorder: RunDirectory | None = None
@@ -151,12 +154,17 @@ class Job:
             if self.settings.trains:
                 log.info("training runs in %s on %s", "bfloat16" if self.device.bf16 else "float32", self.device.name)
             with task(progress, "float network"):
-                session = self.session(budget)
+                pruned = self._pruned(budget, recorder, progress) if self.settings.prune else None
+                session = self.session(budget) if pruned is None else pruned.session
+                self._session = session
                 float_test = self.float_test
             log.info("float network: %.4f on the validation data", session.float_accuracy)
             for caution in cautions(session, budget):
                 notes = (*notes, caution)
                 log.warning(caution)
+            if pruned is not None:
+                notes = (*notes, pruned.sentence)
+                log.info(notes[-1])
             if session.equalization is not None:
                 notes = (*notes, session.equalization.sentence)
                 log.info(notes[-1])
@@ -198,6 +206,7 @@ class Job:
             result = replace(
                 result,
                 activation_harm=harm,
+                pruning=None if pruned is None else pruned.document,
                 seconds=state.seconds + control_seconds,
                 control=uniform,
                 control_above=wider,
@@ -205,7 +214,12 @@ class Job:
                 returned="search" if returned is found else "control",
             )
             if recorder is not None:
-                layers = describe_layers(result.network, self.costs, self.settings.sigma, self.statistics.sensitivity)
+                layers = describe_layers(
+                    result.network,
+                    self.costs if pruned is None else pruned.costs,
+                    self.settings.sigma,
+                    session.statistics.sensitivity,
+                )
                 write_run(recorder, result, layers, self.environment, self._pictures(session, returned.network))
             for name, excess in result.violations.items():
                 log.warning("the budget is not met: %s is off by %.2f %% of its limit", name, 100 * excess)
@@ -220,6 +234,8 @@ class Job:
         Raises:
             SigmaQuantError: a budget that cannot be reached, or a float network or data that are broken.
         """
+        if self.settings.prune:
+            raise SigmaQuantError("a sweep removes no channels, since its runs share one network. Leave prune out.")
         if budget.size_counts != self.costs.size_counts:
             self.costs, self._session = self.costs.counting(budget.size_counts), None
         if self._session is None:
@@ -235,6 +251,17 @@ class Job:
             )
             return self._session
         return self._session.for_budget(budget)
+
+    def _pruned(self, budget: Budget, recorder: RunDirectory | None, progress: Progress) -> Pruned:
+        """The network without the channels that its budget does not need; the whole one is measured once."""
+        if self._origin is None:
+            self._origin = origin_session(
+                self.graph, self.data, self.settings, self.costs, self.task, self.device, self.statistics
+            )
+        if budget.size_counts != self.costs.size_counts:
+            self.costs = self._origin.costs = self.costs.counting(budget.size_counts)
+        path = None if recorder is None else recorder.pruning_path
+        return prune_and_open(self._model, self._origin, self._profile, budget, self.settings, path, progress)
 
     def _check_loss(self) -> None:
         """Raise where a loss is needed that the task has not.

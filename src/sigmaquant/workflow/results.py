@@ -124,6 +124,8 @@ class QuantizationResult:
         run_dir: where the files are, or None.
         noise: standard error of the difference to the score of the float network (``"float"``) and of the control
             (``"control"``), on the test data, or else on the validation data; 0: not known.
+        pruning: groups of channels with how many of them were removed, what removing costs (distance of the outputs to
+            the float network's, by number), and multiply-accumulates; None: none were to be. `plan` has the channels.
         exporter, own_data: what `export` calls, and the data that it verifies on; None: there is no run directory.
         files: verdicts on the files that were asked for with ``export=``.
         plans: all plans, from the largest to the smallest, where several were asked for with ``plans=``; everything
@@ -154,6 +156,7 @@ class QuantizationResult:
     returned: Literal["search", "control"] = "search"
     files: tuple[Verification, ...] = ()
     noise: Mapping[str, float] = field(default_factory=dict)
+    pruning: Mapping[str, Any] | None = None
     exporter: Callable[..., tuple[Verification, ...]] | None = field(default=None, compare=False)
     own_data: Any = field(default=None, compare=False)
 
@@ -256,6 +259,7 @@ class QuantizationResult:
             "verdict": self.verdict,
             "noise": dict(self.noise),
             "notes": list(self.notes),
+            **({} if self.pruning is None else {"pruning": self.pruning}),
             "seconds": round(self.seconds, 3),
             "trained_examples": self.trained_examples,
             "discarded_examples": self.discarded_examples,
