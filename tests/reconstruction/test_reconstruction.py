@@ -14,7 +14,7 @@ from sigmaquant.quant import QuantizedNetwork, settle_weights_
 from sigmaquant.reconstruction import Reconstruction, in_batches
 from sigmaquant.reconstruction import learning as learning_module
 from sigmaquant.reconstruction.parameters import LearnedWeight
-from sigmaquant.reconstruction.schedule import Profile, deal
+from sigmaquant.reconstruction.schedule import Profile, Schedule, deal
 from sigmaquant.tasks import Regression
 
 STEPS = 40
@@ -109,13 +109,25 @@ def test_time_goes_where_the_error_is_and_more_of_it_gives_more_steps() -> None:
 
 def test_the_whole_network_has_its_share_of_the_time_after_its_blocks() -> None:
     profiles, whole = [Profile(0.1, 0.04), Profile(0.1, 0.04)], Profile(0.15, 0.1)
-    schedule = deal(profiles, 20.0, 16, whole, 2)
-    assert schedule.steps[:2] == deal(profiles, 12.0, 16).steps
-    assert 0 < schedule.steps[2] * whole.seconds <= 8.0 - 2 * schedule.batches * whole.seconds
+    schedule = deal(profiles, 30.0, 16, whole, 2)
+    assert schedule.steps[:2] == deal(profiles, 18.0, 16).steps
+    assert 0 < schedule.steps[2] * whole.seconds <= 12.0 - 2 * schedule.batches * whole.seconds
     longer = deal(profiles, 300.0, 16, whole, 2)
     assert longer.steps[2] == 3 * 2 * longer.batches  # more passes would fit these examples, and no others
     assert sum(longer.steps[:2]) > 0.8 * sum(deal(profiles, 300.0, 16).steps)
+    assert deal(profiles, 20.0, 16, whole, 2).steps == (*deal(profiles, 20.0, 16).steps, 0)  # too few for anything
     assert deal(profiles, 0.1, 16, whole, 2).steps == (0, 0, 0)
+
+
+def test_where_there_are_few_steps_they_are_more_and_smaller() -> None:
+    few, fewer, many = Schedule(4, (10, 0, 20, 5)), Schedule(4, (1, 0, 2, 5)), Schedule(4, (10, 0, 300, 5))
+    assert few.in_parts(8, 3) == Schedule(4, (40, 0, 80, 5), 4)  # the last one is the whole network's
+    assert fewer.in_parts(8, 3) == Schedule(4, (8, 0, 16, 5), 8)
+    assert many.in_parts(8, 3) == many
+    x = examples(96, 3, 6, 6)
+    work = Reconstruction(rounded(Convolutional(), x), [x], Regression(), seed=3)
+    work.begin(3, parts=4)
+    assert [len(next(iter(values.values()))) for values in work._known] == [8] * 12
 
 
 def test_a_network_is_closer_after_it_was_learned_as_a_whole() -> None:

@@ -24,6 +24,9 @@ from sigmaquant.reconstruction.schedule import Profile, Schedule, clock, deal
 from sigmaquant.tasks import Task
 
 BATCH = 32
+"""Examples of a step."""
+SMALL_BATCH = 4
+"""Likewise, at least, where the time allows few steps."""
 WHOLE_BATCH = 16
 """Examples of a step of the whole network, which keeps the values of all layers at once."""
 _MOST_BYTES = 1 << 31
@@ -81,18 +84,24 @@ class Reconstruction:
                 largest = max(largest, _bytes(known) + _bytes(wanted))
         fitting = max(1, _MOST_BYTES // max(1, largest))
         most = min(len(self._batches), fitting)
-        if self.whole is None:
-            return deal(profiles, seconds, most)
-        return deal(profiles[:-1], seconds, most, profiles[-1], BATCH // WHOLE_BATCH)
+        parts, whole = (profiles, None) if self.whole is None else (profiles[:-1], profiles[-1])
+        dealt = deal(parts, seconds, most, whole, BATCH // WHOLE_BATCH)
+        return dealt.in_parts(BATCH // SMALL_BATCH, len(parts))
 
     def fixed(self, steps: int) -> Schedule:
         """The same number of steps for every block, on all batches."""
         return Schedule(len(self._batches), tuple(steps if block.layers else 0 for block in self.blocks))
 
-    def begin(self, batches: int, done: int = 0) -> None:
-        """Go to a block: its inputs come from the network as it is, whose blocks before it have been learned."""
+    def begin(self, batches: int, done: int = 0, parts: int = 1) -> None:
+        """Go to a block: its inputs come from the network as it is, whose blocks before it have been learned.
+
+        Args:
+            batches: that are looked at.
+            done: blocks that have been learned.
+            parts: into which each batch is cut.
+        """
         self._used = self._batches[:batches]
-        self._known = [self._begun(x) for x in self._used]
+        self._known = [self._begun(x) for x in in_batches(self._used, BATCH // parts)]
         self._wanted = [dict(x) for x in self._known]
         self.done = 0
         while self.done < done:

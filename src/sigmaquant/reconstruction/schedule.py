@@ -18,6 +18,8 @@ _WHOLE_PASSES = 3
 """Over the examples, at most: all layers together fit a few hundred of them fast, and no others."""
 _PASSES = 0.25
 """Largest share of the time for the passes over the examples that are no steps."""
+_FEW_STEPS = 40
+"""For a block: with fewer, smaller steps bring more than their noise costs, and with a handful nothing is learned."""
 LEAST_BATCHES = 4
 
 
@@ -41,10 +43,25 @@ class Schedule:
     Attributes:
         batches: that are looked at.
         steps: of each block.
+        parts: into which each batch is cut for the blocks; a step is one of them.
     """
 
     batches: int
     steps: tuple[int, ...]
+    parts: int = 1
+
+    def in_parts(self, most: int, blocks: int) -> Schedule:
+        """The same time in more and smaller steps, where blocks have few.
+
+        Args:
+            most: into which a batch may be cut, a power of two.
+            blocks: the first so many; the rest are as they were.
+        """
+        learned = [steps for steps in self.steps[:blocks] if steps]
+        parts = 1
+        while parts < most and parts * sum(learned) < _FEW_STEPS * len(learned):
+            parts *= 2
+        return Schedule(self.batches, (*(parts * n for n in self.steps[:blocks]), *self.steps[blocks:]), parts)
 
 
 def deal(
@@ -66,6 +83,9 @@ def deal(
         begun = deal(profiles, seconds - share, batches)
         steps_of_pass = parts * begun.batches
         last = int(share / whole.seconds) - steps_of_pass if any(begun.steps) else 0
+        if last < _FEW_STEPS:
+            alone = deal(profiles, seconds, batches)
+            return Schedule(alone.batches, (*alone.steps, 0))
         return Schedule(begun.batches, (*begun.steps, max(0, min(last, _WHOLE_PASSES * steps_of_pass))))
     step = sum(profile.seconds for profile in profiles)  # one of every block; a pass over a batch takes as long
     if not step > 0 or not math.isfinite(seconds):

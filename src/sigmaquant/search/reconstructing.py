@@ -76,7 +76,8 @@ def _begin(search_state: SearchState, work: Reconstruction, held_out: list[Any])
         schedule = work.fixed(settings.reconstruction_steps)
     else:
         schedule = work.schedule(reconstruction_seconds(search_state))
-    state.reconstruction = Reconstructed(schedule.batches, list(schedule.steps), 0, _moved(search_state, held_out))
+    before = _moved(search_state, held_out)
+    state.reconstruction = Reconstructed(schedule.batches, list(schedule.steps), 0, before, parts=schedule.parts)
     search_state.kept = search_state.student.tensors()
     if not any(schedule.steps):
         _log.warning("the time is used up: nothing is reconstructed")
@@ -85,7 +86,7 @@ def _begin(search_state: SearchState, work: Reconstruction, held_out: list[Any])
         "reconstruction: %d blocks, %d steps of %d examples, on %d examples",
         len(work.blocks) - (work.whole is not None),
         sum(schedule.steps),
-        _BATCH,
+        _BATCH // schedule.parts,
         schedule.batches * _BATCH,
     )
     if work.left_alone:
@@ -94,7 +95,7 @@ def _begin(search_state: SearchState, work: Reconstruction, held_out: list[Any])
 
 
 def _learn(search_state: SearchState, work: Reconstruction, progress: Reconstructed, held_out: list[Any]) -> None:
-    work.begin(progress.batches, progress.done)
+    work.begin(progress.batches, progress.done, progress.parts)
 
     def tick(distance: float) -> None:
         search_state.progress.note(distance=distance)

@@ -73,6 +73,7 @@ class Reconstructed:
         done: blocks that are behind.
         before: the network's mean distance on the examples that it does not look at, before.
         learned: whether the result is the reconstructed network; None: not decided yet.
+        parts: into which each batch is cut for the blocks' steps.
     """
 
     batches: int
@@ -80,6 +81,7 @@ class Reconstructed:
     done: int
     before: float
     learned: bool | None = None
+    parts: int = 1
 
 
 @dataclass
