@@ -4,6 +4,7 @@
     export OMP_NUM_THREADS=1
     .coverage-venv/bin/python benchmarks/coverage.py run
     .coverage-venv/bin/python benchmarks/coverage.py run --group convolutional --only yolov8n,unet --again
+    .coverage-venv/bin/python benchmarks/coverage.py train --group recurrent   # two steps at 4 bits, no files
     python benchmarks/coverage.py table             # what docs/coverage.md shows
     python benchmarks/coverage.py causes            # which operator, message or error stands in whose way
 
@@ -47,12 +48,14 @@ def setup(folder: Path, interpreter: str) -> None:
     subprocess.run([*install, "-r", str(HERE / "coverage_requirements.txt"), "-e", f"{ROOT}[onnx,litert]"], check=True)
 
 
-def in_process(name: str, files: list[str], seconds: float, memory_gib: float) -> Row:
+def in_process(name: str, files: list[str] | None, seconds: float, memory_gib: float) -> Row:
     """A network's row from a process of its own, whatever becomes of it.
 
     The process is forked from this one, which has the libraries: importing them takes longer than most networks.
+    Without `files` it is trained instead of measured.
     """
     from networks.measure import measure
+    from networks.training import train
 
     begin = time.monotonic()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -65,7 +68,7 @@ def in_process(name: str, files: list[str], seconds: float, memory_gib: float) -
             os.dup2(err.fileno(), 2)
             status = 1
             try:
-                measure(name, files)
+                _ = train(name) if files is None else measure(name, files)
                 status = 0
             except BaseException as error:
                 print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -119,12 +122,13 @@ def run(args: argparse.Namespace) -> None:
     for entry in chosen:
         if entry.name in done:
             continue
-        files = [kind for kind in args.files.split(",") if kind]
+        files = None if args.command == "train" else [kind for kind in args.files.split(",") if kind]
         row = in_process(entry.name, files, args.seconds, args.memory)
         row = {**row, "group": entry.group, "kind": entry.kind, "sigmaquant": sigmaquant.__version__}
         with args.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        print(f"{entry.name:36} {row['wall_s']:6.1f} s  {verdict(row)}", flush=True)
+        told = verdict(row) if files is not None else row.get("training", row.get("ended"))
+        print(f"{entry.name:36} {row['wall_s']:6.1f} s  {told}", flush=True)
 
 
 def main() -> None:
@@ -134,12 +138,15 @@ def main() -> None:
     make.add_argument("--into", type=Path, default=ROOT / ".coverage-venv")
     make.add_argument("--python", default=sys.executable)
     go = commands.add_parser("run", help="measure the networks that have no row yet")
-    go.add_argument("--only", help="names, with commas between")
-    go.add_argument("--group", choices=GROUPS)
     go.add_argument("--files", default=",".join(FILES), help="kinds of files; '' for none")
-    go.add_argument("--again", action="store_true", help="also those that have a row")
-    go.add_argument("--seconds", type=float, default=300, help="for one network")
-    go.add_argument("--memory", type=float, default=8, help="GiB for one network")
+    trained = commands.add_parser("train", help="two steps of training instead")
+    for sub in (go, trained):
+        sub.add_argument("--only", help="names, with commas between")
+        sub.add_argument("--group", choices=GROUPS)
+        sub.add_argument("--again", action="store_true", help="also those that have a row")
+        sub.add_argument("--seconds", type=float, default=300, help="for one network")
+        sub.add_argument("--memory", type=float, default=8, help="GiB for one network")
+    trained.add_argument("--out", type=Path, default=RESULTS.with_name("coverage_training.jsonl"))
     one = commands.add_parser("one", help="one network in this process, for `run`")
     one.add_argument("name")
     one.add_argument("--files", default=",".join(FILES))
@@ -150,7 +157,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.command == "setup":
         setup(args.into, args.python)
-    elif args.command == "run":
+    elif args.command in ("run", "train"):
         run(args)
     elif args.command == "one":
         from networks.measure import measure

@@ -364,6 +364,26 @@ def layer_table(board: Board, bits: list[int], optimization: str) -> dict[str, l
     return rows
 
 
+def sequence_table(board: Board, bits: list[int], optimization: str) -> None:
+    """Prints instructions per multiplication or value of attention and recurrent layers, by bitwidth, and memory."""
+    import mcu_sequences
+
+    print("| instructions each | " + " | ".join(f"{b} bits" for b in bits) + " | flash, RAM at the last |")
+    print("| --- |" + " --- |" * (len(bits) + 1))
+    for label, subject in mcu_sequences.SUBJECTS.items():
+        figures, sizes = [], ""
+        for width in bits if subject.weighted else bits[-1:]:
+            with tempfile.TemporaryDirectory() as scratch:
+                report = export_c(mcu_sequences.integers(subject, width), Path(scratch) / "layer", name="layer")
+                counts = [
+                    count for kernel, count in run_on(board, report, optimization) if kernel.startswith(subject.kernel)
+                ]
+                figures.append(f"{sum(counts) / subject.count:.2f}")
+                sizes = ", ".join(map(str, memory(board, report, optimization)))
+        columns = figures if subject.weighted else figures * len(bits)
+        print(f"| {label} | {' | '.join(columns)} | {sizes} |", flush=True)
+
+
 def hardware_profile(core: str, bits: list[int], rows: dict[str, list[float]]) -> HardwareProfile:
     """Instructions taken as cycles: the mean over the layers of each kind, without the first layer of 3 channels."""
     part, clock_mhz = PARTS[core]
@@ -432,6 +452,7 @@ def main() -> int:
     parser.add_argument("--optimization", default="-O2", help="the compiler's level")
     parser.add_argument("--networks", action="store_true", help="whole networks instead of layers")
     parser.add_argument("--tiny", action="store_true", help="networks of MLPerf Tiny's shapes")
+    parser.add_argument("--sequences", action="store_true", help="attention and recurrent layers instead")
     parser.add_argument("--data", type=Path, help="folder with load.py and trained networks")
     parser.add_argument("--profile", type=Path, help="also write the layers' figures as a hardware profile")
     options = parser.parse_args()
@@ -444,7 +465,9 @@ def main() -> int:
         )
         return 2
     bits = [int(b) for b in options.bits.split(",")]
-    if options.networks or options.tiny:
+    if options.sequences:
+        sequence_table(BOARDS[options.core], bits, options.optimization)
+    elif options.networks or options.tiny:
         given = tiny(bits) if options.tiny else networks(options.data, bits)
         network_table(BOARDS[options.core], given, options.optimization)
     else:

@@ -392,7 +392,8 @@ void sq_softmax_given(const sq_softmax_given_params *params, const int8_t *x, co
 /* A recurrent layer over [steps, in]. Gates have 12 binary places, their functions 15; the state that goes from step to
  * step is in units of 2^(state_bits - 15). The result is [steps, units] of hidden states, or [units], the last cell.
  * Scratch: 2 * units for each block of gates (of a GRU: 4 blocks), `units` of state, `units` and `in` codes and 4 pieces
- * of a row, these each rounded up to 4. */
+ * of a row, these each rounded up to 4, and so many rows of the matrices, whole fours each, as are unpacked once for all
+ * steps. */
 #define SQ_LSTM 0
 #define SQ_GRU 1
 #define SQ_RNN_TANH 2
@@ -405,6 +406,8 @@ typedef struct {
     int32_t in;
     int32_t units;
     int32_t piece; /* codes of a row that are unpacked at a time: a multiple of 8, or all */
+    int32_t kept_input; /* rows of the matrices that stay unpacked: whole fours, or all */
+    int32_t kept_hidden;
     int32_t fraction_bits;
     int32_t state_bits;
     const uint16_t *sigmoid; /* 257 values from 0 to 8 */
