@@ -1,8 +1,8 @@
 """Channels and bitwidths chosen together: what is removed before the search, such that both fit into one budget.
 
 Harms of removal are measured, those of bitwidths are estimated, both as distances of the outputs in the same unit. For
-every step of removal good bitwidths are found anew: channels go first where a limit is out
-of the bitwidths' reach, and then as long as what is freed buys more in bitwidths than it costs.
+every step of removal good bitwidths are found anew: channels go first where a limit is out of the bitwidths' reach, and
+then as long as what is freed buys more in bitwidths than it costs.
 """
 
 from __future__ import annotations
