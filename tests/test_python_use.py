@@ -159,3 +159,14 @@ def test_progress_true_is_the_display_that_suits(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(__import__("sys").modules, "IPython", Notebook)
     assert isinstance(shown_progress(True), TerminalProgress)
     assert torch.get_num_threads() >= 1
+
+
+def test_callbacks_are_told_which_plan_a_step_is_of(tmp_path):
+    events = []
+    result = sigmaquant.quantize(
+        tiny.trained(), tiny.train_data(), plans=["6x", "10x"], validation_data=tiny.validation_data(),
+        post_training=True, callbacks=[events.append], **tiny.QUICK,
+    )  # fmt: skip
+    assert {event.get("plan") for event in events} == {"6x", "10x", None}
+    assert events[-1]["stage"] == "result"
+    assert len(events[-1]["plans"]) == len(result.plans) == 2

@@ -79,8 +79,8 @@ def quantize(
             ``"c"``, ``"packed"``), into ``export`` in `run_dir`. Whether they can hold the network is checked before
             any work.
         callbacks: called with every step while the run goes on, as ``trajectory.jsonl`` has it, and at the end with the
-            result as ``result.json`` has it, whose ``stage`` is ``"result"``: for loggers. Not called where there are
-            `plans`.
+            result as ``result.json`` has it, whose ``stage`` is ``"result"``: for loggers. With `plans`, a step says by
+            ``plan`` which one it is of.
         **options: fields of `Settings`, such as ``seed=1`` or ``pin={"conv1": 8}``.
 
     Returns:
@@ -122,7 +122,15 @@ def quantize(
             raise ExportError("files are exported from a run directory. Give run_dir.")
         check_feasible(job.graph, export)
     if budgets is not None:
-        result = run_plans(job, budgets, run_dir=run_dir, resume=resume, overwrite=overwrite, progress=progress)
+        result = run_plans(
+            job,
+            budgets,
+            run_dir=run_dir,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+            callbacks=callbacks,
+        )
     else:
         assert budget is not None, "one of the two is given"
         result = job.run(

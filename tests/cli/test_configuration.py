@@ -14,6 +14,9 @@ import typer
 from command import MODEL, QUICK, SINGLE, TRAIN, VALIDATION, main, refused
 from sigmaquant.cli import app
 from sigmaquant.cli.panels import EXAMPLES, PANELS, without_panel
+from sigmaquant.runs import RunDirectory
+from sigmaquant.runs.beginnings import told_of_beginnings
+from sigmaquant.sweeping.files import SweepDirectory
 from sigmaquant.workflow.job import Job
 
 GIVEN = ("--train", TRAIN, "--val", VALIDATION, "--post-training", *QUICK)
@@ -52,16 +55,52 @@ def test_a_run_is_repeated_from_its_file_and_the_command_line_comes_first(tmp_pa
     )
 
 
-def test_an_interrupted_run_has_its_command_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object, run_dir: Path, **__: object) -> None:
-        Path(run_dir).mkdir()
-        (Path(run_dir) / "config.json").write_text("{}")
-        raise KeyboardInterrupt
+def test_a_killed_run_has_its_command_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the moment that the folder is the run's: what comes then may be a SIGKILL, here it is an exception."""
+    seen: list[str] = []
 
-    monkeypatch.setattr(Job, "run", interrupted)
+    def killed(*_: object, run_dir: Path, **__: object) -> None:
+        with RunDirectory(run_dir, config={"a": 1}):
+            seen.append((Path(run_dir) / "command.toml").read_text())
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Job, "run", killed)
     done = main("quantize", SINGLE, *GIVEN, "--size", "6x", "--out", tmp_path / "run", "--quiet")
     assert done.code == 130
-    assert tomllib.loads((tmp_path / "run" / "command.toml").read_text())["size"] == "6x"
+    assert tomllib.loads(seen[0])["size"] == "6x"
+    sweep = tmp_path / "sweep"
+    with (
+        told_of_beginnings(lambda path: seen.append(str(path))),
+        SweepDirectory(sweep, {"b": 2}, resume=False, overwrite=False) as folder,
+    ):
+        folder.begin([])
+        assert seen[-1] == str(sweep)
+
+
+def test_options_from_yaml_are_those_from_toml(tmp_path: Path) -> None:
+    file = tmp_path / "options.yaml"
+    lines = (f"model: {MODEL}", f"train: {TRAIN}", f"val: {VALIDATION}", "size: 7x", "pin: ['0=8']",
+             "post-training: true",
+             "epochs: 0.5", "cycle-examples: 100", "max-cycles: 1", "batch-size: 50")  # fmt: skip
+    file.write_text("\n".join(lines))
+    assert main("quantize", "--config", file, "--out", tmp_path / "run", "--quiet").code == 0
+    values = tomllib.loads((tmp_path / "run" / "command.toml").read_text())
+    assert (values["size"], values["pin"], values["post-training"], values["epochs"]) == ("7x", ["0=8"], True, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("size: [8x", "is no YAML"),
+        ("- size", "it is no mapping"),
+        ("sise: 8x", "unknown option 'sise'"),
+        ("1: 2", "no mapping"),
+    ],
+)
+def test_yaml_that_is_no_list_of_options_is_told(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "options.yml"
+    file.write_text(text)
+    assert message in refused(main("quantize", "--config", file))
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,8 @@ def test_two_limits_and_two_strategies_make_one_frontier(tmp_path: Path) -> None
     )
     assert found.resources == ("size_bytes", "bops")
     assert len(found.points) == 8
+    assert repr(found).startswith(f"Sweep({len(found.points)} runs by ")
+    assert found._repr_html_().count("<tr>") == 1 + len(found.points)
     assert found.knee is None
     for point in found.points:
         files = RunFiles(found.path / point.run)

@@ -1,4 +1,4 @@
-"""``--config FILE``: options of a command from a TOML file, and the file that repeats a run, written beside it."""
+"""``--config FILE``: options of a command from a TOML or YAML file, and the file beside a run that repeats it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sigmaquant.errors import SigmaQuantError, StorageError, near_matches
+from sigmaquant.errors import MissingExtraError, SigmaQuantError, StorageError, near_matches
 from sigmaquant.runs.atomic import write_text_atomic
+from sigmaquant.runs.beginnings import told_of_beginnings
 
 log = logging.getLogger("sigmaquant")
 
@@ -48,7 +49,7 @@ ConfigOption = Annotated[
         "--config",
         callback=_read,
         is_eager=True,
-        help=f'TOML file with options by name, like size = "8x"; {NAME} beside a run repeats it',
+        help=f'TOML or YAML file with options by name, like size = "8x"; {NAME} beside a run repeats it',
     ),
 ]
 
@@ -62,17 +63,41 @@ def _takes_several(parameter: Any) -> bool:
 
 
 def _parsed(path: Path) -> dict[str, Any]:
+    is_yaml = path.suffix.lower() in (".yaml", ".yml")
+    read, form, example = (_yaml, "YAML", "size: 8x") if is_yaml else (tomllib.loads, "TOML", 'size = "8x"')
     try:
         if path.stat().st_size > _LARGEST_BYTES:
             raise SigmaQuantError(f"{path} is no list of options: it has more than {_LARGEST_BYTES:,} bytes.")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return read(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SigmaQuantError(f"the options {path} cannot be read: {(error.strerror or str(error)).lower()}.") from None
-    except (ValueError, RecursionError) as error:  # no TOML, or no UTF-8
+    except (ValueError, RecursionError) as error:  # not of that form, or no UTF-8
         reason = str(error) if isinstance(error, ValueError) else "it is nested too deep"
         raise SigmaQuantError(
-            f'{path} is no TOML ({reason}). Write a line for each option, like size = "8x".'
+            f"{path} is no {form} ({reason}). Write a line for each option, like {example}."
         ) from None
+
+
+def _yaml(text: str) -> dict[str, Any]:
+    """The mapping that a YAML text is.
+
+    Raises:
+        MissingExtraError: PyYAML is not installed.
+        ValueError: no YAML, or no mapping.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise MissingExtraError("Reading options from YAML", "yaml") from None
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise ValueError("it is no mapping from options to values")
+    return found
 
 
 def _plain(value: Any, place: str, *, several: bool) -> Any:
@@ -88,15 +113,17 @@ def _plain(value: Any, place: str, *, several: bool) -> Any:
 
 @contextlib.contextmanager
 def repeatable(ctx: typer.Context, folder: Path | None) -> Iterator[None]:
-    """Keep the command of a run beside it, once the run has ended or was interrupted; not where it never began."""
-    try:
+    """Keep the command of a run beside it from the moment that the folder is the run's, whatever ends it."""
+    if folder is None:
         yield
-    except KeyboardInterrupt:
-        if folder is not None and any((folder / name).exists() for name in ("config.json", "sweep.json")):
+        return
+
+    def keep(begun: Path) -> None:
+        if begun == folder:
             write_command(ctx, folder)
-        raise
-    if folder is not None:
-        write_command(ctx, folder)
+
+    with told_of_beginnings(keep):
+        yield
 
 
 def write_command(ctx: typer.Context, folder: Path) -> None:

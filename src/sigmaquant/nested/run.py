@@ -21,6 +21,7 @@ from sigmaquant.quant.coverage import coverage
 from sigmaquant.report import describe_layers, refresh_report
 from sigmaquant.runs import NullProgress, Progress, RunDirectory, RunFiles, logging_to, task, write_text_atomic
 from sigmaquant.runs.documents import dumps
+from sigmaquant.search.callbacks import Announced, Callback, call_all
 from sigmaquant.search.driver import Driver
 from sigmaquant.search.search_state import NullRecorder, Recorder
 from sigmaquant.search.session import Session
@@ -86,6 +87,7 @@ def run_plans(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> QuantizationResult:
     """Fit one network into several budgets with one set of weights.
 
@@ -96,6 +98,7 @@ def run_plans(
         resume: as for `sigmaquant.quantize`.
         overwrite: likewise.
         progress: display.
+        callbacks: as for `sigmaquant.quantize`.
 
     Raises:
         SigmaQuantError: see `sigmaquant.quantize`.
@@ -120,7 +123,9 @@ def run_plans(
             log.info(note)
         if recorder is not None and not recorder.begun:
             recorder.save_state(0, {}, {"stage": "plans"})  # a resumed run knows that its searches are its own
-        return _Run(job, sessions, recorder, progress, resume).result()
+        result = _Run(job, sessions, recorder, progress, resume, callbacks).result()
+        call_all(callbacks, {"stage": "result", **result.to_dict()})
+        return result
 
 
 def _sessions(job: Job, budgets: Mapping[str, Budget]) -> dict[str, Session]:
@@ -133,6 +138,11 @@ def _sessions(job: Job, budgets: Mapping[str, Budget]) -> dict[str, Session]:
     return found
 
 
+def _of_plan(name: str, callback: Callback) -> Callback:
+    """A callback whose steps say which plan they are of."""
+    return lambda step: callback({"plan": name, **step})
+
+
 class _Run:
     def __init__(
         self,
@@ -141,7 +151,9 @@ class _Run:
         recorder: RunDirectory | None,
         progress: Progress,
         resume: bool,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
+        self.callbacks = callbacks
         self.job, self.recorder, self.progress, self.resume = job, recorder, progress, resume
         self.names, self.sessions = list(sessions), list(sessions.values())
         self.notes = list(job.notes)
@@ -170,7 +182,8 @@ class _Run:
                 if self.recorder is not None:
                     inner = stack.enter_context(self._inner(number, twin))
                 with task(self.progress, f"plan {self.names[number]}"):
-                    driver = Driver(twin, inner, self.progress)
+                    told = [_of_plan(self.names[number], callback) for callback in self.callbacks]
+                    driver = Driver(twin, Announced(inner, told), self.progress)
                     state = driver.run()
             self.seconds += state.seconds
             plan = session.plan(state.weights)

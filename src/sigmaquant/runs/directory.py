@@ -25,6 +25,7 @@ from sigmaquant.runs.atomic import (
     write_bytes_atomic,
     write_text_atomic,
 )
+from sigmaquant.runs.beginnings import tell_begun
 from sigmaquant.runs.documents import dumps, first_difference, plain, sealed
 from sigmaquant.runs.files import SCHEMA, SCHEMA_VERSION, RunFiles, same_configuration, split_lines
 from sigmaquant.runs.lock import RunLock
@@ -77,6 +78,7 @@ class RunDirectory(RunFiles):
         self._lock = RunLock(self.lock_path)
         try:
             self.resumed = self._open(plain(config or {}), resume, overwrite)
+            tell_begun(self.path)
         except BaseException:
             self.close()
             raise

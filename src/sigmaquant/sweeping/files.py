@@ -11,6 +11,7 @@ from typing import Any
 from sigmaquant.errors import RunDirectoryError, SigmaQuantError
 from sigmaquant.report.write import NAME, number_files
 from sigmaquant.runs.atomic import remove_leftovers, storage_error, write_text_atomic
+from sigmaquant.runs.beginnings import tell_begun
 from sigmaquant.runs.directory import void
 from sigmaquant.runs.documents import dumps, first_difference, plain
 from sigmaquant.runs.files import read_document, same_configuration
@@ -96,6 +97,7 @@ class SweepDirectory:
         """
         self._announced = False
         if self.resumed:
+            tell_begun(self.path)
             return
         for run in runs:
             void(self.path / run)
@@ -103,6 +105,7 @@ class SweepDirectory:
         self._remove(self.statistics_path, self.frontier_path, page, *number_files(page, runs=2).values())
         self._write_config(self.config_path)
         self._remove(self.new_config_path)
+        tell_begun(self.path)
 
     def _write_config(self, path: Path) -> None:
         write_text_atomic(path, dumps({"schema": SCHEMA, "version": SCHEMA_VERSION, "config": self._config}))

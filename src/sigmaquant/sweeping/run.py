@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -13,7 +14,7 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 
-from sigmaquant.budget import Budget
+from sigmaquant.budget import Budget, label
 from sigmaquant.errors import RunDirectoryError, SigmaQuantError
 from sigmaquant.hardware.profile import HardwareProfile
 from sigmaquant.report import write_report
@@ -54,6 +55,28 @@ class Sweep:
     failed: dict[str, str]
     frontier_path: Path
     report_path: Path | None
+
+    def __repr__(self) -> str:
+        met = sum(point.status == "met" for point in self.points)
+        parts = [f"{len(self.points)} runs by {' and '.join(map(label, self.resources))}", f"{met} met"]
+        if self.failed:
+            parts.append(f"{len(self.failed)} without a result")
+        return f"Sweep({', '.join(parts)}, {str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        heads = ("run", "budget", "validation", "test", *map(label, self.resources), "on the frontier")
+        rows = [
+            (
+                point.run, point.status, *(("–" if s is None else f"{s:.4f}") for s in (point.validation, point.test)),
+                *(f"{cost:.6g}" for cost in (point.cost, point.second_cost) if cost is not None),
+                "yes" if point.on_front else "",
+            )
+            for point in self.points
+        ]  # fmt: skip
+        head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     @property
     def knee(self) -> Point | None:
