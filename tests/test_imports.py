@@ -21,7 +21,7 @@ FLOORS = (
     {"data", "runs", "graph", "outputs"},
     {"quant", "tasks"},
     {"statistics", "training", "hardware", "reconstruction"},
-    {"pruning"},
+    {"characterization", "pruning"},
     {"search"},
     {"lowering"},
     {"export"},
@@ -99,6 +99,14 @@ def test_low_rooms_know_only_the_values(room: str) -> None:
         if room_of(module) == room:
             others = {room_of(name) for _, name in internal(module)} - {room}
             assert others <= {"errors", "units", "json_text", "plan", "budget", "_version"}, module
+
+
+def test_who_characterizes_is_known_to_the_command_line_alone() -> None:
+    """A profile is used without a cell library, a synthesis tool, or the simulator of gates."""
+    users = {
+        room_of(module) for module in MODULES for _, name in internal(module) if room_of(name) == "characterization"
+    }
+    assert users == {"characterization", "cli"}
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if room_of(module) in WITHOUT_TORCH])

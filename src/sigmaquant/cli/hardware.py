@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from sigmaquant import tables
+from sigmaquant.characterization import MAC_UNITS, characterize
 from sigmaquant.cli.common import JsonOption, QuietOption, print_json, print_parts, whole_numbers
 from sigmaquant.hardware.assembly import DRAM_FJ_PER_BIT, assemble_profile
-from sigmaquant.hardware.characterization import MAC_UNITS, characterize
 from sigmaquant.hardware.profile import load_profile, shipped_profiles
 from sigmaquant.lowering import IntegerModel
 from sigmaquant.measurement.measure import measure_device, planned_commands

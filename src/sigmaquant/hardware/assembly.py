@@ -22,7 +22,7 @@ def assemble_profile(
     weights_in: Literal["on_chip", "dram"] = "dram",
     dram_fj_per_bit: float = DRAM_FJ_PER_BIT,
 ) -> HardwareProfile:
-    """The profile of a unit that `sigmaquant.hardware.characterization.characterize` measured.
+    """The profile of a unit that `sigmaquant.characterization.characterize` measured.
 
     Args:
         document: what it returned.
