@@ -23,7 +23,13 @@ from sigmaquant.units import parse_count, parse_energy_pj, parse_latency_ms, par
 
 def parsers():
     bytes_of = dict.fromkeys(("size_bytes", "ram_bytes", "flash_bytes"), parse_size)
-    return {**bytes_of, "energy_pj": parse_energy_pj, "latency_ms": parse_latency_ms, "bops": parse_count}
+    return {
+        **bytes_of,
+        "energy_pj": parse_energy_pj,
+        "latency_ms": parse_latency_ms,
+        "bops": parse_count,
+        "macs": parse_count,
+    }
 
 
 @settings(max_examples=40, deadline=None)
