@@ -16,7 +16,7 @@ FLOORS = (
     {"errors", "_version"},
     {"units", "json_text", "terminal"},
     {"plan", "budget"},
-    {"numerics", "exported"},
+    {"numerics", "exported", "parallel"},
     {"operators"},
     {"data", "runs", "graph", "outputs"},
     {"quant", "tasks"},

@@ -16,6 +16,7 @@ from sigmaquant.export.feasibility import check_feasible
 from sigmaquant.hardware.profile import HardwareProfile
 from sigmaquant.nested.files import export_plans
 from sigmaquant.nested.run import named_budgets, plan_settings, run_plans
+from sigmaquant.parallel import alone, function_processes, is_main
 from sigmaquant.runs import Progress, shown_progress
 from sigmaquant.search.callbacks import Callback
 from sigmaquant.search.settings import Options, Settings
@@ -45,6 +46,7 @@ def quantize(
     overwrite: bool = False,
     settings: Settings | None = None,
     device: str = "auto",
+    devices: int | None = None,
     progress: Progress | bool | None = None,
     export: Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
@@ -74,6 +76,9 @@ def quantize(
         overwrite: discard the run in `run_dir`.
         settings: how to search and train.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ….
+        devices: processes that train and measure together, one on each GPU, or on a CPU; model and data are pickled for
+            the others. None: as many as ``torchrun`` has started, else one. The result is in the first one; in those of
+            ``torchrun`` all have it, and the first one writes the files.
         progress: a display; True: the one that suits the terminal, notebook or file; None: silent.
         export: kinds of files that are written and verified at the end (``"onnx"``, ``"litert"``, ``"tflm"``,
             ``"c"``, ``"packed"``), into ``export`` in `run_dir`. Whether they can hold the network is checked before
@@ -105,42 +110,68 @@ def quantize(
     budgets = None if plans is None else named_budgets(plans)
     chosen = make_settings(settings, options)
     progress = shown_progress(progress)
-    job = Job(
-        model,
-        train_data,
-        validation_data=validation_data,
-        test_data=test_data,
-        task=task,
-        metric=metric,
-        loss=loss,
-        hardware=hardware,
-        settings=chosen if budgets is None else plan_settings(chosen),
-        device=device,
-    )
-    if export:
-        if run_dir is None:
-            raise ExportError("files are exported from a run directory. Give run_dir.")
-        check_feasible(job.graph, export)
-    if budgets is not None:
-        result = run_plans(
-            job,
-            budgets,
-            run_dir=run_dir,
-            resume=resume,
-            overwrite=overwrite,
-            progress=progress,
-            callbacks=callbacks,
+    again = {
+        "model": model,
+        "train_data": train_data,
+        "budget": budget,
+        "plans": plans,
+        "validation_data": validation_data,
+        "test_data": test_data,
+        "task": task,
+        "metric": metric,
+        "loss": loss,
+        "hardware": hardware,
+        "run_dir": run_dir,
+        "resume": resume,
+        "overwrite": overwrite,
+        "settings": chosen,
+        "device": device,
+        "export": export,
+    }
+    with function_processes(devices, device, quantize, again) as own:
+        main = is_main()
+        job = Job(
+            model,
+            train_data,
+            validation_data=validation_data,
+            test_data=test_data,
+            task=task,
+            metric=metric,
+            loss=loss,
+            hardware=hardware,
+            settings=chosen if budgets is None else plan_settings(chosen),
+            device=own,
         )
-    else:
-        assert budget is not None, "one of the two is given"
-        result = job.run(
-            budget, run_dir=run_dir, resume=resume, overwrite=overwrite, progress=progress, callbacks=callbacks
-        )
+        if export:
+            if run_dir is None:
+                raise ExportError("files are exported from a run directory. Give run_dir.")
+            check_feasible(job.graph, export)
+        if budgets is not None:
+            result = run_plans(
+                job,
+                budgets,
+                run_dir=run_dir,
+                resume=resume,
+                overwrite=overwrite,
+                progress=progress,
+                callbacks=callbacks if main else (),
+            )
+        else:
+            assert budget is not None, "one of the two is given"
+            result = job.run(
+                budget,
+                run_dir=run_dir,
+                resume=resume,
+                overwrite=overwrite,
+                progress=progress,
+                callbacks=callbacks if main else (),
+            )
     if run_dir is not None:
         held_out = validation_data if validation_data is not None else train_data
         write = export_run if budgets is None else export_plans
         exporter = partial(write, model, str(run_dir), task=job.task)
         result = replace(result, exporter=exporter, own_data=test_data if test_data is not None else held_out)
-    if export:
-        result = replace(result, files=result.export(*export, examples=_EXAMPLES, progress=progress))
+    if export and main:
+        with alone():
+            result = replace(result, files=result.export(*export, examples=_EXAMPLES, progress=progress))
     return result

@@ -123,6 +123,10 @@ class StorageError(SigmaQuantError, OSError):
     """A file could not be written, for instance because the disk is full; the old file is intact."""
 
 
+class DistributedError(SigmaQuantError):
+    """Several processes cannot compute together: too many, of other data, or one of them has ended."""
+
+
 class MissingExtraError(SigmaQuantError, ImportError):
     """An optional dependency is missing; the message gives the install command."""
 

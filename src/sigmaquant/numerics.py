@@ -15,6 +15,10 @@ Activations: ``code = clamp(round(x / s) + z, qmin, qmax)``, affine, one scale p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 
@@ -196,6 +200,38 @@ class _FakeQuantizeWeight(torch.autograd.Function):
         return grad_weight, grad_scale, None, None, None
 
 
+_part: ContextVar[tuple[int, int, int] | None] = ContextVar("part of a batch", default=None)
+
+
+@contextmanager
+def part_of_batch(first: int, count: int, whole: int) -> Iterator[None]:
+    """While active, activations are those of `count` examples, from the `first`, of a batch of `whole`.
+
+    What is sampled is then the same as of the whole batch, wherever it is cut.
+    """
+    token = _part.set((first, count, whole))
+    try:
+        yield
+    finally:
+        _part.reset(token)
+
+
+def _sampled(rows: int, stride: int, part: tuple[int, int, int] | None) -> tuple[int, float]:
+    """First sampled row, and for how many rows of the whole batch each one stands.
+
+    Example:
+        Rows 0 and 8 of a batch of 12, cut after 6: the second part has the row 8 as its row 2.
+
+        >>> _sampled(12, 8, None), _sampled(6, 8, (0, 6, 12)), _sampled(6, 8, (6, 6, 12))
+        ((0, 6.0), (0, 6.0), (2, 6.0))
+    """
+    if part is None or rows % part[1]:  # rows that are not of examples
+        return 0, rows / -(-rows // stride)
+    first, count, whole = part
+    each = rows // count
+    return -first * each % stride, whole * each / -(-whole * each // stride)
+
+
 class _FakeQuantizeActivation(torch.autograd.Function):
     """LSQ for an activation with one scale; the zero-point stays fixed.
 
@@ -212,7 +248,7 @@ class _FakeQuantizeActivation(torch.autograd.Function):
         step = scale.detach().to(x.dtype)
         y = torch.div(x, step).round_().clamp_(low, high).mul_(step)
         ctx.save_for_backward(x, scale)
-        ctx.low, ctx.high, ctx.stride = low, high, stride
+        ctx.low, ctx.high, ctx.stride, ctx.part = low, high, stride, _part.get()
         return y
 
     @staticmethod
@@ -227,13 +263,14 @@ class _FakeQuantizeActivation(torch.autograd.Function):
             grad_x = torch.ops.aten.hardtanh_backward.grad_input(grad, x, low, high, grad_input=torch.empty_like(x))
         grad_scale = None
         if ctx.needs_input_grad[1]:
-            part = slice(None, None, ctx.stride)
+            first, weight = _sampled(len(x), ctx.stride, ctx.part)
+            part = slice(first, None, ctx.stride)
             xs, gs = x[part], grad[part]
             grid = scale.detach().to(x.dtype)
             y = torch.div(xs, grid).round_().clamp_(ctx.low, ctx.high).mul_(grid)
             # y - x is the rounding error inside the range; outside it is y itself, the bound.
             error = y.sub_(xs * ((xs > low) & (xs < high)))
-            factor = len(x) / len(xs) / step * (max(ctx.high, -ctx.low) * x[0].numel()) ** -0.5
+            factor = weight / step * (max(ctx.high, -ctx.low) * x[0].numel()) ** -0.5
             grad_scale = error.mul_(gs).sum(dtype=torch.float32).mul_(factor).reshape(scale.shape)
         return grad_x, grad_scale, None, None, None
 

@@ -112,6 +112,10 @@ Export = Annotated[
         help="kinds of files to write at the end, with commas; checked before any training: onnx,litert,tflm,c,packed"
     ),
 ]
+Devices = Annotated[
+    int | None,
+    typer.Option(help="processes that train and measure together, one on each GPU or on a CPU"),
+]
 Seed = Annotated[int, typer.Option(help="of everything random")]
 
 

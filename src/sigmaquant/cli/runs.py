@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -40,6 +41,7 @@ from sigmaquant.frontends.inputs import load_inputs
 from sigmaquant.frontends.models import load_model
 from sigmaquant.graph.inputs import ExampleInputs
 from sigmaquant.hardware.profile import load_profile
+from sigmaquant.parallel import command_processes, is_main
 from sigmaquant.runs import RunFiles, make_progress
 from sigmaquant.statistics import SigmaVariant
 from sigmaquant.tasks import as_task
@@ -107,6 +109,7 @@ def quantize_command(
     export: options.Export = "",
     seed: options.Seed = DEFAULTS.seed,
     device: DeviceOption = "auto",
+    devices: options.Devices = None,
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -127,7 +130,13 @@ def quantize_command(
     }
     budgets = options.make_plans(plans, limits, size_counts)
     budget = None if budgets else options.make_budget(limits, size_counts)
-    with stdout_is_ours(json_output), interruptible(out, overwrite), repeatable(ctx, out):
+    with (
+        stdout_is_ours(json_output),
+        interruptible(out, overwrite),
+        repeatable(ctx, out),
+        command_processes(devices, device, sys.argv[1:]) as own,
+    ):
+        main = is_main()
         result = quantize(
             **load_inputs(model, weights, train, val, test, metric, loss, batch_size, task),
             budget=budget,
@@ -137,10 +146,12 @@ def quantize_command(
             resume=resume,
             overwrite=overwrite,
             settings=settings,
-            device=device,
-            progress=make_progress(show=not quiet),
+            device=own,
+            progress=make_progress(show=not quiet and main),
             export=[item.strip() for item in export.split(",") if item.strip()],
         )
+    if not main:
+        raise typer.Exit(0)
     if json_output:
         files = {"files": [verdict.to_dict() for verdict in result.files]} if result.files else {}
         print_json({"run": str(out) if out else None, **result.to_dict(), **files})

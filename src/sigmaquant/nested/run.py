@@ -15,6 +15,7 @@ from torch import Tensor
 from sigmaquant.budget import Budget
 from sigmaquant.errors import SigmaQuantError
 from sigmaquant.export.nested import NestedPlan, compact_, document_of, export_nested
+from sigmaquant.parallel import agreed_state, is_main
 from sigmaquant.plan import MIDRISE_LARGEST, BitwidthPlan
 from sigmaquant.quant import QuantizedNetwork
 from sigmaquant.quant.coverage import coverage
@@ -113,11 +114,13 @@ def run_plans(
     }
     with contextlib.ExitStack() as stack:
         recorder: RunDirectory | None = None
-        if run_dir is not None:
+        if run_dir is not None and is_main():
             recorder = stack.enter_context(RunDirectory(run_dir, config=config, resume=resume, overwrite=overwrite))
-        elif resume or overwrite:
+        elif run_dir is None and (resume or overwrite):
             raise SigmaQuantError("resume and overwrite need a run directory: run_dir=, or --out.")
-        stack.enter_context(logging_to(recorder.log_path if recorder else None))
+        stack.enter_context(
+            logging_to(recorder.log_path if recorder else None, stderr_level=logging.WARNING if is_main() else None)
+        )
         stack.enter_context(job.device.random_state(job.settings.seed))
         for note in job.notes:
             log.info(note)
@@ -237,7 +240,7 @@ class _Run:
         """All plans trained together from where they were rounded, in segments, each a complete step."""
         segments, per_segment = self._segments
         session, students = self.sessions[0], self._students()
-        saved = None if self.recorder is None else self.recorder.load_state()
+        saved = agreed_state(lambda: None if self.recorder is None else self.recorder.load_state())
         done, best = 0, -math.inf
         if saved is not None and saved[2].get("stage") == "training":
             done, best, self.trained = saved[2]["segment"], saved[2]["best"], saved[2]["best_examples"]

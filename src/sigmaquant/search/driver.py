@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sigmaquant.parallel import agreed_state
 from sigmaquant.runs.progress import Progress
 from sigmaquant.search.final_training import train_stage
 from sigmaquant.search.planning import plan_stage
@@ -67,7 +68,7 @@ class Driver:
             StorageError: a step could not be recorded.
             CheckpointError: a run to resume is damaged, or another version's.
         """
-        saved = self.search_state.recorder.load_state()
+        saved = agreed_state(self.search_state.recorder.load_state)
         if saved is not None:
             self.search_state.resume(*saved)
         stages: dict[str, Callable[[], None]] = {

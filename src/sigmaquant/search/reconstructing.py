@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sigmaquant.parallel import agreed, share_tensors_
 from sigmaquant.quant import counted_positions, settle_weights_
 from sigmaquant.reconstruction import Reconstruction, in_batches
 from sigmaquant.runs.progress import task
@@ -75,7 +76,7 @@ def _begin(search_state: SearchState, work: Reconstruction, held_out: list[Any])
     if settings.reconstruction_steps is not None:
         schedule = work.fixed(settings.reconstruction_steps)
     else:
-        schedule = work.schedule(reconstruction_seconds(search_state))
+        schedule = agreed(work.schedule(reconstruction_seconds(search_state)))
     before = _moved(search_state, held_out)
     state.reconstruction = Reconstructed(schedule.batches, list(schedule.steps), 0, before, parts=schedule.parts)
     search_state.kept = search_state.student.tensors()
@@ -116,7 +117,8 @@ def _learn(search_state: SearchState, work: Reconstruction, progress: Reconstruc
 def _decide(search_state: SearchState, progress: Reconstructed, held_out: list[Any]) -> None:
     """Keep what has been learned where it is closer to the float network on examples that it was not learned on."""
     state, student = search_state.state, search_state.student
-    after = _moved(search_state, held_out)
+    share_tensors_(student.network.state().values())  # what each has learned may differ in its last digits
+    after = agreed(_moved(search_state, held_out))
     progress.learned = after < progress.before
     _log.info(
         "reconstruction: distance on held-out examples %.4g before, %.4g after%s",

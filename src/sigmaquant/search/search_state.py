@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sigmaquant.budget import Limits
 from sigmaquant.errors import RunDirectoryError
+from sigmaquant.parallel import agreed
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.runs.progress import Progress, task
 from sigmaquant.search.feasibility import format_cost
@@ -132,7 +133,7 @@ class SearchState:
     @property
     def seconds(self) -> float:
         """Wall time so far, of all sessions of the run."""
-        return time.perf_counter() - self._begun
+        return float(agreed(time.perf_counter() - self._begun))
 
     @property
     def held_to(self) -> Limits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
+from sigmaquant.parallel import agreed
 from sigmaquant.search.search_state import SearchState
 from sigmaquant.search.settings import Settings
 from sigmaquant.search.state import Progression
@@ -70,7 +71,7 @@ def training_examples(search_state: SearchState) -> int:
         assert total is not None, "asked for where a time is given"
         left = total - search_state.seconds - (SEGMENTS + _SPARE) * evaluation
         left -= pace / 3 * search_state.settings.batch_norm_examples * student.has_batch_norm  # forward alone
-        examples = int(left / pace)
+        examples = int(agreed(left / pace))
         least = _LEAST_STEPS * search_state.settings.batch_size
         state.final_examples = examples if examples >= least else 0
         _log.info("final training: %d examples in the time that is left", state.final_examples)

@@ -28,6 +28,7 @@ from torch.func import functional_call
 from sigmaquant.errors import DataError
 from sigmaquant.graph.regions import with_gradients_throughout
 from sigmaquant.graph.specs import QuantGraph
+from sigmaquant.parallel import gathered, mine, world_size
 from sigmaquant.quant import counted_positions
 from sigmaquant.statistics.batches import Batch, Example, evaluation, float_outputs, read_batches
 from sigmaquant.statistics.divergence import Sensitivity
@@ -102,12 +103,17 @@ def fisher_sensitivities(
     named = {f"{name}.weight": leaf for name, leaf in leaves.items()}
     diagonal: Sensitivity = {name: dict.fromkeys(bitwidths, 0.0) for name in leaves}
     projected: Sensitivity = {name: dict.fromkeys(bitwidths, 0.0) for name in leaves}
-    norm = 0.0
+    norm, number = 0.0, 0
+    shapes: dict[tuple[torch.Size, ...], list[torch.Size]] = {}
     module = with_gradients_throughout(graph.module)
     with evaluation(module), torch.enable_grad():
         read, factors = with_factors(graph, module, read_batches(graph, batches), task, loss)
         for batch in read:
             for example in batch.split(micro_batch):
+                number += 1
+                if not mine(number - 1):
+                    _skip_signs(shapes, module, example, loss, task, draws, generator)
+                    continue
                 result = float_outputs(functional_call(module, named, example.inputs), task)
                 own = counting(task, counted_positions(graph.module, example.inputs))
                 samples, weight = scalars(result, example, loss, own, factors, draws, generator)
@@ -126,6 +132,7 @@ def fisher_sensitivities(
                         for bits, total, square in zip(bitwidths, sums, squares, strict=True):
                             projected[name][bits] += total
                             diagonal[name][bits] += square
+    norm = _added([diagonal, projected], norm)
     if factors is not None and any(factors):
         norm = 1.0
     if norm == 0:
@@ -231,6 +238,48 @@ def _of_distance(task: Task, outputs: Outputs, signs: Sequence[Tensor]) -> Tenso
     return total
 
 
+def _skip_signs(
+    shapes: dict[tuple[torch.Size, ...], list[torch.Size]],
+    module: nn.Module,
+    example: Example,
+    loss: Loss | None,
+    task: Task,
+    draws: int,
+    generator: torch.Generator,
+) -> None:
+    """Draw what another process draws for its micro-batch: all have the same random signs, however many they are.
+
+    Args:
+        shapes: of the outputs of one example, by those of its inputs; one forward pass tells them.
+    """
+    count = example.size
+    if loss is not None:
+        _drawn((draws, count), generator)
+        return
+    key = tuple(x.shape[1:] for x in example.inputs)
+    if key not in shapes:
+        with torch.no_grad():
+            shapes[key] = [x.shape[1:] for x in leaves(float_outputs(module(*example.inputs), task))]
+    for shape in shapes[key]:
+        _drawn((draws, count, *shape), generator)
+
+
+def _added(tables: Sequence[Sensitivity], norm: float) -> float:
+    """Add up what all processes have found, in place; returns the sum of the normalisers."""
+    if world_size() == 1:
+        return norm
+    found = gathered((tables, norm))
+    for number, table in enumerate(tables):
+        for name, row in table.items():
+            for bits in row:
+                row[bits] = sum(other[number][name][bits] for other, _ in found)
+    return float(sum(other for _, other in found))
+
+
+def _drawn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, shape, generator=generator)
+
+
 def _signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
     # Drawn on the processor, so that a seed means the same on every device.
-    return torch.randint(0, 2, shape, generator=generator).to(like) * 2 - 1
+    return _drawn(shape, generator).to(like) * 2 - 1

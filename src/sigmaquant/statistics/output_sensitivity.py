@@ -8,6 +8,7 @@ import torch
 
 from sigmaquant.errors import DataError
 from sigmaquant.graph.specs import QuantGraph
+from sigmaquant.parallel import gathered, mine
 from sigmaquant.quant import counted_positions
 from sigmaquant.statistics.batches import Batch, counted_outputs, evaluation, float_outputs, read_batches
 from sigmaquant.statistics.divergence import Sensitivity
@@ -52,7 +53,9 @@ def output_sensitivity(
     norms: list[float] = []
     weights: list[float] = []
     with evaluation(graph.module), torch.no_grad():
-        for batch in read_batches(graph, batches):
+        for number, batch in enumerate(read_batches(graph, batches)):
+            if not mine(number):
+                continue
             sweep = Sweep(graph.module, batch.inputs)
             reference = float_outputs(sweep.reference, task)
             own = counting(task, counted_positions(graph.module, batch.inputs))
@@ -63,6 +66,12 @@ def output_sensitivity(
                     returned = sweep.replay(places[name], quantized.weight(name, bits))
                     changes = _changes(own, counted_outputs(returned, task), reference)
                     table[name][bits] = _added(table[name][bits], changes)
+    found = gathered((table, norms, weights))
+    weights = found[0][2]  # the first process has the first batch
+    norms = _sum(norms for _, norms, _ in found)
+    table = {
+        name: {bits: _sum(other[name][bits] for other, _, _ in found) for bits in row} for name, row in table.items()
+    }
     if not any(norms):
         raise DataError("every output is zero, so a change relative to them has no meaning. Check the network.")
 
@@ -86,6 +95,13 @@ def _norms(task: Task, reference: Outputs) -> list[float]:
     if task.own_distance:
         return [float(len(tensors[0]))]
     return [part.norm(x) for part, x in zip(parts_of(task, reference), tensors, strict=True)]
+
+
+def _sum(rows: Iterable[list[float]]) -> list[float]:
+    total: list[float] = []
+    for row in rows:
+        total = _added(total, row) if row else total
+    return total
 
 
 def _added(one: list[float], other: list[float]) -> list[float]:

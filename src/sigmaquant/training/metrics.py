@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sigmaquant.data.batch import describe_inputs
 from sigmaquant.errors import DataError
+from sigmaquant.parallel import gathered, mine, same_everywhere, world_size
 from sigmaquant.tasks import Outputs, Task, as_float32, check_examples, joined, map_outputs, score
 from sigmaquant.training.devices import Device
 
@@ -44,18 +45,30 @@ def outputs_of(
     """
     training = network.training
     network.eval()
-    outputs, targets = [], []
+    outputs, targets, read = [], [], 0
     try:
         with device.random_state(0):
-            for inputs, target in batches:
+            for number, (inputs, target) in enumerate(batches):
+                read = number + 1
+                if not mine(number):
+                    continue
                 found = as_float32(call(network, device.put(inputs), task))
                 outputs.append(map_outputs(lambda x: x.cpu(), found))
                 targets.append(torch.as_tensor(target).cpu())
     finally:
         network.train(training)
+    if world_size() > 1:
+        same_everywhere(read, "numbers of evaluation batches")
+        outputs, targets = _in_order(gathered((outputs, targets)), read)
     if not outputs:
         raise DataError("the evaluation data are empty.")
     return joined(outputs, "outputs"), joined(targets, "targets")
+
+
+def _in_order(found: list[tuple[list[Outputs], list[Tensor]]], count: int) -> tuple[list[Outputs], list[Tensor]]:
+    """Of all processes' outputs and targets those of each batch, in the batches' order."""
+    places = [divmod(number, len(found)) for number in range(count)]
+    return [found[who][0][at] for at, who in places], [found[who][1][at] for at, who in places]
 
 
 def scored(task: Task, outputs: Outputs, targets: Tensor) -> float:

@@ -19,6 +19,7 @@ from sigmaquant.training.devices import Device
 from sigmaquant.training.losses import Distillation, check_finite
 from sigmaquant.training.metrics import call
 from sigmaquant.training.rates import clip_and_scale_
+from sigmaquant.training.spread import Spread
 
 
 @dataclass(frozen=True)
@@ -160,37 +161,41 @@ def train_(
     factors = factors or {}
     network.train()
     try:
-        for step, (inputs, targets) in enumerate(batches):
-            count = len(targets)
-            factor = schedule(examples + count / 2)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-            inputs, targets = device.put(inputs), device.put(targets)
-            with device.autocast():
-                student = call(network, inputs, recipe.loss.task)
-                with torch.no_grad():
-                    target = None if teacher is None else call(teacher, inputs, recipe.loss.task)
-            loss = recipe.loss.counting(counted_positions(network.graph.module, inputs))(student, target, targets)
-            if not loss.requires_grad:
-                raise TrainingError(
-                    "nothing can be trained: no gradient reaches a parameter, because the network runs under "
-                    "torch.no_grad or all of its parameters are frozen. Lift that, or quantize with post_training."
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = clip_and_scale_(parameters, factors, recipe.clip_norm)
-            if not check_finite(loss) or not check_finite(norm):
-                raise DivergedError(
-                    f"training diverged at step {step}: loss {float(loss.detach()):.3g}, gradient {float(norm):.3g}. "
-                    f"Lower the learning rate (lr is {recipe.lr:g}; search cycles have cycle_lr) "
-                    "or check the data for NaN and extreme values."
-                )
-            optimizer.step()
-            _keep_scales_positive_(network)
-            losses.append(float(loss.detach()))
-            examples += count
-            if progress is not None:
-                progress(count, losses[-1])
+        with Spread([network], parameters) as spread:
+            for step, (inputs, targets) in enumerate(batches):
+                count = len(targets)
+                factor = schedule(examples + count / 2)
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor
+                inputs, targets = device.put(inputs), device.put(targets)
+                own = spread.own(inputs, targets)
+                with device.autocast():
+                    student = call(network, own, recipe.loss.task)
+                    with torch.no_grad():
+                        target = None if teacher is None else call(teacher, own, recipe.loss.task)
+                counted = counted_positions(network.graph.module, inputs)
+                loss = recipe.loss.counting(counted)(spread.whole(student), spread.whole(target), targets)
+                if not loss.requires_grad:
+                    raise TrainingError(
+                        "nothing can be trained: no gradient reaches a parameter, because the network runs under "
+                        "torch.no_grad or all of its parameters are frozen. Lift that, or quantize with post_training."
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                spread.add_gradients_()
+                norm = clip_and_scale_(parameters, factors, recipe.clip_norm)
+                if not check_finite(loss) or not check_finite(norm):
+                    raise DivergedError(
+                        f"training diverged at step {step}: loss {loss.item():.3g}, gradient {float(norm):.3g}. "
+                        f"Lower the learning rate (lr is {recipe.lr:g}; search cycles have cycle_lr) "
+                        "or check the data for NaN and extreme values."
+                    )
+                optimizer.step()
+                _keep_scales_positive_(network)
+                losses.append(float(loss.detach()))
+                examples += count
+                if progress is not None:
+                    progress(count, losses[-1])
     finally:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from sigmaquant.data import DataSource
 from sigmaquant.errors import CheckpointError
 from sigmaquant.graph.specs import QuantGraph
+from sigmaquant.parallel import agreed, share_tensors_
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import (
     QuantizedNetwork,
@@ -222,7 +223,8 @@ class Student:
             graph, plan = self.network.graph, self.network.plan
             assert plan is not None, "set_plan_ comes first"
             task = self.recipe.loss.task
-            self._observer = choose_observer(graph, plan, self._share(0.5), self.device, task, self.seed)
+            found = choose_observer(graph, plan, self._share(0.5), self.device, task, self.seed)
+            self._observer = agreed(found)
         for quantizer in self.network.activation_quantizers.values():
             quantizer.enabled = False
         batches = self._share(share)
@@ -234,6 +236,7 @@ class Student:
         self._sampling_errors[len(batches)].remove_(self.network)
         with self.device.random_state(self.seed):
             calibrate_(self.network, self._share(0.25), self._observer)
+        share_tensors_(self.network.state().values())
 
     def compensate(self, settle: bool = True) -> None:
         """Round the weights with error compensation, then find ranges and statistics anew; for untrained weights.

@@ -17,6 +17,7 @@ from sigmaquant.training.losses import check_finite
 from sigmaquant.training.metrics import call
 from sigmaquant.training.qat import cosine_with_warmup, load_optimizer_tensors_, optimizer_tensors
 from sigmaquant.training.rates import clip_and_scale_, rate_factors
+from sigmaquant.training.spread import Spread
 from sigmaquant.training.student import StepProgress, Student, stream
 
 
@@ -80,36 +81,39 @@ class Together:
         scales = [p.data for p in self.optimizer.param_groups[-1]["params"]]
         seen = 0
         try:
-            for inputs, targets in batches:
-                count = len(targets)
-                for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * schedule(seen + count / 2)
-                inputs, targets = device.put(inputs), device.put(targets)
-                with torch.no_grad(), device.autocast():
-                    wanted = None if teacher is None else call(teacher, inputs, recipe.loss.task)
-                self.optimizer.zero_grad(set_to_none=True)
-                counted = counted_positions(self.networks[0].graph.module, inputs)
-                total = 0.0
-                for network in self.networks:
-                    with device.autocast():
-                        outputs = call(network, inputs, recipe.loss.task)
-                    loss = recipe.loss.counting(counted)(outputs, wanted, targets)
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    total += float(loss.detach()) / len(self.networks)
-                for parameter in parameters:
-                    if id(parameter) in self._shared and parameter.grad is not None:
-                        parameter.grad.div_(len(self.networks))
-                norm = clip_and_scale_(parameters, factors, recipe.clip_norm)
-                if not check_finite(norm) or not check_finite(torch.tensor(total)):
-                    raise DivergedError(
-                        f"training of several plans diverged: loss {total:.3g}, gradient {float(norm):.3g}. Lower the "
-                        f"learning rate (lr is {recipe.lr:g}) or check the data for NaN and extreme values."
-                    )
-                self.optimizer.step()
-                torch._foreach_clamp_min_(scales, SCALE_FLOOR)
-                seen += count
-                if progress is not None:
-                    progress(count, total)
+            with Spread(self.networks, parameters) as spread:
+                for inputs, targets in batches:
+                    count = len(targets)
+                    for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                        group["lr"] = rate * schedule(seen + count / 2)
+                    inputs, targets = device.put(inputs), device.put(targets)
+                    own = spread.own(inputs, targets)
+                    with torch.no_grad(), device.autocast():
+                        wanted = spread.whole(None if teacher is None else call(teacher, own, recipe.loss.task))
+                    self.optimizer.zero_grad(set_to_none=True)
+                    counted = counted_positions(self.networks[0].graph.module, inputs)
+                    total = 0.0
+                    for network in self.networks:
+                        with device.autocast():
+                            outputs = call(network, own, recipe.loss.task)
+                        loss = recipe.loss.counting(counted)(outputs, wanted, targets)
+                        loss.backward()  # type: ignore[no-untyped-call]
+                        total += float(loss.detach()) / len(self.networks)
+                    spread.add_gradients_()
+                    for parameter in parameters:
+                        if id(parameter) in self._shared and parameter.grad is not None:
+                            parameter.grad.div_(len(self.networks))
+                    norm = clip_and_scale_(parameters, factors, recipe.clip_norm)
+                    if not check_finite(norm) or not check_finite(torch.tensor(total)):
+                        raise DivergedError(
+                            f"training of several plans diverged: loss {total:.3g}, gradient {float(norm):.3g}. Lower "
+                            f"the learning rate (lr is {recipe.lr:g}) or check the data for NaN and extreme values."
+                        )
+                    self.optimizer.step()
+                    torch._foreach_clamp_min_(scales, SCALE_FLOOR)
+                    seen += count
+                    if progress is not None:
+                        progress(count, total)
         finally:
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate

@@ -16,13 +16,14 @@ from sigmaquant._version import __version__
 from sigmaquant.budget import Budget
 from sigmaquant.data import DataSource, Keys, Structure, as_source, split
 from sigmaquant.data.batch import describe_inputs
-from sigmaquant.errors import DataError, SigmaQuantError, UnreachableBudgetError, near_matches
+from sigmaquant.errors import DataError, DistributedError, SigmaQuantError, UnreachableBudgetError, near_matches
 from sigmaquant.export.deployed import DeployedCosts
 from sigmaquant.graph import QuantGraph, trace
 from sigmaquant.graph.inputs import map_tensors, read_arguments
 from sigmaquant.graph.reading import precision_note, read_copy
 from sigmaquant.hardware.profile import HardwareProfile, load_profile, shipped_profiles
 from sigmaquant.outputs import outputs_note
+from sigmaquant.parallel import alone, is_main, world_size
 from sigmaquant.quant.coverage import coverage
 from sigmaquant.report import LayersDocument, describe_layers, refresh_report
 from sigmaquant.runs import NullProgress, Progress, RunDirectory, logging_to, task
@@ -142,15 +143,19 @@ class Job:
             self.session(budget)  # what is refused must not cost the run that is there
         with contextlib.ExitStack() as stack:
             recorder: RunDirectory | None = None
-            if run_dir is not None:
+            if run_dir is not None and is_main():
                 recorder = stack.enter_context(RunDirectory(run_dir, config=config, resume=resume, overwrite=overwrite))
-            elif resume or overwrite:
+            elif run_dir is None and (resume or overwrite):
                 raise SigmaQuantError("resume and overwrite need a run directory: run_dir=, or --out.")
-            stack.enter_context(logging_to(recorder.log_path if recorder else None))
+            stack.enter_context(
+                logging_to(recorder.log_path if recorder else None, stderr_level=logging.WARNING if is_main() else None)
+            )
             stack.enter_context(self.device.random_state(self.settings.seed))
             notes = self.notes if start is None else (*self.notes, start.note)
             for note in notes:
                 log.info(note)
+            if world_size() > 1:
+                log.info("%d processes compute together; BatchNorm is synchronised in training", world_size())
             if self.settings.trains:
                 log.info("training runs in %s on %s", "bfloat16" if self.device.bf16 else "float32", self.device.name)
             with task(progress, "float network"):
@@ -220,7 +225,9 @@ class Job:
                     self.settings.sigma,
                     session.statistics.sensitivity,
                 )
-                write_run(recorder, result, layers, self.environment, self._pictures(session, returned.network))
+                with alone():
+                    pictures = self._pictures(session, returned.network)
+                write_run(recorder, result, layers, self.environment, pictures)
             for name, excess in result.violations.items():
                 log.warning("the budget is not met: %s is off by %.2f %% of its limit", name, 100 * excess)
             if recorder is not None:
@@ -260,6 +267,8 @@ class Job:
             )
         if budget.size_counts != self.costs.size_counts:
             self.costs = self._origin.costs = self.costs.counting(budget.size_counts)
+        if world_size() > 1:
+            raise DistributedError("channels are removed in one process. Leave devices out, or prune.")
         path = None if recorder is None else recorder.pruning_path
         return prune_and_open(self._model, self._origin, self._profile, budget, self.settings, path, progress)
 
@@ -301,6 +310,7 @@ class Job:
             "torch": torch.__version__,
             "device": self.device.name,
             "threads": torch.get_num_threads(),
+            "devices": world_size(),
             "bf16": self.settings.trains and self.device.bf16,
         }
 
