@@ -11,7 +11,7 @@ from torch import nn
 
 from sigmaquant.errors import CheckpointError, PlanError, SigmaQuantError
 from sigmaquant.export.packed import export_packed, load_packed
-from sigmaquant.export.packing import pack_codes, unpack_codes
+from sigmaquant.export.packing import pack_bits, pack_codes, unpack_codes
 from sigmaquant.graph import trace
 from sigmaquant.lowering import IntegerExecutor, lower
 from sigmaquant.plan import BitwidthPlan
@@ -31,6 +31,22 @@ def test_round_trip(grid, numbers):
     packed = pack_codes(codes, bits, midrise)
     assert packed.nbytes == (len(codes) * bits + 7) // 8
     assert np.array_equal(unpack_codes(packed, codes.shape, bits, midrise), codes)
+
+
+@given(st.integers(1, 8), st.booleans(), st.lists(st.integers(-128, 127), max_size=30), st.integers(1, 3))
+def test_bits_are_where_a_wide_number_has_them(bits, highest_first, numbers, rows):
+    """As one long integer, which knows no bytes: the order of the bits is that of its digits."""
+    values = np.tile(np.array(numbers, dtype=np.int8), (rows, 1))
+    packed = pack_bits(values, bits, highest_first=highest_first)
+    assert packed.shape == (rows, -(-len(numbers) * bits // 8))
+    fields = [number % 2**bits for number in numbers]
+    for row in packed:
+        if highest_first:
+            stream = sum(field << bits * place for place, field in enumerate(reversed(fields)))
+            assert int.from_bytes(row.tobytes(), "big") == stream << -len(fields) * bits % 8
+        else:
+            stream = sum(field << bits * place for place, field in enumerate(fields))
+            assert int.from_bytes(row.tobytes(), "little") == stream
 
 
 def test_damage_is_noticed():

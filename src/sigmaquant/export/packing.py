@@ -1,4 +1,4 @@
-"""Integer codes as a dense stream of bits: the first code in the lowest bits of the first byte."""
+"""Integers as a dense stream of bits, for every kind of file; weight codes as the checkpoint has them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,31 @@ from numpy.typing import NDArray
 
 from sigmaquant.errors import CheckpointError
 from sigmaquant.numerics import weight_qmax
+
+
+def pack_bits(values: NDArray[np.integer], bits: int, *, highest_first: bool = False) -> NDArray[np.uint8]:
+    """The lowest `bits` bits of each value along the last axis, rounded up to whole bytes once.
+
+    Args:
+        values: [..., n]; negative ones are two's complement.
+        bits: 1..8.
+        highest_first: the first value begins at the highest bit of the first byte, not at the lowest.
+
+    Returns:
+        uint8 [..., ceil(n * bits / 8)].
+
+    Example:
+        >>> pack_bits(np.array([-1, 2, 7], dtype=np.int8), 4).tobytes().hex()
+        '2f07'
+        >>> pack_bits(np.array([1, 2, 3]), 3, highest_first=True).tobytes().hex()
+        '2980'
+    """
+    lowest = values.astype(np.uint8)[..., None]
+    columns = np.unpackbits(lowest, axis=-1, count=bits, bitorder="little")
+    if highest_first:
+        columns = columns[..., ::-1]
+    stream = columns.reshape(*values.shape[:-1], values.shape[-1] * bits)
+    return np.packbits(stream, axis=-1, bitorder="big" if highest_first else "little")
 
 
 def pack_codes(codes: NDArray[np.int8], bits: int, midrise: bool = False) -> NDArray[np.uint8]:
@@ -33,8 +58,7 @@ def pack_codes(codes: NDArray[np.int8], bits: int, midrise: bool = False) -> NDA
     """
     qmax = weight_qmax(bits, midrise)
     levels = (codes.astype(np.int16).reshape(-1) + qmax) >> int(midrise)
-    columns = (levels[:, None] >> np.arange(bits)) & 1
-    return np.packbits(columns.astype(np.uint8).reshape(-1), bitorder="little")
+    return pack_bits(levels, bits)
 
 
 def unpack_codes(

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from litert_cases import Call, lowered, noise, read, steps
 from torch import nn
 
 from sigmaquant.export.litert import LitertRunner, export_litert, litert_form
-from sigmaquant.export.litert.layer_operators import packed
 from sigmaquant.lowering import IntegerExecutor
 
 pytest.importorskip("ai_edge_litert")
@@ -90,16 +87,6 @@ def test_a_form_has_itself_as_form():
     model = litert_form(lowered(Call(lambda m, x: m.a(x) + x, a=nn.Conv2d(4, 4, 3, padding=1)), (4, 6, 6), bits=4))
     x = noise(4, 4, 6, 6)
     assert IntegerExecutor(litert_form(model))(x).equal(IntegerExecutor(model)(x))
-
-
-@given(st.sampled_from([2, 4, 8]), st.lists(st.integers(-128, 127), max_size=40))
-def test_packing_keeps_the_low_bits_in_order(bits, numbers):
-    half = 2 ** (bits - 1)
-    values = np.array([(n + half) % (2 * half) - half for n in numbers], dtype=np.int8)
-    stream = int.from_bytes(packed(values, bits), "little")
-    found = [(stream >> (bits * i)) % (2 * half) for i in range(len(values))]
-    assert [n - 2 * half if n >= half else n for n in found] == values.tolist()
-    assert len(packed(values, bits)) == -(-len(values) * bits // 8)
 
 
 def test_equal_weights_are_stored_and_reported_once(tmp_path):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sigmaquant.export.tflm.decode import ancillary, index_bits, packed_indices
+from sigmaquant.export.packing import pack_bits
+from sigmaquant.export.tflm.decode import ancillary, index_bits
 
 
 @pytest.mark.parametrize("bits", range(1, 8))
 def test_indices_come_back(bits):
     """Bit by bit from the first byte's highest."""
     indices = np.random.default_rng(bits).integers(0, 2**bits, 37)
-    data = packed_indices(indices, bits)
+    data = pack_bits(indices, bits, highest_first=True).tobytes()
     assert len(data) == -(-37 * bits // 8)
     number = int.from_bytes(data, "big") >> (8 * len(data) - 37 * bits)
     found = [(number >> (bits * (36 - k))) & (2**bits - 1) for k in range(37)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sigmaquant.export.packing import pack_bits
 from sigmaquant.numerics import weight_qmax
 
 
@@ -26,6 +27,4 @@ def pack_rows(codes: NDArray[np.int8], bits: int, midrise: bool) -> NDArray[np.u
         [[19]]
     """
     wide = codes.astype(np.int16)
-    fields = (wide + weight_qmax(bits, midrise)) >> 1 if midrise else wide & (2**bits - 1)
-    columns = np.unpackbits(fields.astype(np.uint8)[..., None], axis=-1, count=bits, bitorder="little")
-    return np.packbits(columns.reshape(len(codes), -1), axis=1, bitorder="little")
+    return pack_bits((wide + weight_qmax(bits, midrise)) >> 1 if midrise else wide, bits)

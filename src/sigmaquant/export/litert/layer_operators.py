@@ -13,26 +13,12 @@ from sigmaquant.export.litert.geometry import lifted, padding_of, windows_of
 from sigmaquant.export.litert.movement import padded, strided
 from sigmaquant.export.litert.taps import int32
 from sigmaquant.export.litert.values import Layout, Values, image_shape
+from sigmaquant.export.packing import pack_bits
 from sigmaquant.lowering.executor import IntegerExecutor
 from sigmaquant.operators import Convolution, Embedding, Linear, Operator, Recode, Weighted, compute
 
 _CONTAINERS = {2: "INT2", 4: "INT4", 8: "INT8"}
 _PRODUCT_VERSIONS = {2: 14, 4: 10, 8: 5}
-
-
-def packed(values: NDArray[np.int8], bits: int) -> bytes:
-    """Signed integers of 2, 4 or 8 bits as bytes, the first one in the lowest bits.
-
-    Example:
-        >>> packed(np.array([-1, 2, 7], dtype=np.int8), 4).hex()
-        '2f07'
-    """
-    per_byte = 8 // bits
-    flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8) & (2**bits - 1)
-    rows = np.pad(flat, (0, -flat.size % per_byte)).reshape(-1, per_byte)
-    shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(bits)
-    result: NDArray[np.uint8] = np.bitwise_or.reduce(rows << shifts, axis=1)
-    return result.tobytes()
 
 
 @emit.register
@@ -150,7 +136,7 @@ def _weight(operator: Weighted, values: Values, codes: NDArray[np.int8], axis: i
     """A layer's weight in its container; `axis` is that of its output channels."""
     bits = container_bits(operator, values.pack)
     grid = Grid(tuple((operator.scale / np.float32(operator.gain)).tolist()), 0, axis)
-    data = packed(codes * np.int8(operator.gain), bits)
+    data = pack_bits((codes * np.int8(operator.gain)).reshape(-1), bits).tobytes()
     return values.graph.tensor(f"{operator.layer}.weight", codes.shape, _CONTAINERS[bits], grid, data)
 
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sigmaquant.errors import ExportError
 from sigmaquant.export.onnx.builder import DOMAIN, GraphBuilder
-from sigmaquant.export.packing import pack_codes
+from sigmaquant.export.packing import pack_bits, pack_codes
 from sigmaquant.numerics import weight_qmax
 from sigmaquant.operators import Matrix, Weighted
 
@@ -101,8 +101,7 @@ def _native(operator: Weighted | Matrix) -> list[onnx.TensorProto]:
 
 
 def _narrow(values: NDArray[np.int16], kind: int, bits: int) -> onnx.TensorProto:
-    columns = (values.reshape(-1, 1) >> np.arange(bits)) & 1
-    data = np.packbits(columns.astype(np.uint8).reshape(-1), bitorder="little").tobytes()
+    data = pack_bits(values.reshape(-1), bits).tobytes()
     return helper.make_tensor("", kind, values.shape, data, raw=True)
 
 

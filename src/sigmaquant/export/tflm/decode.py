@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigmaquant.export.litert.flatbuffer import FlatGraph
+from sigmaquant.export.packing import pack_bits
 
 OPERATOR = "TFLM_DECODE"
 MOST_BITS = 7
@@ -44,17 +45,6 @@ class Packed:
 def index_bits(values: NDArray[np.int8]) -> int:
     """Bits that tell so many different values apart; at least one."""
     return max(1, math.ceil(math.log2(len(np.unique(values)))))
-
-
-def packed_indices(indices: NDArray[np.integer], bits: int) -> bytes:
-    """Indices one behind the other, each with its highest bit first.
-
-    Example:
-        >>> packed_indices(np.array([1, 2, 3]), 3).hex()
-        '2980'
-    """
-    columns = (indices.reshape(-1, 1) >> np.arange(bits - 1, -1, -1)) & 1
-    return np.packbits(columns.astype(np.uint8).reshape(-1)).tobytes()
 
 
 def ancillary(table: NDArray[np.int8], bits: int) -> bytes:
@@ -115,7 +105,7 @@ def _encoded(graph: FlatGraph, tensor: int, tables: dict[bytes, int], found: lis
     assert values is not None, "only constants are packed"
     table, indices = np.unique(values, return_inverse=True)
     bits = index_bits(values)
-    data, head = packed_indices(indices, bits), ancillary(table, bits)
+    data, head = pack_bits(indices.reshape(-1), bits, highest_first=True).tobytes(), ancillary(table, bits)
     if head not in tables:
         tables[head] = graph.tensor(f"table.{bits}", (len(head),), "UINT8", data=head)
     name = graph.name(tensor)
