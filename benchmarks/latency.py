@@ -3,8 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/latency.py --data DIR --profile cpu-onnxruntime
     python benchmarks/latency.py --data DIR --profile board.json --runner "ssh board ./bench {model} {runs}"
 
-The networks of ``benchmarks/export.py`` at mixed bitwidths and at 8 bits, written as ONNX files and run by the same
-kind of command as ``sigmaquant hardware measure`` takes. Each is measured several times, in rounds over all files; the
+    python benchmarks/latency.py --data DIR --profile m4.json --to c --clock-mhz 100 --runs 1 --repeats 1 \\
+        --runner "python -m sigmaquant.measurement.qemu {model} {runs}"
+
+The networks of ``benchmarks/export.py`` at mixed bitwidths and at 8 bits, written as ONNX files or C, and run by the
+kind of command that ``sigmaquant hardware measure`` takes. Each is measured several times, in rounds over all; the
 fastest counts, as in the profile, and the range is shown.
 """
 
@@ -19,6 +22,7 @@ from pathlib import Path
 import torch
 
 import export  # the networks of benchmarks/export.py
+from sigmaquant.export.c import export_c
 from sigmaquant.export.onnx import export_onnx
 from sigmaquant.hardware.profile import load_profile
 from sigmaquant.hardware.profiled import ProfiledCosts
@@ -36,10 +40,12 @@ def main() -> None:
     parser.add_argument("--networks", default="resnet8,resnet20,densenet100,mobilenetv2")
     parser.add_argument("--runs", type=int, default=50, help="inferences in one measurement")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each file")
+    parser.add_argument("--to", choices=("onnx", "c"), default="onnx", help="what is measured")
+    parser.add_argument("--clock-mhz", type=float, help="of a device whose runner prints cycles")
     args = parser.parse_args()
     sys.path.insert(0, str(args.data))
     torch.manual_seed(0)
-    profile, runner = load_profile(args.profile), CommandRunner(args.runner)
+    profile, runner = load_profile(args.profile), CommandRunner(args.runner, clock_mhz=args.clock_mhz)
     cases = []
     with tempfile.TemporaryDirectory() as folder:
         for name in args.networks.split(","):
@@ -49,8 +55,8 @@ def main() -> None:
                 predicted = ProfiledCosts(given.graph, profile).cost(model.plan).latency_ms
                 if predicted is None:
                     raise SystemExit(f"the profile {args.profile} gives no latency")
-                path = Path(folder) / f"{name}-{len(widths)}.onnx"
-                export_onnx(model, path)
+                path = Path(folder) / f"{name}-{len(widths)}{'.onnx' if args.to == 'onnx' else ''}"
+                (export_onnx if args.to == "onnx" else export_c)(model, path)
                 cases.append((name, title, predicted, path))
         rounds = [[runner(path, args.runs) for *_, path in cases] for _ in range(args.repeats)]
     print("| network | weights | predicted ms | measured ms (range) | error |")

@@ -14,13 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,146 +28,17 @@ from sigmaquant.export.c import CReport, export_c
 from sigmaquant.graph import trace
 from sigmaquant.hardware.profile import HardwareProfile
 from sigmaquant.lowering import IntegerModel, lower
+from sigmaquant.measurement.qemu import BOARDS, Board, command, kernel_instructions, missing_tools
 from sigmaquant.numerics import weight_qmax
 from sigmaquant.operators import Convolution, Edge, Linear
 from sigmaquant.operators.fixed_point import factor
 from sigmaquant.plan import BitwidthPlan
 from sigmaquant.quant import calibrate_, prepare, set_plan_
 
-TOOLS = ("arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm")
 PARTS = {"m4": ("Arm Cortex-M4", 100), "m7": ("Arm Cortex-M7", 400)}
 """Name and usual clock in MHz."""
 KINDS = {"conv 3x3": "conv", "pointwise": "pointwise", "depthwise 3x3": "depthwise", "linear": "linear"}
 """A hardware profile's name for each kind of `LAYERS`."""
-TICK = 40
-"""Instructions for each tick of SysTick: 25 MHz on both machines, one nanosecond an instruction (icount shift 0)."""
-
-LINKER_SCRIPT = """
-ENTRY(reset)
-MEMORY { FLASH (rx): ORIGIN = 0x00000000, LENGTH = 4M - 256  RAM (rwx): ORIGIN = 0x20000000, LENGTH = 4M - 256 }
-SECTIONS {
-  .vectors : { KEEP(*(.vectors)) } > FLASH
-  .text : { *(.text*) *(.rodata*) KEEP(*(.init)) KEEP(*(.fini)) . = ALIGN(4); } > FLASH
-  .ARM.extab : { *(.ARM.extab*) } > FLASH
-  .ARM.exidx : { __exidx_start = .; *(.ARM.exidx*) __exidx_end = .; } > FLASH
-  data_source = LOADADDR(.data);
-  .data : { data_start = .; *(.data*) . = ALIGN(4); data_end = .; } > RAM AT> FLASH
-  .bss : { bss_start = .; *(.bss*) *(COMMON) . = ALIGN(8); bss_end = .; end = .; } > RAM
-  stack_end = ORIGIN(RAM) + LENGTH(RAM);
-}
-"""
-STARTUP = """
-#include <stdint.h>
-#include <stdlib.h>
-extern uint32_t stack_end, data_source, data_start, data_end, bss_start, bss_end;
-extern void initialise_monitor_handles(void);
-extern int board_main(void);
-void reset(void);
-static void fault(void) { exit(3); }
-__attribute__((section(".vectors"), used)) static void *const vectors[] = {
-    &stack_end, (void *)reset, (void *)fault, (void *)fault, (void *)fault, (void *)fault, (void *)fault};
-__attribute__((used, noreturn)) void reset(void) {
-    *(volatile uint32_t *)0xE000ED88 |= 0xFU << 20; /* floating point on: the C library may use it */
-    __asm volatile("dsb\\nisb");
-    for (uint32_t *from = &data_source, *to = &data_start; to < &data_end;) { *to++ = *from++; }
-    for (uint32_t *to = &bss_start; to < &bss_end;) { *to++ = 0; }
-    initialise_monitor_handles();
-    exit(board_main());
-}
-"""
-TIMING_HEADER = """
-#ifndef TIMING_H
-#define TIMING_H
-#include "sq.h"
-void timing_start(void);
-void timing_stop(const char *kernel);
-#define TIMED(kernel, ...) (timing_start(), (kernel)(__VA_ARGS__), timing_stop(#kernel))
-"""
-TIMING_SOURCE = """
-#include <stdio.h>
-#include <stdint.h>
-#define CONTROL (*(volatile uint32_t *)0xE000E010)
-#define RELOAD (*(volatile uint32_t *)0xE000E014)
-#define VALUE (*(volatile uint32_t *)0xE000E018)
-static struct { const char *kernel; uint32_t ticks; } calls[1024];
-static int count;
-static uint32_t begin;
-void timing_start(void);
-void timing_stop(const char *kernel);
-int example_main(void);
-int board_main(void);
-void timing_start(void) { begin = VALUE; }
-void timing_stop(const char *kernel) {
-    calls[count].ticks = (begin - VALUE) & 0xFFFFFFU;
-    calls[count].kernel = kernel;
-    count++;
-}
-int board_main(void) {
-    RELOAD = 0xFFFFFFU;
-    VALUE = 0;
-    CONTROL = 5;
-    int result = example_main();
-    for (int i = 0; i < count; i++) { printf("ticks %s %lu\\n", calls[i].kernel, (unsigned long)calls[i].ticks); }
-    return result;
-}
-"""
-
-
-@dataclass(frozen=True)
-class Board:
-    """A machine of QEMU.
-
-    Attributes:
-        machine: its name there.
-        flags: of the compiler.
-    """
-
-    machine: str
-    flags: tuple[str, ...]
-
-
-BOARDS = {
-    "m4": Board("mps2-an386", ("-mcpu=cortex-m4", "-mthumb")),
-    "m7": Board("mps2-an500", ("-mcpu=cortex-m7", "-mthumb")),
-}
-
-
-def missing_tools() -> list[str]:
-    """Commands that are not installed."""
-    return [tool for tool in TOOLS if shutil.which(tool) is None]
-
-
-def run_on(board: Board, report: CReport, optimization: str = "-O2") -> list[tuple[str, int]]:
-    """Kernels in the order of their calls, and their instructions.
-
-    Raises:
-        RuntimeError: it does not build, or its result is not the reference's.
-    """
-    folder = report.folder.resolve()
-    with tempfile.TemporaryDirectory() as scratch:
-        build = Path(scratch)
-        kernels = sorted(set(re.findall(r"\b(sq_\w+)\(&", (folder / f"{report.name}.c").read_text())))
-        macros = [f"#define {k}(...) TIMED({k}, __VA_ARGS__)" for k in kernels]
-        (build / "timing.h").write_text("\n".join([TIMING_HEADER, *macros, "#endif\n"]))
-        (build / "timing.c").write_text(TIMING_SOURCE)
-        (build / "startup.c").write_text(STARTUP)
-        (build / "board.ld").write_text(LINKER_SCRIPT)
-        common = ["arm-none-eabi-gcc", *board.flags, "-std=c99", optimization, "-ffunction-sections", "-I", str(folder)]
-        objects = []
-        for source in [*sorted(folder.glob("*.c")), build / "timing.c", build / "startup.c"]:
-            extra = ["-include", str(build / "timing.h")] if source.name == f"{report.name}.c" else []
-            extra += ["-Dmain=example_main"] if source.name == "main.c" else []
-            objects.append(str(build / f"{source.stem}.o"))
-            command([*common, *extra, "-c", str(source), "-o", objects[-1]])
-        image = build / "image.elf"
-        link = ["--specs=rdimon.specs", "-nostartfiles", "-Wl,--gc-sections", "-T", str(build / "board.ld")]
-        command([*common, *link, *objects, "-o", str(image)])
-        emulate = ["qemu-system-arm", "-M", board.machine, "-nographic", "-monitor", "none", "-serial", "none"]
-        emulate += ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0", "-kernel", str(image)]
-        printed = command(emulate)
-    if "\nas the reference" not in printed:
-        raise RuntimeError(f"{report.name} on {board.machine}: not the reference's result\n{printed[-500:]}")
-    return [(name, int(ticks) * TICK) for name, ticks in re.findall(r"^ticks (\w+) (\d+)", printed, re.MULTILINE)]
 
 
 def memory(board: Board, report: CReport, optimization: str = "-O2") -> tuple[int, int]:
@@ -189,14 +56,6 @@ def memory(board: Board, report: CReport, optimization: str = "-O2") -> tuple[in
         command(["arm-none-eabi-gcc", *board.flags, "-std=c99", optimization, *sections, *sources, "-o", image])
         text, data, bss = map(int, command(["arm-none-eabi-size", image]).splitlines()[1].split()[:3])
     return text + data, data + bss
-
-
-def command(words: list[str]) -> str:
-    """What a command prints; its error text is in the exception where it fails."""
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=900)
-    if done.returncode:
-        raise RuntimeError(f"{words[0]} failed ({done.returncode}): {(done.stderr + done.stdout)[-2000:]}")
-    return done.stdout
 
 
 # -- what is measured --------------------------------------------------------------------------------------------
@@ -358,7 +217,7 @@ def layer_table(board: Board, bits: list[int], optimization: str) -> dict[str, l
         for width in bits:
             with tempfile.TemporaryDirectory() as scratch:
                 report = export_c(layer_model(*shape, width), Path(scratch) / "layer", name="layer")
-                counts = dict(run_on(board, report, optimization))
+                counts = dict(kernel_instructions(board, report.folder, report.name, optimization))
             rows[label].append(counts[report.layers[0].kernel] / report.layers[0].macs)
         print(f"| {label} | " + " | ".join(f"{figure:.2f}" for figure in rows[label]) + " |", flush=True)
     return rows
@@ -376,7 +235,9 @@ def sequence_table(board: Board, bits: list[int], optimization: str) -> None:
             with tempfile.TemporaryDirectory() as scratch:
                 report = export_c(mcu_sequences.integers(subject, width), Path(scratch) / "layer", name="layer")
                 counts = [
-                    count for kernel, count in run_on(board, report, optimization) if kernel.startswith(subject.kernel)
+                    count
+                    for kernel, count in kernel_instructions(board, report.folder, report.name, optimization)
+                    if kernel.startswith(subject.kernel)
                 ]
                 figures.append(f"{sum(counts) / subject.count:.2f}")
                 sizes = ", ".join(map(str, memory(board, report, optimization)))
@@ -398,6 +259,7 @@ def hardware_profile(core: str, bits: list[int], rows: dict[str, list[float]]) -
     return HardwareProfile.from_dict(
         {
             "schema_version": 1,
+            "program": "c",
             "name": f"cortex-{core}",
             "description": f"{part} at {clock_mhz} MHz with the exported C kernels: instructions per MAC counted under "
             "QEMU, taken as cycles.",
@@ -438,7 +300,7 @@ def network_table(board: Board, given: Iterable[tuple[str, IntegerModel]], optim
     for label, model in given:
         with tempfile.TemporaryDirectory() as scratch:
             report = export_c(model, Path(scratch) / "network", name="network")
-            count = sum(n for _, n in run_on(board, report, optimization))
+            count = sum(n for _, n in kernel_instructions(board, report.folder, report.name, optimization))
             flash, ram = memory(board, report, optimization)
         macs = sum(layer.macs for layer in report.layers)
         row = [label, macs, count, f"{count / macs:.2f}", report.weight_bytes, report.table_bytes, flash]

@@ -8,9 +8,11 @@ import shlex
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from sigmaquant.cli import app as program
 from sigmaquant.errors import MeasurementError, StorageError
-from sigmaquant.hardware.profile import Method, load_profile
+from sigmaquant.hardware.profile import HardwareProfile, Method, load_profile
 from sigmaquant.hardware.profiled import ProfiledCosts
 from sigmaquant.measurement.fit import Measured, fit_profile
 from sigmaquant.measurement.measure import measure_device, planned_commands
@@ -52,7 +54,7 @@ def test_a_linear_device_is_found_again(built):
 
 def test_too_few_measurements_are_told(built):
     _, graph, plan = built[0]
-    with pytest.raises(MeasurementError, match="cannot tell 4 unknowns apart"):
+    with pytest.raises(MeasurementError, match="cannot tell 5 unknowns apart"):
         fit_profile([Measured("x", graph, plan, 1.0)], "toy", "", METHOD)
 
 
@@ -90,7 +92,7 @@ def test_a_measurement_goes_on_where_it_was(tmp_path, monkeypatch):
     calls = []
 
     class Device:
-        template, timeout_s = "device {model}", 1.0
+        template, timeout_s, clock_mhz = "device {model}", 1.0, None
 
         def __call__(self, model, runs):
             calls.append(model.name)
@@ -130,7 +132,7 @@ def test_of_the_repeats_the_fastest_counts(tmp_path):
     class Busy:
         """The second measurement of every model is disturbed, in every second model the first one is."""
 
-        template, timeout_s = "device {model}", 1.0
+        template, timeout_s, clock_mhz = "device {model}", 1.0, None
 
         def __init__(self):
             self.seen = []
@@ -153,3 +155,55 @@ def test_planned_commands_name_every_model():
     commands = planned_commands(CommandRunner("run {model} {runs}"), ".onnx", (8,), 5)
     assert len(commands) == len(micro_models((8,))) == len(set(commands))
     assert commands[0] == "run conv-c8-s32-d1-w8.onnx 5"
+
+
+def test_cycles_are_those_of_the_clock(tmp_path):
+    runner = CommandRunner(python("""print('{"cycles": 2500}')"""), clock_mhz=100)
+    assert runner(tmp_path, 1) == pytest.approx(0.025)
+    assert CommandRunner(python("print('cycles: 2500')"), clock_mhz=100)(tmp_path, 1) == pytest.approx(0.025)
+    with pytest.raises(MeasurementError, match="give --clock-mhz"):
+        CommandRunner(python("""print('{"cycles": 2500}')"""))(tmp_path, 1)
+    with pytest.raises(MeasurementError, match="printed no number of cycles"):
+        CommandRunner(python("""print('{"latency_ms": 2500}')"""), clock_mhz=100)(tmp_path, 1)
+    with pytest.raises(MeasurementError, match="give a positive number"):
+        CommandRunner("board {model}", clock_mhz=0)
+
+
+def test_time_of_operators_without_weights_is_found_and_predicted(built):
+    per_value = 2e-6
+
+    def latency(graph, plan):
+        values = sum(spec.elements for spec in graph.activations if spec.producer not in ("input", "layer"))
+        return true_latency(graph, plan) + per_value * values
+
+    measured = [Measured(micro.name, graph, plan, latency(graph, plan)) for micro, graph, plan in built]
+    fit = fit_profile(measured, "toy", "for tests", METHOD, clock_mhz=50, program="c")
+    assert fit.profile.overhead.latency_ns_per_weightless_value == pytest.approx(1e6 * per_value, rel=0.01)
+    assert fit.profile.compute.clock_mhz == 50
+    assert fit.profile.program == "c"
+    read = HardwareProfile.from_dict(json.loads(json.dumps(fit.profile.to_dict())))
+    for micro, graph, plan in built:
+        if micro.weightless:
+            assert ProfiledCosts(graph, read).cost(plan).latency_ms == pytest.approx(latency(graph, plan), rel=0.01)
+
+
+@pytest.mark.parametrize("target", ["c", "litert"])
+def test_other_targets_are_measured(target, tmp_path, monkeypatch):
+    few = [micro for micro in micro_models((8,)) if micro.size <= 8 or micro.weightless]
+    monkeypatch.setattr("sigmaquant.measurement.measure.micro_models", lambda bits: few[:2])
+    if target == "litert":
+        pytest.importorskip("ai_edge_litert")
+    seen = tmp_path / "seen"
+    code = (
+        f"import sys, os; open({str(seen)!r}, 'a').write(sys.argv[1] + chr(10)); print(os.path.isdir(sys.argv[1]) + 1)"
+    )
+    out = tmp_path / "board.json"
+    done = CliRunner().invoke(
+        program, ["hardware", "measure", "--to", target, "--clock-mhz", "80", "--weight-bits", "8", "--repeats", "1",
+                  "--runner", python(code), "--out", str(out)],
+    )  # fmt: skip
+    assert "cannot tell" in str(done.output) + str(done.exception), done.output  # two models are too few to fit
+    paths = seen.read_text().split()
+    assert all(path.endswith(".tflite") == (target == "litert") for path in paths)
+    row = json.loads(out.with_name("board.json.measurements.jsonl").read_text().splitlines()[0])
+    assert row["latency_ms"] == pytest.approx((2 if target == "c" else 1) / 80e3)

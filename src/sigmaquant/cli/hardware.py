@@ -46,6 +46,15 @@ def show_command(
         print_parts(*tables.profile(found))
 
 
+class MeasuredTarget(StrEnum):
+    """Files that a device can be measured with."""
+
+    onnx = "onnx"
+    c = "c"
+    litert = "litert"
+    tflm = "tflm"
+
+
 @app.command("measure")
 def measure_command(
     runner: Annotated[
@@ -56,6 +65,10 @@ def measure_command(
     weight_bits: Annotated[str, typer.Option(help="bitwidths to measure; those between are interpolated")] = "2,4,8",
     runs: Annotated[int, typer.Option(help="inferences in one measurement")] = 50,
     repeats: Annotated[int, typer.Option(help="measurements of each model; the fastest counts")] = 3,
+    to: Annotated[
+        MeasuredTarget, typer.Option(help="what the models are written as; of c a folder")
+    ] = MeasuredTarget.onnx,
+    clock_mhz: Annotated[float | None, typer.Option(help="of a device whose runner prints cycles")] = None,
     models: Annotated[Path | None, typer.Option(help="where the models go and stay; default: nowhere")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only show the commands")] = False,
     json_output: JsonOption = False,
@@ -63,17 +76,21 @@ def measure_command(
 ) -> None:
     """Measure a device through a command, with small models of single kinds of layers, and write its profile.
 
-    The runner for the machine at hand: "python -m sigmaquant.measurement.onnxruntime_runner {model} {runs}".
+    Runners for the machine at hand: "python -m sigmaquant.measurement.onnxruntime_runner {model} {runs}", and with
+    --to litert or tflm "python -m sigmaquant.measurement.tflite_runner {model} {runs}". With --to c an emulated
+    Cortex-M4: "python -m sigmaquant.measurement.qemu {model} {runs}", with --clock-mhz.
     """
-    command, widths = CommandRunner(runner), whole_numbers(weight_bits, "--weight-bits")
+    command, widths = CommandRunner(runner, clock_mhz=clock_mhz), whole_numbers(weight_bits, "--weight-bits")
+    write, suffix = _WRITERS[to.value]
     if dry_run:
-        for line in planned_commands(command, ".onnx", widths, runs):
+        for line in planned_commands(command, suffix, widths, runs):
             typer.echo(line)
         return
     fit = measure_device(
         command,
-        _write_onnx,
-        ".onnx",
+        write,
+        suffix,
+        target=to.value,
         name=name or out.stem,
         out=out,
         weight_bits=widths,
@@ -159,3 +176,29 @@ def _write_onnx(model: IntegerModel, path: Path) -> None:
     from sigmaquant.export.onnx import export_onnx
 
     export_onnx(model, path)
+
+
+def _write_c(model: IntegerModel, path: Path) -> None:
+    from sigmaquant.export.c import export_c
+
+    export_c(model, path)
+
+
+def _write_litert(model: IntegerModel, path: Path) -> None:
+    from sigmaquant.export.litert import export_litert
+
+    export_litert(model, path)
+
+
+def _write_tflm(model: IntegerModel, path: Path) -> None:
+    from sigmaquant.export.tflm import export_tflm
+
+    export_tflm(model, path)
+
+
+_WRITERS = {
+    "onnx": (_write_onnx, ".onnx"),
+    "c": (_write_c, ""),
+    "litert": (_write_litert, ".tflite"),
+    "tflm": (_write_tflm, ".tflite"),
+}

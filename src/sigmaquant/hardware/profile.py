@@ -177,11 +177,14 @@ class OperatingPoint(_Part):
 
 
 class Overhead(_Part):
-    """Time that no MAC explains: once, for each layer, and for each byte of a layer's input and output."""
+    """Time that no MAC explains: once, for each layer, for each byte of a layer's input and output, and for each value
+    that an operator without weights writes: sums, concatenations, maps by channel, pools.
+    """
 
     latency_ms_per_inference: NonNegative = 0.0
     latency_ms_per_layer: NonNegative = 0.0
     latency_ns_per_activation_byte: NonNegative = 0.0
+    latency_ns_per_weightless_value: NonNegative = 0.0
 
 
 class Method(_Part):
@@ -266,7 +269,10 @@ class HardwareProfile(_Part):
     def to_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` reads it back. Without what later releases added it is as before they did."""
         added = {"operating_points": self.operating_points, "program": self.program}
-        return self.model_dump(mode="json", exclude={name for name, value in added.items() if not value})
+        left_out: dict[str, Any] = {name: True for name, value in added.items() if not value}
+        if not self.overhead.latency_ns_per_weightless_value:
+            left_out["overhead"] = {"latency_ns_per_weightless_value"}
+        return self.model_dump(mode="json", exclude=left_out)
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ class MicroModel:
         size: height and width of the image; 1 for linear layers.
         depth: number of layers.
         w_bits: bitwidth of the weights.
+        weightless: what follows each layer: nothing more, a sum with its input, or a concatenation with it that a map
+            by channel and a convolution of one tap bring back to its size.
     """
 
     layer: LayerClass
@@ -31,11 +34,13 @@ class MicroModel:
     size: int
     depth: int
     w_bits: int
+    weightless: Literal["", "sum", "concatenation"] = ""
 
     @property
     def name(self) -> str:
         """A file name."""
-        return f"{self.layer}-c{self.channels}-s{self.size}-d{self.depth}-w{self.w_bits}"
+        kind = f"{self.layer}-{self.weightless}" if self.weightless else self.layer
+        return f"{kind}-c{self.channels}-s{self.size}-d{self.depth}-w{self.w_bits}"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -47,8 +52,11 @@ _SIZES: dict[LayerClass, tuple[tuple[int, int], ...]] = {
     "conv": ((8, 32), (16, 32), (32, 16), (64, 8), (64, 16)),
     "pointwise": ((16, 32), (64, 16), (128, 8), (256, 8)),
     "depthwise": ((16, 32), (64, 16), (128, 8), (256, 8)),
-    "linear": ((64, 1), (256, 1), (1024, 1)),
+    "linear": ((64, 1), (256, 1), (512, 1)),
 }
+
+
+_WEIGHTLESS: tuple[Literal["sum", "concatenation"], ...] = ("sum", "concatenation")
 
 
 def micro_models(weight_bits: tuple[int, ...] = (2, 4, 8)) -> tuple[MicroModel, ...]:
@@ -63,7 +71,32 @@ def micro_models(weight_bits: tuple[int, ...] = (2, 4, 8)) -> tuple[MicroModel, 
             for channels, size in sizes:
                 depths = (1, 4) if bits == widest else (4,)
                 found += [MicroModel(layer, channels, size, depth, bits) for depth in depths]
+    for kind in _WEIGHTLESS:
+        found += [MicroModel("conv", channels, size, 2, widest, kind) for channels, size in _SIZES["conv"]]
     return tuple(found)
+
+
+class _Sum(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = torch.relu(self.layer(x) + x)
+        return found
+
+
+class _Concatenation(nn.Module):
+    """As in DenseNet: everything before beside what is new, then BatchNorm, ReLU, and fewer channels."""
+
+    def __init__(self, layer: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.layer, self.norm = layer, nn.BatchNorm2d(2 * channels)
+        self.back = nn.Conv2d(2 * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.back(torch.relu(self.norm(torch.cat((x, self.layer(x)), 1))))
+        return found
 
 
 def build(micro: MicroModel) -> tuple[QuantGraph, BitwidthPlan, IntegerModel]:
@@ -91,6 +124,9 @@ def _layers(micro: MicroModel) -> list[nn.Module]:
             layers.append(nn.Linear(c, c))
         else:
             kernel, groups = (1 if micro.layer == "pointwise" else 3), (c if micro.layer == "depthwise" else 1)
-            layers.append(nn.Conv2d(c, c, kernel, padding=kernel // 2, groups=groups))
+            layer: nn.Module = nn.Conv2d(c, c, kernel, padding=kernel // 2, groups=groups)
+            if micro.weightless:
+                layer = _Sum(layer) if micro.weightless == "sum" else _Concatenation(layer, c)
+            layers.append(layer)
         layers.append(nn.ReLU())
     return layers

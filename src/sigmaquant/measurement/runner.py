@@ -19,27 +19,31 @@ class CommandRunner:
     """Measures latency with a command such as ``ssh board ./search_state {model} {runs}``.
 
     ``{model}`` becomes the path of the file to run, ``{runs}`` the number of inferences. The command prints the latency
-    of one inference in milliseconds as its last number, or as JSON ``{"latency_ms": …}`` on its last line.
+    of one inference in milliseconds as its last number, or as JSON ``{"latency_ms": …}`` on its last line; with a clock
+    frequency its last number is cycles, or ``{"cycles": …}``.
 
     Args:
         template: the command; it is split like a shell's words but run without a shell.
         timeout_s: longest time for one model.
+        clock_mhz: of a device that counts cycles; None: it prints milliseconds.
 
     Raises:
         MeasurementError: the template lacks ``{model}``, or cannot be split.
     """
 
-    def __init__(self, template: str, timeout_s: float = 600.0) -> None:
+    def __init__(self, template: str, timeout_s: float = 600.0, clock_mhz: float | None = None) -> None:
         if "{model}" not in template:
             raise MeasurementError(
                 f"the runner {template!r} does not say where the model goes. Write {{model}} for its path and {{runs}} "
                 'for the number of inferences, such as "./search_state {model} {runs}".'
             )
+        if clock_mhz is not None and not 0 < clock_mhz < math.inf:
+            raise MeasurementError(f"a clock of {clock_mhz:g} MHz is none; give a positive number.")
         try:
             self._words = shlex.split(template)
         except ValueError as error:
             raise MeasurementError(f"the runner {template!r} cannot be split into words: {error}.") from None
-        self.template, self.timeout_s = template, timeout_s
+        self.template, self.timeout_s, self.clock_mhz = template, timeout_s, clock_mhz
 
     def command(self, model: Path, runs: int) -> list[str]:
         """The words of the command for one model."""
@@ -64,11 +68,11 @@ class CommandRunner:
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
             raise MeasurementError(f"the runner {shown} failed with exit code {done.returncode}; it said: {said}")
-        return parse_latency_ms(done.stdout, shown)
+        return parse_latency_ms(done.stdout, shown, self.clock_mhz)
 
 
-def parse_latency_ms(text: str, shown: str) -> float:
-    """The latency in a runner's output.
+def parse_latency_ms(text: str, shown: str, clock_mhz: float | None = None) -> float:
+    """The latency in a runner's output, or that of its cycles.
 
     Raises:
         MeasurementError: there is none, or it is not a positive number.
@@ -78,6 +82,8 @@ def parse_latency_ms(text: str, shown: str) -> float:
         1.25
         >>> parse_latency_ms('{"latency_ms": 3}', "./search_state")
         3.0
+        >>> parse_latency_ms('{"cycles": 50000}', "./search_state", clock_mhz=100)
+        0.5
     """
     lines = text.strip().splitlines()
     value = math.nan
@@ -87,12 +93,15 @@ def parse_latency_ms(text: str, shown: str) -> float:
         with contextlib.suppress(ValueError):
             document = read_json(lines[-1])
             if isinstance(document, dict):
-                given = document.get("latency_ms")
+                given = document.get("latency_ms" if clock_mhz is None else "cycles")
                 value = float(given) if isinstance(given, int | float) else math.nan
     if not math.isfinite(value) or value <= 0:
         last = lines[-1] if lines else "nothing"
+        what, form = ("latency", "milliseconds") if clock_mhz is None else ("number of cycles", "cycles")
+        key = "latency_ms" if clock_mhz is None else "cycles"
+        hint = " For a device that counts cycles, give --clock-mhz." if clock_mhz is None and "cycles" in last else ""
         raise MeasurementError(
-            f"the runner {shown} printed no latency; its last line was: {last}. It has to print the milliseconds of "
-            'one inference as its last number, or {"latency_ms": …}.'
+            f"the runner {shown} printed no {what}; its last line was: {last}. It has to print the {form} of "
+            f'one inference as its last number, or {{"{key}": …}}.{hint}'
         )
-    return value
+    return value if clock_mhz is None else value / (clock_mhz * 1e3)

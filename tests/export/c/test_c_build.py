@@ -13,6 +13,7 @@ import pytest
 from c_cases import STRICT, mixed_model
 
 from sigmaquant.export.c import CReport, export_c
+from sigmaquant.measurement import qemu
 
 CORTEX = {"cortex-m4": "with DSP instructions", "cortex-m0": "without"}
 
@@ -116,10 +117,10 @@ def benchmark_module():
 
 @pytest.mark.parametrize("core", ["m4", "m7"])
 def test_a_cortex_m_computes_the_same(report, benchmark_module, core):
-    missing = benchmark_module.missing_tools()
+    missing = qemu.missing_tools()
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
-    counted = benchmark_module.run_on(benchmark_module.BOARDS[core], report)
+    counted = qemu.kernel_instructions(qemu.BOARDS[core], report.folder, report.name)
     assert {name for name, _ in counted} >= {"sq_conv", "sq_depthwise", "sq_add", "sq_multiply", "sq_rescale"}
     instructions = sum(n for name, n in counted if name == "sq_conv")
     macs = sum(layer.macs for layer in report.layers if layer.kernel == "sq_conv")
@@ -132,17 +133,17 @@ def test_a_cortex_m_computes_the_same(report, benchmark_module, core):
     ids=["first layer", "conv 3x3", "pointwise", "depthwise 3x3"],
 )
 def test_instructions_for_each_multiplication(benchmark_module, shape, most, tmp_path):
-    missing = benchmark_module.missing_tools()
+    missing = qemu.missing_tools()
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
     for bits in (3, 8):
         report = export_c(benchmark_module.layer_model(*shape, bits), tmp_path / str(bits), name="layer")
-        counts = dict(benchmark_module.run_on(benchmark_module.BOARDS["m4"], report))
+        counts = dict(qemu.kernel_instructions(qemu.BOARDS["m4"], report.folder, report.name))
         assert counts[report.layers[0].kernel] / report.layers[0].macs <= most
 
 
 def test_the_benchmark_says_what_is_missing(benchmark_module, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark_module.shutil, "which", lambda name: None)
+    monkeypatch.setattr(qemu.shutil, "which", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["mcu.py"])
     assert benchmark_module.main() == 2
     assert "apt-get install gcc-arm-none-eabi" in capsys.readouterr().err

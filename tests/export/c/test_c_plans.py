@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from nested_networks import nested
 from sigmaquant.errors import ArtifactError, ExportError
 from sigmaquant.export.c import CRunner, export_c, export_c_plans
 from sigmaquant.lowering import lower
+from sigmaquant.measurement import qemu
 
 WIDTHS = ((8, 6, 4, 7, 5), (5, 6, 3, 7, 2), (3, 4, 2, 7, 2))
 
@@ -111,8 +110,6 @@ def test_bad_folders(made, tmp_path):
 # -- under QEMU ------------------------------------------------------------------------------------------------------
 
 TOOLS = ("arm-none-eabi-gcc", "qemu-system-arm")
-ROOT = Path(__file__).resolve().parents[3]
-BENCHMARK = ROOT / "benchmarks" / "mcu.py"
 
 
 @pytest.mark.skipif(any(shutil.which(tool) is None for tool in TOOLS), reason=f"needs {' and '.join(TOOLS)}")
@@ -132,7 +129,7 @@ def test_planes_of_unused_plans_are_never_read(made, tmp_path):
 
 def planes_apart(smallest: int) -> str:
     """The benchmark's linker script, with planes that only plans before `smallest` read beyond the end of memory."""
-    script = benchmark().LINKER_SCRIPT
+    script = qemu.LINKER_SCRIPT
     names = " ".join(f"*(.rodata.*_planes_{plan})" for plan in range(smallest))
     script = script.replace("} SECTIONS", "}\nSECTIONS").replace(
         "RAM (rwx)", "NOWHERE (r): ORIGIN = 0xA0000000, LENGTH = 4M  RAM (rwx)"
@@ -140,19 +137,9 @@ def planes_apart(smallest: int) -> str:
     return script.replace("  .text :", f"  .nowhere (NOLOAD) : {{ {names} }} > NOWHERE\n  .text :") if names else script
 
 
-def benchmark():
-    spec = importlib.util.spec_from_file_location("mcu_benchmark", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def build(folder: Path, to: Path, script: str, plan: int) -> None:
     (to / "board.ld").write_text(script)
-    (to / "startup.c").write_text(benchmark().STARTUP)
+    (to / "startup.c").write_text(qemu.STARTUP)
     main = (folder / "main.c").read_text()
     main = main.replace("int main(int argc, char **argv)", "int board_main(void)")
     main = re.sub(r"const int32_t from = .*", f"const int32_t from = {plan};", main)

@@ -45,6 +45,11 @@ class LitertRunner:
         outputs = tuple(map(_decoded, self.raw(*inputs), details))
         return outputs[0] if len(outputs) == 1 else outputs
 
+    @property
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """Of the file's inputs, batch included."""
+        return [tuple(map(int, detail["shape"])) for detail in self._interpreter.get_input_details()]
+
     def raw(self, *inputs: Tensor) -> list[NDArray[Any]]:
         """The outputs as the file has them, codes where it gives codes; from float inputs."""
         try:
