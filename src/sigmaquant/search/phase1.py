@@ -49,11 +49,6 @@ class Clustering:
     ratio: float
     landing: Landing
 
-    @property
-    def in_zone(self) -> bool:
-        """Whether the binding cost lies inside its buffer zone; True when nothing is limited."""
-        return self.landing in ("inside", "unlimited")
-
 
 def cluster_to_budget(sigma: Mapping[str, float], problem: SearchProblem, buffer: float = BUFFER) -> Clustering:
     """Bitwidths from the sigmas, moved by the least shift that brings the binding cost into its buffer zone.

@@ -58,7 +58,7 @@ def test_gaps_are_what_is_not_taken(taken):
 @given(st.integers(1, 300), st.integers(1, 400), st.integers(0, 60000))
 def test_blocks_fit_and_are_whole_fours(row, rows, spare):
     scratch = Scratch(10, row, rows)
-    smallest = scratch.smallest_block
+    smallest = scratch.block()
     largest = scratch.largest_block(scratch.bytes(smallest) + spare)
     for block in (smallest, largest):
         assert 1 <= block <= rows

@@ -56,13 +56,8 @@ class Scratch:
         """For a block of so many rows."""
         return 2 * (self.fixed + self.row * _ROWS * -(-block // _ROWS))
 
-    @property
-    def smallest_block(self) -> int:
-        """As few rows as are worth the work that is done again for each block."""
-        return self.block()
-
     def block(self, divisor: float = 1.0) -> int:
-        """As few rows as are worth that work, where their memory is worth so many times less."""
+        """As few rows as are worth the work that is done again for each block, with memory worth so many times less."""
         if not self.row:
             return 0
         least, most = (size // (2 * self.row) for size in _SMALL_BYTES)
