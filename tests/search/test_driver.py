@@ -21,7 +21,7 @@ from sigmaquant.search.planning import plan_stage
 from sigmaquant.search.refining import refine_stage
 from sigmaquant.search.session import Data
 from sigmaquant.search.state import Standing
-from sigmaquant.search.strategies import STRATEGIES, register
+from sigmaquant.search.strategies import STRATEGIES, Evidence, register
 from sigmaquant.statistics import layer_sigmas
 from sigmaquant.training.student import Judgement
 from sigmaquant.units import format_bytes, format_count
@@ -187,6 +187,19 @@ def test_a_strategy_of_the_users_own_must_name_every_layer_and_keep_the_pins() -
             driver(Budget(size="4x"), strategy="unruly", pin={"3": 8}).run()
     finally:
         del STRATEGIES["forgetful"], STRATEGIES["unruly"]
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_strategy_is_given_the_sensitivity_that_it_was_registered_for(reads: bool) -> None:
+    given: list[Evidence] = []
+    register("curious", sensitivity=reads)(lambda problem, evidence: given.append(evidence) or dict(problem.lowest))
+    try:
+        search = driver(EIGHT, strategy="curious")
+        plan_stage(search.search_state, None)
+    finally:
+        del STRATEGIES["curious"]
+    assert [evidence.sensitivity is not None for evidence in given] == [reads]
+    assert (search.search_state.session.statistics.sensitivity is not None) is reads
 
 
 def test_the_smallest_objective_needs_an_accuracy() -> None:

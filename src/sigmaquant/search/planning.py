@@ -16,7 +16,7 @@ from sigmaquant.search.phase2 import propose
 from sigmaquant.search.problem import Bits, Sensitivity
 from sigmaquant.search.search_state import SearchState
 from sigmaquant.search.state import Standing
-from sigmaquant.search.strategies import Evidence, find_strategy
+from sigmaquant.search.strategies import Evidence, find_strategy, needs_sensitivity
 from sigmaquant.search.warm_start import Start
 from sigmaquant.statistics import layer_sigmas
 
@@ -150,7 +150,7 @@ def _strategy_bits(search_state: SearchState) -> dict[str, int]:
         loss=partial(_calibration_loss, search_state),
         progress=_recorded_upgrades(search_state),
     )
-    if search_state.settings.strategy not in ("uniform", "random", "greedy"):
+    if needs_sensitivity(search_state.settings.strategy):
         table, per_element = search_state.session.sensitivity(search_state.session.graph)
         evidence = replace(evidence, sensitivity=table, per_element=per_element)
     with task(search_state.progress, f"strategy {search_state.settings.strategy}"):

@@ -27,7 +27,7 @@ class Evidence:
     """What a strategy may decide by. Whoever calls one fills in what it needs.
 
     Attributes:
-        sensitivity: harm by layer and bitwidth, or None when not measured.
+        sensitivity: harm by layer and bitwidth; None for a strategy that was registered as one that does not read it.
         per_element: whether `sensitivity` is per weight.
         loss: calibration loss of a plan, or None; expensive.
         seed: for strategies that draw.
@@ -51,11 +51,17 @@ class Strategy(Protocol):
 STRATEGIES: dict[str, Strategy] = {}
 """Every known strategy by name."""
 
+_WITHOUT_SENSITIVITY: set[str] = set()
+
 _S = TypeVar("_S", bound=Strategy)
 
 
-def register(name: str) -> Callable[[_S], _S]:
+def register(name: str, *, sensitivity: bool = True) -> Callable[[_S], _S]:
     """Decorator that adds a strategy under a new name.
+
+    Args:
+        name: of the strategy.
+        sensitivity: whether it reads `Evidence.sensitivity`; where it does not, none is measured for it.
 
     Raises:
         SigmaQuantError: the name is taken.
@@ -65,9 +71,15 @@ def register(name: str) -> Callable[[_S], _S]:
 
     def add(strategy: _S) -> _S:
         STRATEGIES[name] = strategy
+        (_WITHOUT_SENSITIVITY.discard if sensitivity else _WITHOUT_SENSITIVITY.add)(name)
         return strategy
 
     return add
+
+
+def needs_sensitivity(name: str) -> bool:
+    """Whether a strategy reads the sensitivity table, as was said when it was registered."""
+    return name not in _WITHOUT_SENSITIVITY
 
 
 def find_strategy(name: str) -> Strategy:
@@ -86,7 +98,7 @@ def find_strategy(name: str) -> Strategy:
     return STRATEGIES[name]
 
 
-@register("uniform")
+@register("uniform", sensitivity=False)
 def _uniform(problem: SearchProblem, evidence: Evidence) -> dict[str, int]:
     return uniform(problem)
 
@@ -100,13 +112,13 @@ def _ilp(problem: SearchProblem, evidence: Evidence) -> dict[str, int]:
     return ilp(problem, evidence.sensitivity, per_element=evidence.per_element)
 
 
-@register("greedy")
+@register("greedy", sensitivity=False)
 def _greedy(problem: SearchProblem, evidence: Evidence) -> dict[str, int]:
     if evidence.loss is None:
         raise SigmaQuantError("the strategy 'greedy' needs a loss to measure plans with, but none was given.")
     return greedy(problem, evidence.loss, evidence.progress)
 
 
-@register("random")
+@register("random", sensitivity=False)
 def _random(problem: SearchProblem, evidence: Evidence) -> dict[str, int]:
     return random_plan(problem, evidence.seed)

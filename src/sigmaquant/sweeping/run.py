@@ -24,7 +24,7 @@ from sigmaquant.runs.documents import dumps, sealed, unsealed
 from sigmaquant.runs.files import read_document
 from sigmaquant.search.session import Statistics
 from sigmaquant.search.settings import Options, Settings
-from sigmaquant.search.strategies import STRATEGIES, Strategy
+from sigmaquant.search.strategies import STRATEGIES, Strategy, needs_sensitivity, register
 from sigmaquant.sweeping.files import SweepDirectory
 from sigmaquant.sweeping.frontier import Point
 from sigmaquant.sweeping.requests import Requests, requests
@@ -143,7 +143,8 @@ def sweep(
         (['size-2x', 'size-2.5x'], True)
     """
     settings = make_settings(settings, options)
-    used = {name: STRATEGIES[name] for name in (settings.strategy, *strategies) if name in STRATEGIES}
+    names = (settings.strategy, *strategies)
+    used = {name: (STRATEGIES[name], needs_sensitivity(name)) for name in names if name in STRATEGIES}
     make = partial(
         _make_job,
         used,
@@ -172,11 +173,12 @@ def sweep(
 
 
 def _make_job(
-    used: Mapping[str, Strategy], *arguments: Any, settings: Settings, strategy: str = "", **options: Any
+    used: Mapping[str, tuple[Strategy, bool]], *arguments: Any, settings: Settings, strategy: str = "", **options: Any
 ) -> Job:
     """`Job`, also in a worker process, which does not know a strategy that the user's program has registered."""
-    for name, found in used.items():
-        STRATEGIES.setdefault(name, found)
+    for name, (found, sensitivity) in used.items():
+        if name not in STRATEGIES:
+            register(name, sensitivity=sensitivity)(found)
     return Job(*arguments, settings=replace(settings, strategy=strategy or settings.strategy), **options)
 
 
