@@ -138,7 +138,7 @@ def test_damaged_plans(run: Path) -> None:
         ({"weights": {**plan["weights"], "3": 1}}, "weight '3': bitwidth 1 is not one of 2..8."),
         ({"weights": {"3": 8}}, "the plan gives no bitwidth for 3 layer(s): '0', '5', '9'."),
         ({"schema": "other"}, "this is no bitwidth plan: its key 'schema' is not 'sigmaquant.plan'."),
-        ({"version": 99}, "the plan has version 99, this program reads 1 to 2."),
+        ({"version": 99}, "the plan has version 99, this program reads 1 to 3."),
         ({"weights": {**plan["weights"], "3": 3}}, "was made under another plan than"),
     ):
         changed = json.dumps({**plan, **change})

@@ -89,8 +89,8 @@ def test_what_the_parser_refuses(arguments: tuple[str, ...]) -> None:
     [
         (
             (),
-            "no budget was given. Give at least one of --size, --accuracy, --bops, --energy, --latency, --ram, "
-            "--flash.",
+            "no budget was given. Give at least one of --size, --accuracy, --bops, --macs, --energy, --latency, "
+            "--ram, --flash.",
         ),
         (("--size", "8 apples"), "the size '8 apples' has the unknown unit 'apples'."),
         (("--size", "0.5"), "the size '0.5' is less than one byte."),

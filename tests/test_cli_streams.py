@@ -86,8 +86,11 @@ def test_names_of_files_that_are_no_text(tmp_path: Path) -> None:
 def test_an_interrupt_while_the_program_loads_is_quiet() -> None:
     source = str(Path(sigmaquant.__file__).parents[1])
     code = (
-        "import os, signal, threading; from sigmaquant.cli import main\n"
-        "threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "import builtins, os, signal; from sigmaquant.cli import main; real = builtins.__import__\n"
+        "def importing(name, *rest):\n"
+        "    if name == 'sigmaquant.cli.program': os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return real(name, *rest)\n"
+        "builtins.__import__ = importing\n"
         "import sys; sys.argv = ['sigmaquant', 'hardware', 'list']; main()"
     )
     done = subprocess.run(

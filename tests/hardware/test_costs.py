@@ -51,6 +51,7 @@ def test_costs_of_a_small_network_by_hand(graph):
         scale_bytes=4 * (5 + 7) + (4 + 1) * 3,
         other_bytes=4 * (5 + 7),  # the bias that BatchNorm leaves, and the classifier's own
         bops=2160 * 3 * 8 + 560 * 2 * 8,
+        macs=2160 + 560,
     )
     assert cost.total_bytes == 191 + 63 + 48
     assert cost.resource("size_bytes", "weights") == 191
@@ -58,7 +59,7 @@ def test_costs_of_a_small_network_by_hand(graph):
 
 def test_float_reference_by_hand(graph):
     reference = IdealCosts(graph).reference()
-    assert reference == Cost(4 * (135 + 560), 0, 4 * (5 + 7), bops=(2160 + 560) * 32 * 32)
+    assert reference == Cost(4 * (135 + 560), 0, 4 * (5 + 7), bops=(2160 + 560) * 32 * 32, macs=2160 + 560)
 
 
 def test_bit_operations_follow_the_bitwidth_of_what_feeds_a_layer(graph):

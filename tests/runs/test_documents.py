@@ -67,7 +67,7 @@ def test_conversions() -> None:
         "array": [0, 1, 2],
         "tensor": [[1.0, None]],
         "scalar": 4,
-        "plan": {"weights": {"a": 2}, "activations": {}, "model": "", "midrise_up_to": 0},
+        "plan": {"weights": {"a": 2}, "activations": {}, "model": "", "midrise_up_to": 0, "removed": {}},
     }
 
 

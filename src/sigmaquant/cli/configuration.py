@@ -19,10 +19,11 @@ import typer
 from sigmaquant.errors import MissingExtraError, SigmaQuantError, StorageError, near_matches
 from sigmaquant.runs.atomic import write_text_atomic
 from sigmaquant.runs.beginnings import told_of_beginnings
+from sigmaquant.runs.files import RunFiles
 
 log = logging.getLogger("sigmaquant")
 
-NAME = "command.toml"
+NAME = RunFiles(".").command_path.name
 _HERE = ("config", "out", "resume", "overwrite", "json_output", "quiet", "help")
 """Options of one call, which say nothing about what is computed, or where its result goes."""
 _LARGEST_BYTES = 1 << 20

@@ -13,7 +13,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
         *("size", "plans", "accuracy", "bops", "macs", "energy", "latency", "ram", "flash", "size_counts", "hardware"),
         *("control", "accept_control"),
     ),
-    "Run": ("config", "out", "resume", "overwrite", "jobs", "address", "export", "seed", "device"),
+    "Run": ("config", "out", "resume", "overwrite", "jobs", "address", "export", "seed", "device", "devices"),
     "Search": (
         *("strategy", "start", "objective", "bitwidths", "activation_bits", "midrise_up_to", "pin", "allow", "sigma"),
         "prune",

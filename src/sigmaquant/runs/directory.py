@@ -138,6 +138,7 @@ class RunDirectory(RunFiles):
                 self.nested_path,
                 self.layers_path,
                 self.pictures_path,
+                self.command_path,
                 *self.report_paths,
             ):
                 path.unlink(missing_ok=True)

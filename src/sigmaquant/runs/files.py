@@ -145,6 +145,11 @@ class RunFiles:
         return self.path / "layers.json"
 
     @property
+    def command_path(self) -> Path:
+        """The options of the command that made the run, where a command did."""
+        return self.path / "command.toml"
+
+    @property
     def pictures_path(self) -> Path:
         """Examples with what both networks make of them, for reports; only of tasks that show some."""
         return self.path / "pictures.json"

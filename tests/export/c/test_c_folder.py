@@ -209,7 +209,7 @@ def test_the_folder_holds_what_it_needs_and_no_more(tmp_path):
     report = export_c(tiny(), tmp_path / "out", name="tiny")
     assert sorted(path.name for path in report.folder.iterdir()) == [
         "Makefile", "README.md", "export.json", "main.c", "sq.h", "sq_dot.h", "sq_elementwise.c", "sq_fixed.c",
-        "sq_fixed.h", "sq_float.c", "sq_strip.h", "tiny.c", "tiny.h", "tiny_weights.c", "tiny_weights.h",
+        "sq_fixed.h", "sq_float.c", "sq_rows.h", "sq_strip.h", "tiny.c", "tiny.h", "tiny_weights.c", "tiny_weights.h",
     ]  # fmt: skip
     assert (report.weight_bytes, report.table_bytes, report.arena_bytes) == (0, 256, 0)
     assert (report.input_bytes, report.output_bytes) == (6, 6)
