@@ -19,11 +19,10 @@ import typer
 from sigmaquant.errors import MissingExtraError, SigmaQuantError, StorageError, near_matches
 from sigmaquant.runs.atomic import write_text_atomic
 from sigmaquant.runs.beginnings import told_of_beginnings
-from sigmaquant.runs.files import RunFiles
+from sigmaquant.runs.files import COMMAND
 
 log = logging.getLogger("sigmaquant")
 
-NAME = RunFiles(".").command_path.name
 _HERE = ("config", "out", "resume", "overwrite", "json_output", "quiet", "help")
 """Options of one call, which say nothing about what is computed, or where its result goes."""
 _LARGEST_BYTES = 1 << 20
@@ -50,7 +49,7 @@ ConfigOption = Annotated[
         "--config",
         callback=_read,
         is_eager=True,
-        help=f'TOML or YAML file with options by name, like size = "8x"; {NAME} beside a run repeats it',
+        help=f'TOML or YAML file with options by name, like size = "8x"; {COMMAND} beside a run repeats it',
     ),
 ]
 
@@ -139,12 +138,12 @@ def write_command(ctx: typer.Context, folder: Path) -> None:
     command = shlex.join(["sigmaquant", *sys.argv[1:]])
     lines = [
         "# This run as a command, to be repeated from the same folder:",
-        f"#   sigmaquant {ctx.info_name} --config {shlex.quote(str(folder / NAME))} --out ANOTHER",
+        f"#   sigmaquant {ctx.info_name} --config {shlex.quote(str(folder / COMMAND))} --out ANOTHER",
         *(f"# {line}" for line in ("It began as:", *(f"  {part}" for part in command.splitlines()))),
         *(f"{key} = {_toml(value)}" for key, value in given.items() if value is not None),
     ]
     try:
-        write_text_atomic(folder / NAME, "\n".join(lines) + "\n")
+        write_text_atomic(folder / COMMAND, "\n".join(lines) + "\n")
     except (StorageError, UnicodeEncodeError) as error:
         log.warning("the run's command was not kept: %s", error)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -81,14 +83,14 @@ def measure_command(
     Cortex-M4: "python -m sigmaquant.measurement.qemu {model} {runs}", with --clock-mhz.
     """
     command, widths = CommandRunner(runner, clock_mhz=clock_mhz), whole_numbers(weight_bits, "--weight-bits")
-    write, suffix = _WRITERS[to.value]
+    suffix = _SUFFIXES[to.value]
     if dry_run:
         for line in planned_commands(command, suffix, widths, runs):
             typer.echo(line)
         return
     fit = measure_device(
         command,
-        write,
+        _writer(to.value),
         suffix,
         target=to.value,
         name=name or out.stem,
@@ -172,33 +174,14 @@ def characterize_command(
         typer.echo(f"written to {out}")
 
 
-def _write_onnx(model: IntegerModel, path: Path) -> None:
-    from sigmaquant.export.onnx import export_onnx
-
-    export_onnx(model, path)
+_SUFFIXES = {"onnx": ".onnx", "c": "", "litert": ".tflite", "tflm": ".tflite"}
+"""Of the files that models are written to, by target."""
 
 
-def _write_c(model: IntegerModel, path: Path) -> None:
-    from sigmaquant.export.c import export_c
+def _writer(target: str) -> Callable[[IntegerModel, Path], None]:
+    """What writes a model; its libraries are imported when the first one is written."""
 
-    export_c(model, path)
+    def write(model: IntegerModel, path: Path) -> None:
+        getattr(import_module(f"sigmaquant.export.{target}"), f"export_{target}")(model, path)
 
-
-def _write_litert(model: IntegerModel, path: Path) -> None:
-    from sigmaquant.export.litert import export_litert
-
-    export_litert(model, path)
-
-
-def _write_tflm(model: IntegerModel, path: Path) -> None:
-    from sigmaquant.export.tflm import export_tflm
-
-    export_tflm(model, path)
-
-
-_WRITERS = {
-    "onnx": (_write_onnx, ".onnx"),
-    "c": (_write_c, ""),
-    "litert": (_write_litert, ".tflite"),
-    "tflm": (_write_tflm, ".tflite"),
-}
+    return write

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 _CALL_COUNT = re.compile(r"@\d+")
 _FRAME = re.compile(r'\s*File "([^"]+)", line (\d+)')
@@ -72,6 +73,30 @@ def scope(node: fx.Node) -> str:
             # torch writes the second call of a module as "name@1"
             return _CALL_COUNT.sub("", name)
     return ""
+
+
+def attribute_of(root: nn.Module, name: str, *default: object) -> Any:
+    """What lies at a dotted name below a module, as a ``get_attr`` node reads it.
+
+    Args:
+        root: the module.
+        name: such as ``"layers.0.weight"``.
+        default: in place of an attribute that its module does not have; none: that is an error.
+    """
+    owner, _, attribute = name.rpartition(".")
+    return getattr(root.get_submodule(owner), attribute, *default)
+
+
+def computed_from(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """These nodes and all that they are computed from."""
+    found: set[fx.Node] = set()
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack.extend(node.all_input_nodes)
+    return found
 
 
 def user_line(node: fx.Node) -> str:

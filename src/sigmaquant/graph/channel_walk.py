@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from sigmaquant.exported.nodes import arguments, operator, writes
+from sigmaquant.exported.nodes import arguments, attribute_of, operator, writes
 from sigmaquant.exported.shapes import shape_at_one, size_at_one
 from sigmaquant.graph.functional_parameters import FunctionalParameters
 from sigmaquant.graph.numbers import FIXED, ZEROS, Numbers, Scaled
@@ -58,7 +58,7 @@ class Walk:
         for name in calls:
             self._uses.update(id(p) for p in module.get_submodule(name).parameters(recurse=False))
         for node in module.graph.nodes:
-            if node.op == "get_attr" and (held := _attribute(module, str(node.target))) is not None:
+            if node.op == "get_attr" and (held := attribute_of(module, str(node.target), None)) is not None:
                 self._uses[id(held)] += 1
 
     def visit(self, node: fx.Node) -> None:
@@ -351,11 +351,6 @@ def _shares(walk: Walk, node: fx.Node, given: Mapping[str, Any]) -> Tensor | Non
 
 def _fixed(shape: tuple[int, ...]) -> Tensor:
     return torch.zeros((), dtype=torch.int64).expand(shape)
-
-
-def _attribute(module: nn.Module, name: str) -> object:
-    owner, _, attribute = name.rpartition(".")
-    return getattr(module.get_submodule(owner), attribute, None)
 
 
 def _yields_floats(node: fx.Node) -> bool:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
-from sigmaquant.exported.nodes import tensor_value, writes, yields_tensor
+from sigmaquant.exported.nodes import attribute_of, computed_from, tensor_value, writes, yields_tensor
 from sigmaquant.graph.copying import copied
 from sigmaquant.graph.parameters import constant_nodes
 from sigmaquant.operators.products import dims, products
@@ -51,7 +51,7 @@ def hold_computed_weights_(exported: fx.GraphModule, model: nn.Module) -> nn.Mod
     held: dict[str, Tensor] = {}
     served: set[str] = set()
     for node, value in wanted.items():
-        sources = [str(source.target) for source in _behind([node]) if source.op == "get_attr"]
+        sources = [str(source.target) for source in computed_from([node]) if source.op == "get_attr"]
         name = _hold(twin, _main_source(sources, values), value, values, held, elsewhere)
         if name is None:
             continue
@@ -105,21 +105,9 @@ def _elements(node: fx.Node) -> int:
     return 0 if value is None else int(value.numel())
 
 
-def _behind(nodes: Collection[fx.Node]) -> set[fx.Node]:
-    """These nodes and all that they are computed from."""
-    seen: set[fx.Node] = set()
-    stack = list(nodes)
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack.extend(node.all_input_nodes)
-    return seen
-
-
 def _read_elsewhere(weights: Collection[fx.Node]) -> set[str]:
     """Parameters and buffers that others than these weights need too."""
-    behind = _behind(weights)
+    behind = computed_from(weights)
     sources = (node for node in behind if node.op == "get_attr" and node not in weights)
     return {str(source.target) for source in sources if any(user not in behind for user in source.users)}
 
@@ -134,13 +122,12 @@ class _Values:
         self._known: dict[fx.Node, Any] = {}
 
     def attribute(self, name: str) -> Tensor:
-        parent, _, attribute = name.rpartition(".")
         found = self._own.get(name)
-        return getattr(self._exported.get_submodule(parent), attribute) if found is None else found
+        return cast("Tensor", attribute_of(self._exported, name)) if found is None else found
 
     def of(self, node: fx.Node) -> Tensor | None:
         """A node's value where it is a sound weight: finite, floating, the same in each inference."""
-        behind = _behind([node])
+        behind = computed_from([node])
         if not all(_repeats_itself(other) for other in behind) or not any(n.op == "get_attr" for n in behind):
             return None
         with torch.no_grad():

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from sigmaquant.exported.nodes import arguments, operator, tensor_value
 from sigmaquant.graph.sizes import written_memory
-from sigmaquant.graph.writing import Writer
+from sigmaquant.graph.writing import Constants, Writer
 
 _NUMBERS = {"zeros": 0.0, "zeros_like": 0.0, "new_zeros": 0.0, "ones": 1.0, "ones_like": 1.0, "new_ones": 1.0}
 _FILLED = {"full": "fill_value", "full_like": "fill_value", "new_full": "fill_value"}
@@ -31,22 +31,16 @@ def spread_created_(exported: fx.GraphModule, model: nn.Module) -> None:
     """
     graph = exported.graph
     pinned = written_memory(graph)
-    taken = {*vars(exported), *exported._buffers, *dir(nn.Module), *model._modules, *model._parameters, *model._buffers}
+    constants = Constants(exported, model)
     for node in list(graph.nodes):
         number, shape = _number(node), _shape_of_one(node)
         if number is None or shape is None or node in pinned or not all(operator(u) in _ALIKE for u in node.users):
             continue
         like: Any = tensor_value(node)
-        name = f"constant_{node.name}"
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        constant = torch.full(shape, number, dtype=like.dtype, device=like.device)
-        exported.register_buffer(name, constant, persistent=False)
+        held = constants.before(node, torch.full(shape, number, dtype=like.dtype, device=like.device))
         with graph.inserting_before(node):
-            held = graph.get_attr(name)
             with like.fake_mode:
-                held.meta = {**node.meta, "val": torch.full(shape, number, dtype=like.dtype, device=like.device)}
+                held.meta["val"] = torch.full(shape, number, dtype=like.dtype, device=like.device)
             write = Writer(graph, node)
             node.replace_all_uses_with(write(torch.ops.aten.expand.default, held, [_batch(node, write), *shape[1:]]))
     graph.eliminate_dead_code()

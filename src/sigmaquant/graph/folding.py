@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sigmaquant.exported.nodes import tensor_value, writes
+from sigmaquant.exported.nodes import attribute_of, tensor_value, writes
 from sigmaquant.graph.sizes import written_memory
+from sigmaquant.graph.writing import Constants
 
 _SHAPE_ONLY = {
     torch.ops.aten.new_full.default, torch.ops.aten.new_zeros.default, torch.ops.aten.new_ones.default,
@@ -41,33 +42,21 @@ def fold_constants_(exported: fx.GraphModule, model: nn.Module) -> None:
         if node in pinned:
             continue
         if node.op == "get_attr" and str(node.target) not in own:
-            value = _attribute(exported, str(node.target))
+            value = attribute_of(exported, str(node.target))
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
                 values[node] = value
         elif node.op == "call_function" and _is_foldable(node, values):
             values[node] = _computed(node, values)
-    taken = {*vars(exported), *dir(nn.Module), *model._modules, *model._parameters, *model._buffers}
+    constants = Constants(exported, model)
     for node, value in values.items():
         if node.op == "get_attr" or not isinstance(value, Tensor) or all(user in values for user in node.users):
             continue
-        name = f"constant_{node.name}"
-        while name in taken:
-            name += "_"
-        exported.register_buffer(name, value.contiguous(), persistent=False)
-        with graph.inserting_before(node):
-            constant = graph.get_attr(name)
-        constant.meta = dict(node.meta)
-        node.replace_all_uses_with(constant)
+        node.replace_all_uses_with(constants.before(node, value))
     for node, value in values.items():
         if isinstance(value, int | float):  # a number that was read out of a constant
             for user in list(node.users):
                 _substitute_(user, node, value)
     graph.eliminate_dead_code()
-
-
-def _attribute(module: nn.Module, name: str) -> object:
-    parent, _, attribute = name.rpartition(".")
-    return getattr(module.get_submodule(parent), attribute)
 
 
 def _substitute_(user: fx.Node, node: fx.Node, number: float) -> None:

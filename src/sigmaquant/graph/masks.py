@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from sigmaquant.exported.nodes import arguments, operator, tensor_value, yields_tensor
+from sigmaquant.exported.nodes import arguments, attribute_of, operator, tensor_value, yields_tensor
 from sigmaquant.graph.writing import Writer
 
 aten = torch.ops.aten
@@ -87,8 +87,7 @@ def _made_of(node: object) -> tuple[bool, bool]:
         current = stack.pop()
         given = given or current.op == "placeholder"
         if current.op == "get_attr":
-            parent, _, attribute = str(current.target).rpartition(".")
-            learned = learned or isinstance(getattr(owner.get_submodule(parent), attribute, None), nn.Parameter)
+            learned = learned or isinstance(attribute_of(owner, str(current.target), None), nn.Parameter)
         value = current.meta.get("val")
         for source in [] if value is not None and not yields_tensor(current) else current.all_input_nodes:
             if source not in seen:

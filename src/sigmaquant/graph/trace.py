@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sigmaquant.errors import ModelError
-from sigmaquant.exported.nodes import tensor_value
+from sigmaquant.exported.nodes import attribute_of, tensor_value
 from sigmaquant.exported.shapes import example_shape
 from sigmaquant.graph.activations import place_activations
 from sigmaquant.graph.assembly import assemble, check_names_free
@@ -159,8 +159,7 @@ def _tensors(graph: fx.Graph, exported: fx.GraphModule, model: nn.Module) -> Map
             name = str(node.target)
             value = own.get(name)
             if value is None:
-                parent, _, attribute = name.rpartition(".")
-                value = getattr(exported.get_submodule(parent), attribute)
+                value = attribute_of(exported, name)
             if isinstance(value, Tensor):
                 found[name] = value
     return found

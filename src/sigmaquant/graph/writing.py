@@ -4,7 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx, nn
+
+
+class Constants:
+    """Adds constants to an exported graph: buffers that are not saved.
+
+    Args:
+        exported: the graph's module.
+        model: the user's model, whose names stay free.
+    """
+
+    def __init__(self, exported: fx.GraphModule, model: nn.Module) -> None:
+        self._exported = exported
+        own = (*vars(exported), *exported._buffers, *model._modules, *model._parameters, *model._buffers)
+        self._taken = {*own, *dir(nn.Module)}
+
+    def before(self, node: fx.Node, value: Tensor) -> fx.Node:
+        """A node before another one that reads the value, with what is known of that one."""
+        name = f"constant_{node.name}"
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        self._exported.register_buffer(name, value.contiguous(), persistent=False)
+        with node.graph.inserting_before(node):
+            held = node.graph.get_attr(name)
+        held.meta = dict(node.meta)
+        return held
 
 
 class Writer:

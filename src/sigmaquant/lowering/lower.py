@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sigmaquant.errors import LoweringError
-from sigmaquant.exported.nodes import operator, scope, tensor_value, user_line
+from sigmaquant.exported.nodes import attribute_of, operator, scope, tensor_value, user_line
 from sigmaquant.exported.shapes import shape_at_one, size_at
 from sigmaquant.lowering.model import Dequantize, FloatOperator, IntegerModel, Quantize
 from sigmaquant.lowering.moves import merged_moves
@@ -140,7 +140,7 @@ class _Lowering:
                 continue
             value = current.meta.get("val")
             if current.op == "get_attr":
-                known[current] = _attribute(self.body, str(current.target))
+                known[current] = attribute_of(self.body, str(current.target))
             elif isinstance(value, int | torch.SymInt):
                 known[current] = size_at(value, batch)
             elif isinstance(value, torch.device):
@@ -391,12 +391,6 @@ def _as_the_network_has_it(node: fx.Node, value: Any) -> Any:
     """A float value with its batch axis where the node has it."""
     place = extent(node, anywhere=True)
     return value.movedim(0, place.batch_axis) if place is not None and place.batch_axis else value
-
-
-def _attribute(body: nn.Module, target: str) -> Any:
-    """What a ``get_attr`` node reads."""
-    owner, _, name = target.rpartition(".")
-    return getattr(body.get_submodule(owner), name)
 
 
 def _axis_of(scale: Tensor) -> tuple[int, Tensor] | None:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from sigmaquant.exported.nodes import operator
+from sigmaquant.exported.nodes import attribute_of, operator
 from sigmaquant.exported.shapes import size_at
 from sigmaquant.operators.meaning import Extent, evaluated, extent_of
 from sigmaquant.operators.movement import Steps
@@ -179,9 +179,8 @@ def _is_plain(value: object) -> bool:
 
 
 def _held(node: fx.Node) -> Tensor | None:
-    owner, _, name = str(node.target).rpartition(".")
     module = node.graph.owning_module
-    held = None if module is None else getattr(module.get_submodule(owner), name, None)
+    held = None if module is None else attribute_of(module, str(node.target), None)
     return held if isinstance(held, Tensor) else None
 
 

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from sigmaquant.exported.nodes import arguments, operator
+from sigmaquant.exported.nodes import arguments, attribute_of, operator
 from sigmaquant.exported.shapes import shape_at_one, size_at
 from sigmaquant.numerics import quantize_activation
 from sigmaquant.operators.edge import Edge
@@ -380,9 +380,8 @@ def constant_value(node: fx.Node) -> Tensor | None:
             continue
         value = current.meta.get("val")
         if current.op == "get_attr":
-            owner, _, name = str(current.target).rpartition(".")
             module = current.graph.owning_module
-            held = None if module is None else getattr(module.get_submodule(owner), name, None)
+            held = None if module is None else attribute_of(module, str(current.target), None)
             if not isinstance(held, Tensor) or isinstance(held, nn.Parameter):
                 return None
             known[current] = held.detach().cpu()

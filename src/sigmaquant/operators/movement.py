@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from sigmaquant.exported.nodes import arguments, operator
+from sigmaquant.exported.nodes import arguments, attribute_of, operator
 from sigmaquant.exported.shapes import size_at_one
 from sigmaquant.operators.edge import Edge
 from sigmaquant.operators.meaning import (
@@ -682,8 +682,7 @@ def constant_indices(node: object) -> Tensor | None:
         node = node.args[0]
     if not isinstance(node, fx.Node) or node.op != "get_attr" or node.graph.owning_module is None:
         return None
-    owner, _, attribute = str(node.target).rpartition(".")
-    value = getattr(node.graph.owning_module.get_submodule(owner), attribute)
+    value = attribute_of(node.graph.owning_module, str(node.target))
     return value.cpu() if isinstance(value, Tensor) and value.dtype in (torch.int64, torch.int32) else None
 
 

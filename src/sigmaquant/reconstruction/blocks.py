@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from sigmaquant.exported.nodes import computed_from
 from sigmaquant.graph.specs import QuantGraph
 from sigmaquant.quant.modules import ActivationQuantizer
 from sigmaquant.quant.network import QuantizedNetwork
@@ -156,14 +157,7 @@ def _dependent(nodes: list[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
 
 def _constants(node: fx.Node, dependent: set[fx.Node]) -> set[fx.Node]:
     """What a node needs that does not depend on the inputs: stored tensors, weights and what is computed from them."""
-    found: set[fx.Node] = set()
-    stack = [before for before in node.all_input_nodes if before not in dependent]
-    while stack:
-        before = stack.pop()
-        if before not in found:
-            found.add(before)
-            stack.extend(before.all_input_nodes)
-    return found
+    return computed_from(before for before in node.all_input_nodes if before not in dependent)
 
 
 def _carries_values(node: fx.Node) -> bool:

@@ -17,6 +17,8 @@ from sigmaquant.runs.documents import first_difference, parse, plain, unsealed
 from sigmaquant.runs.weights import check_digest, parse_tensors, read_bytes
 
 SCHEMA = "sigmaquant.run"
+COMMAND = "command.toml"
+"""The options of the command that made a run or a sweep."""
 SCHEMA_VERSION = 1
 
 
@@ -147,7 +149,7 @@ class RunFiles:
     @property
     def command_path(self) -> Path:
         """The options of the command that made the run, where a command did."""
-        return self.path / "command.toml"
+        return self.path / COMMAND
 
     @property
     def pictures_path(self) -> Path:
