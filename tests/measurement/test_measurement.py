@@ -70,7 +70,7 @@ def test_a_runner_s_words():
 @pytest.mark.parametrize("text", ["", "done\n", "latency: nan", "-3", '{"latency": 3}', "0"])
 def test_output_without_a_latency_is_told(text):
     with pytest.raises(MeasurementError, match="printed no latency"):
-        parse_latency_ms(text, "./search_state")
+        parse_latency_ms(text, "./bench")
 
 
 def python(code):

@@ -60,7 +60,7 @@ class MeasuredTarget(StrEnum):
 @app.command("measure")
 def measure_command(
     runner: Annotated[
-        str, typer.Option(help='runs one model and prints milliseconds: "ssh board ./search_state {model} {runs}"')
+        str, typer.Option(help='runs one model and prints milliseconds: "ssh board ./bench {model} {runs}"')
     ],
     out: Annotated[Path, typer.Option(help="the profile's file")],
     name: Annotated[str | None, typer.Option(help="name of the profile; default: the file's name")] = None,

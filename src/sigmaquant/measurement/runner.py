@@ -16,7 +16,7 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 class CommandRunner:
-    """Measures latency with a command such as ``ssh board ./search_state {model} {runs}``.
+    """Measures latency with a command such as ``ssh board ./bench {model} {runs}``.
 
     ``{model}`` becomes the path of the file to run, ``{runs}`` the number of inferences. The command prints the latency
     of one inference in milliseconds as its last number, or as JSON ``{"latency_ms": …}`` on its last line; with a clock
@@ -35,7 +35,7 @@ class CommandRunner:
         if "{model}" not in template:
             raise MeasurementError(
                 f"the runner {template!r} does not say where the model goes. Write {{model}} for its path and {{runs}} "
-                'for the number of inferences, such as "./search_state {model} {runs}".'
+                'for the number of inferences, such as "./bench {model} {runs}".'
             )
         if clock_mhz is not None and not 0 < clock_mhz < math.inf:
             raise MeasurementError(f"a clock of {clock_mhz:g} MHz is none; give a positive number.")
@@ -78,11 +78,11 @@ def parse_latency_ms(text: str, shown: str, clock_mhz: float | None = None) -> f
         MeasurementError: there is none, or it is not a positive number.
 
     Example:
-        >>> parse_latency_ms("warm-up done\\naverage: 1.25", "./search_state")
+        >>> parse_latency_ms("warm-up done\\naverage: 1.25", "./bench")
         1.25
-        >>> parse_latency_ms('{"latency_ms": 3}', "./search_state")
+        >>> parse_latency_ms('{"latency_ms": 3}', "./bench")
         3.0
-        >>> parse_latency_ms('{"cycles": 50000}', "./search_state", clock_mhz=100)
+        >>> parse_latency_ms('{"cycles": 50000}', "./bench", clock_mhz=100)
         0.5
     """
     lines = text.strip().splitlines()
