@@ -200,6 +200,11 @@ class _FakeQuantizeWeight(torch.autograd.Function):
         return grad_weight, grad_scale, None, None, None
 
 
+def raw_bytes(value: Tensor) -> bytes:
+    """A tensor's values as they lie in memory, in row-major order: what digests are made of."""
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
 _part: ContextVar[tuple[int, int, int] | None] = ContextVar("part of a batch", default=None)
 
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from sigmaquant.numerics import raw_bytes
 from sigmaquant.tasks.task import Task
 
 _OURS = "sigmaquant."
@@ -50,8 +50,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Tensor):
-        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        return f"{tuple(value.shape)} {hashlib.sha256(data).hexdigest()[:16]}"
+        return f"{tuple(value.shape)} {hashlib.sha256(raw_bytes(value)).hexdigest()[:16]}"
     if isinstance(value, functools.partial):
         return [_plain(value.func), _plain(value.args), _plain(value.keywords)]
     if inspect.isfunction(value):

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sigmaquant.numerics import part_of_batch
+from sigmaquant.numerics import part_of_batch, raw_bytes
 from sigmaquant.parallel import rank, same_everywhere, share_tensors_, sum_tensors_, world_size
 from sigmaquant.quant import QuantizedNetwork, batch_norms
 from sigmaquant.tasks import Outputs, map_outputs
@@ -116,7 +116,7 @@ class Spread:
 def _digest(value: Any) -> str:
     digest = hashlib.sha256()
     for x in value if isinstance(value, tuple | list) else (value,):
-        digest.update(torch.as_tensor(x).detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(raw_bytes(torch.as_tensor(x)))
     return digest.hexdigest()
 
 

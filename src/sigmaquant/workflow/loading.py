@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sigmaquant.data import Keys, as_source
@@ -17,6 +16,7 @@ from sigmaquant.graph import trace
 from sigmaquant.graph.copying import copied
 from sigmaquant.graph.inputs import ExampleInputs, argument_names, map_tensors
 from sigmaquant.graph.reading import readable
+from sigmaquant.numerics import raw_bytes
 from sigmaquant.pruning.removal import pruned_model
 from sigmaquant.quant import QuantizedNetwork, prepare, restore_plan_
 from sigmaquant.runs import RunFiles
@@ -39,7 +39,7 @@ def weights_digest(model: nn.Module) -> str:
     for name, tensor in readable(model).state_dict().items():
         if isinstance(tensor, Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(raw_bytes(tensor))
     return digest.hexdigest()
 
 

@@ -20,6 +20,7 @@ from sigmaquant.graph import QuantGraph, trace
 from sigmaquant.graph.inputs import map_tensors
 from sigmaquant.graph.reading import read_copy
 from sigmaquant.hardware.profile import HardwareProfile
+from sigmaquant.json_text import read_json
 from sigmaquant.plan import Removed, check_removed
 from sigmaquant.pruning.groups import ChannelGroup, check_removal, find_groups
 from sigmaquant.pruning.harm import DeafNetwork
@@ -209,7 +210,7 @@ def _read(path: Path | None) -> dict[str, Any] | None:
     if path is None or not path.exists():
         return None
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path.read_bytes(), infinities=True)
         if document["schema"] == _SCHEMA and document["version"] == 1 and document["pruning"]["groups"] is not None:
             return dict(document)
     except (OSError, ValueError, KeyError, TypeError):
